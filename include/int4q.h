@@ -1,0 +1,462 @@
+/*
+ * libint4q: 4-bit weight quantization and matrix products on packed 4-bit weights, for CPUs.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * This file is the contract. It is written by hand and is the only copy: the library is compiled against it, and the
+ * compiler rejects an implementation whose type differs.
+ *
+ *     float weights --quantize--> tensor --pack--> blob --matmul(x)--> y
+ *
+ * Rules that hold for every function, unless its comment says otherwise:
+ *
+ *  - Return value: INT4Q_OK (0), or one of the other status codes below. On failure int4q_last_error() tells, for the
+ *    calling thread, the function, the argument, its value and what was expected. Nothing a caller passes aborts the
+ *    process.
+ *  - Memory: the caller owns it all. The library allocates nothing, except in int4q_pool_create(). It reads and writes
+ *    only bytes that the caller declared; no padding after a buffer is asked for. On failure an output may have been
+ *    written in part, within its declared bytes.
+ *  - Matrices are row-major. Sizes named *_bytes count bytes; strides (ldx, ldy, *_stride) count elements between the
+ *    starts of two rows and must be at least the row's length.
+ *  - Pointers to elements must be aligned to the element's size; blobs and scratch to INT4Q_ALIGNMENT (64) bytes.
+ *  - Inputs may overlap one another. An output must overlap neither an input nor another output; this is not checked.
+ *  - Threads: every function may be called at any time from any thread, as long as no two calls write the same bytes
+ *    and none reads bytes that another is writing. The exceptions are int4q_pool_destroy() and one pool used by two
+ *    callers at once, which is described there.
+ *  - Numbers: IEEE 754, round half to even. Fields named `reserved` must be zero.
+ *  - Enumerators never change their value. A struct that starts with `struct_size` may grow at its end: set the field to
+ *    sizeof(the struct); a size that this library does not know is INT4Q_ERROR_STRUCT_SIZE. The other structs are fixed.
+ */
+#ifndef INT4Q_H
+#define INT4Q_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define INT4Q_API __attribute__((visibility("default")))
+#else
+#define INT4Q_API
+#endif
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 1. Version, status, errors
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define INT4Q_VERSION_MAJOR 0
+#define INT4Q_VERSION_MINOR 1
+#define INT4Q_VERSION_PATCH 0
+
+/* Counts incompatible changes of this header; equals the number in the library's soname. */
+#define INT4Q_ABI_VERSION 0
+
+/* Blobs and scratch memory start at a multiple of this many bytes. */
+#define INT4Q_ALIGNMENT 64
+
+/* major * 1000000 + minor * 1000 + patch of the library that is loaded. Never fails. */
+INT4Q_API int32_t int4q_version(void);
+
+/* The loaded library's INT4Q_ABI_VERSION. A program compiled with another one must not use it. Never fails. */
+INT4Q_API int32_t int4q_abi_version(void);
+
+typedef int32_t int4q_status;
+enum {
+    INT4Q_OK = 0,
+    INT4Q_ERROR_NULL_POINTER = 1,     /* a required pointer is NULL */
+    INT4Q_ERROR_STRUCT_SIZE = 2,      /* struct_size is not one that this library knows */
+    INT4Q_ERROR_INVALID_ARGUMENT = 3, /* an unknown enumerator, or a number outside its range */
+    INT4Q_ERROR_SIZE_OVERFLOW = 4,    /* the sizes asked for do not fit in 63 bits */
+    INT4Q_ERROR_MISALIGNED = 5,       /* a pointer is not aligned as required */
+    INT4Q_ERROR_BUFFER_TOO_SMALL = 6, /* a buffer's declared size is less than what is needed */
+    INT4Q_ERROR_NOT_FINITE = 7,       /* NaN or infinity where the policy forbids it, or a scale beyond its type */
+    INT4Q_ERROR_UNSUPPORTED = 8,      /* valid, but this library has no code for it */
+    INT4Q_ERROR_CORRUPT = 9,          /* a blob or plan whose contents contradict themselves or their checksum */
+    INT4Q_ERROR_BLOB_VERSION = 10,    /* a blob of a format version that this library does not know */
+    INT4Q_ERROR_MISMATCH = 11,        /* two arguments that must agree do not (a plan and a blob, a tensor and a blob) */
+    INT4Q_ERROR_OUT_OF_MEMORY = 12,   /* memory for a pool could not be had */
+    INT4Q_ERROR_THREAD = 13           /* the system refused to start a thread */
+};
+
+/* The name of a status code ("INT4Q_ERROR_NULL_POINTER"), or "unknown int4q status". Static memory; never NULL. */
+INT4Q_API const char *int4q_status_string(int4q_status status);
+
+/* What is known about a failure. The strings belong to the library and to the calling thread; they stay valid until
+ * that thread's next failing call or its end. None is NULL. Example:
+ *   function "int4q_blob_size", argument "k", value "-3", expected "at least 1",
+ *   message  "int4q_blob_size: k is -3; expected at least 1" */
+typedef struct int4q_error {
+    uint32_t struct_size;
+    int4q_status status;
+    const char *function;
+    const char *argument;
+    const char *value;
+    const char *expected;
+    const char *message;
+} int4q_error;
+
+/* Fills *error with the calling thread's latest failure (status INT4Q_OK and empty strings if there was none). A call
+ * that succeeds leaves it as it was. Fails only for error == NULL or a wrong struct_size, and then changes nothing. */
+INT4Q_API int4q_status int4q_last_error(int4q_error *error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 2. Instruction sets
+ *
+ * The library detects once what the processor and the operating system offer (cpuid and xgetbv) and runs nothing beyond
+ * it. A limit lowers the choice; in F32 and INT8 mode results have the same bits whatever the limit. The environment
+ * variable INT4Q_ISA ("portable", "avx2", "avx512vnni") sets a limit unless int4q_isa_set_limit() was called; a name
+ * that is none of these makes every call that chooses kernels fail with INT4Q_ERROR_INVALID_ARGUMENT. An empty value
+ * counts as unset.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef int32_t int4q_isa;
+enum {
+    INT4Q_ISA_PORTABLE = 0,    /* any processor; on x86-64 no more than SSE2 */
+    INT4Q_ISA_AVX2 = 100,      /* AVX2, FMA, F16C */
+    INT4Q_ISA_AVX512VNNI = 200 /* AVX-512 F, BW, VL, DQ and VNNI */
+};
+
+/* For int4q_isa_set_limit(): no limit by call; the environment's counts again. */
+#define INT4Q_ISA_NO_LIMIT (-1)
+
+/* Writes the best instruction set that both this machine and this library have. Not affected by limits. */
+INT4Q_API int4q_status int4q_isa_detected(int4q_isa *isa);
+
+/* Writes the one that plans made now will use: the best one that is detected and not above the limit. */
+INT4Q_API int4q_status int4q_isa_active(int4q_isa *isa);
+
+/* Limits plans made from now on, in the whole process; plans made before keep theirs. `limit` is an enumerator above
+ * (one above what is detected is no error: nothing undetected is ever used) or INT4Q_ISA_NO_LIMIT. */
+INT4Q_API int4q_status int4q_isa_set_limit(int4q_isa limit);
+
+/* "portable", "avx2", "avx512vnni", or "unknown". Static memory; never NULL. */
+INT4Q_API const char *int4q_isa_name(int4q_isa isa);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 3. Schemes, quantized tensors
+ *
+ * A weight matrix W has n rows (output features) of k elements (input features). Each row is cut into groups of
+ * `group_size` neighbours in k; the last group of a row may be shorter. A group shares one scale s and, for some kinds,
+ * one zero point z or offset o. A code q is an unsigned nibble, 0..15:
+ *
+ *     SYMMETRIC    w = s * (q - 8)
+ *     ASYMMETRIC   w = s * (q - z)          z integer, 0..15
+ *     OFFSET       w = s * q + o            o of the scale's type (ggml Q4_1, MLX)
+ *     CODEBOOK     w = s * codebook[q]      16 values of the caller, shared by the tensor
+ *
+ * Scales and offsets are rounded to their stored type first; codes are then chosen with the stored values, nearest and
+ * half to even (except INT4Q_ROUNDING_GGML). Sources: docs/quantizers.md.
+ *
+ * All-zero groups come back as exact zeros. A group whose elements all equal c comes back as c rounded to the scale's
+ * type: exactly c where c has that type's precision. (Not in INT4Q_ROUNDING_GGML, which does what ggml does.)
+ * A scale too small for its type becomes 0 and the group zero (or, OFFSET, the offset).
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef int32_t int4q_type;
+enum {
+    INT4Q_TYPE_F32 = 1, /* IEEE binary32 */
+    INT4Q_TYPE_F16 = 2, /* IEEE binary16 */
+    INT4Q_TYPE_BF16 = 3 /* bfloat16: the upper half of a binary32 */
+};
+
+enum {
+    INT4Q_KIND_SYMMETRIC = 1,
+    INT4Q_KIND_ASYMMETRIC = 2,
+    INT4Q_KIND_OFFSET = 3,
+    INT4Q_KIND_CODEBOOK = 4
+};
+
+/* How SYMMETRIC derives a scale from a group; must be INT4Q_SCALE_DEFAULT for the other kinds:
+ * ASYMMETRIC s = (max - min) / 15 with 0 included in the range, z = round(-min / s) clipped to 0..15;
+ * OFFSET s = (max - min) / 15, o = min;  CODEBOOK s = max|w| / max|codebook|. */
+enum {
+    INT4Q_SCALE_DEFAULT = 0,      /* SYMMETRIC: as INT4Q_SCALE_SIGNED_MAX_8 */
+    INT4Q_SCALE_AMAX_7 = 1,       /* max|w| / 7 (AWQ, most textbooks) */
+    INT4Q_SCALE_AMAX_7_5 = 2,     /* max|w| / 7.5 (compressed-tensors, GPTQ) */
+    INT4Q_SCALE_SIGNED_MAX_8 = 3  /* (first element of largest magnitude, with its sign) / -8 (ggml, ONNX Runtime) */
+};
+
+enum {
+    INT4Q_RANGE_FULL = 0,      /* q - 8 in -8..7 */
+    INT4Q_RANGE_RESTRICTED = 1 /* q - 8 in -7..7; SYMMETRIC with an AMAX scale only */
+};
+
+enum {
+    INT4Q_ROUNDING_NEAREST_EVEN = 0,
+    /* What ggml's reference quantizers do, to the bit: codes from the scale before it is rounded, through its
+     * reciprocal, half up. Q4_0: SYMMETRIC, SIGNED_MAX_8, F16, group 32. Q4_1: OFFSET, F16, group 32. Other group
+     * sizes and scale types are allowed; other kinds and rules are not. */
+    INT4Q_ROUNDING_GGML = 1
+};
+
+/* Values of group_size besides 16, 32, 64, 128 and 256. */
+#define INT4Q_GROUP_PER_ROW (-1)
+
+/* What a code means and how it is chosen. Fixed size (48 bytes); zero-initialise it. */
+typedef struct int4q_scheme {
+    int32_t kind;       /* INT4Q_KIND_* */
+    int32_t group_size; /* 16, 32, 64, 128, 256 or INT4Q_GROUP_PER_ROW */
+    int4q_type scale_type;
+    int32_t scale_rule; /* INT4Q_SCALE_* */
+    int32_t code_range; /* INT4Q_RANGE_* */
+    int32_t rounding;   /* INT4Q_ROUNDING_* */
+    int32_t reserved[6];
+} int4q_scheme;
+
+/* What int4q_tensor_sizes() tells. */
+typedef struct int4q_tensor_layout {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t groups_per_row;      /* ceil(k / group_size); 1 for INT4Q_GROUP_PER_ROW */
+    uint64_t codes_row_bytes;    /* ceil(k / 2) */
+    uint64_t codes_bytes;        /* n * codes_row_bytes */
+    uint64_t scales_bytes;       /* n * groups_per_row * size of the scale's type */
+    uint64_t zero_points_bytes;  /* n * groups_per_row for ASYMMETRIC, else 0 */
+    uint64_t offsets_bytes;      /* as scales_bytes for OFFSET, else 0 */
+} int4q_tensor_layout;
+
+/* A quantized matrix over the caller's memory.
+ *
+ *   codes        [n][codes_row_bytes]  element k of a row: low nibble of byte k/2 if k is even, else the high nibble;
+ *                                      a row of odd length ends in a zero nibble
+ *   scales       [n][groups_per_row]   scale_type
+ *   zero_points  [n][groups_per_row]   one byte each, 0..15; ASYMMETRIC only, else NULL
+ *   offsets      [n][groups_per_row]   scale_type; OFFSET only, else NULL
+ *   codebook     16 finite floats, not all zero; CODEBOOK only, else NULL
+ */
+typedef struct int4q_tensor {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int4q_scheme scheme;
+    int64_t n;
+    int64_t k;
+    void *codes;
+    uint64_t codes_bytes;
+    void *scales;
+    uint64_t scales_bytes;
+    void *zero_points;
+    uint64_t zero_points_bytes;
+    void *offsets;
+    uint64_t offsets_bytes;
+    const float *codebook;
+} int4q_tensor;
+
+/* Writes the sizes of a quantized n x k matrix's parts. n and k are at least 1. */
+INT4Q_API int4q_status int4q_tensor_sizes(const int4q_scheme *scheme, int64_t n, int64_t k,
+                                          int4q_tensor_layout *layout);
+
+/* Quantizes rows row_begin..row_end-1 of source[n][k] into the same rows of *tensor, so that a host may spread the rows
+ * over its threads. `source` points at row 0. The result does not depend on how the rows are split.
+ * A NaN or infinity in those rows, or a scale or offset that its type cannot hold (beyond 65504 in F16), is
+ * INT4Q_ERROR_NOT_FINITE; the error's value names row and column. Denormals count as what they are. */
+INT4Q_API int4q_status int4q_quantize_rows(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                           int64_t source_stride, int64_t row_begin, int64_t row_end);
+
+/* Writes rows row_begin..row_end-1 of the matrix that *tensor stands for into the same rows of destination[n][k]
+ * (`destination` points at row 0). Values are computed in binary32 (OFFSET with one rounding, as a fused multiply-add)
+ * and then rounded to the destination's type; beyond its range they become infinity, as IEEE 754 says. */
+INT4Q_API int4q_status int4q_dequantize_rows(const int4q_tensor *tensor, void *destination,
+                                             int4q_type destination_type, int64_t destination_stride,
+                                             int64_t row_begin, int64_t row_end);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 4. Blobs
+ *
+ * A blob is a quantized matrix in the layout that the kernels read, for every instruction set the same: one flat,
+ * position-independent block with a header, checksums and zeroed padding. Written to a file and mapped again it is used
+ * as it is. Packing the same tensor gives the same bytes. The format, to the byte: docs/blob-format.md.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Rows are packed in blocks of this many; row ranges of pack and unpack calls start at a multiple of it. */
+#define INT4Q_BLOB_BLOCK_ROWS 16
+
+/* Levels of int4q_blob_validate(). */
+enum {
+    INT4Q_VALIDATE_HEADER = 0, /* the header alone: magic, version, its checksum, every size recomputed */
+    INT4Q_VALIDATE_FULL = 1    /* also every block's checksum, finite scales and offsets, zero points, zero padding */
+};
+
+typedef struct int4q_blob_info {
+    uint32_t struct_size;
+    uint32_t format_version;
+    int4q_scheme scheme;
+    int64_t n;
+    int64_t k;
+    uint64_t total_bytes;      /* the whole blob */
+    uint64_t block_count;      /* ceil(n / 16) */
+    uint64_t block_bytes;      /* codes, scales and zero points or offsets of 16 rows */
+    uint64_t header_checksum;  /* XXH64 of the header; it does not depend on the payload */
+    float codebook[16];        /* zeros unless CODEBOOK */
+} int4q_blob_info;
+
+/* Writes the exact size of the blob of an n x k matrix. */
+INT4Q_API int4q_status int4q_blob_size(const int4q_scheme *scheme, int64_t n, int64_t k, uint64_t *bytes);
+
+/* Packs rows row_begin..row_end-1 of *tensor into the blob, so that a host may spread the rows over its threads.
+ * row_begin is a multiple of 16, row_end a multiple of 16 or n. Ranges may be packed in any order and at the same time;
+ * the range that starts at row 0 also writes the header. When ranges covering 0..n have been packed the blob is
+ * complete. `blob` is aligned to 64 bytes, blob_bytes is at least int4q_blob_size(); bytes beyond that size are left
+ * alone. Scales and offsets must be finite and zero points at most 15. */
+INT4Q_API int4q_status int4q_pack_rows(const int4q_tensor *tensor, void *blob, uint64_t blob_bytes, int64_t row_begin,
+                                       int64_t row_end);
+
+/* Checks bytes from anywhere, trusted or not. After INT4Q_OK with INT4Q_VALIDATE_FULL the blob can be used without
+ * surprise; after INT4Q_VALIDATE_HEADER at least nothing outside its blob_bytes is touched. Every call that takes a blob
+ * validates the header by itself. blob_bytes may exceed the blob's own size, as where it lies inside a larger file. */
+INT4Q_API int4q_status int4q_blob_validate(const void *blob, uint64_t blob_bytes, int32_t level);
+
+/* Validates the header and writes what it says. */
+INT4Q_API int4q_status int4q_blob_get_info(const void *blob, uint64_t blob_bytes, int4q_blob_info *info);
+
+/* The inverse of int4q_pack_rows(): writes rows row_begin..row_end-1 into *tensor, whose scheme (kind, group size and
+ * scale type), n and k must be the blob's. The codebook, if any, is in int4q_blob_info. row_begin is a multiple of 16,
+ * row_end a multiple of 16 or n. Packing and unpacking give back the same bytes. */
+INT4Q_API int4q_status int4q_unpack_rows(const void *blob, uint64_t blob_bytes, const int4q_tensor *tensor,
+                                         int64_t row_begin, int64_t row_end);
+
+/* Writes row row_indices[i] of the blob's matrix, dequantized as int4q_dequantize_rows() does, to row i of
+ * destination[count][k]: an embedding lookup on packed weights. Indices may repeat; each is in 0..n-1. */
+INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, const int64_t *row_indices,
+                                         int64_t count, void *destination, int4q_type destination_type,
+                                         int64_t destination_stride);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 5. Matrix product:  y[m][n] = x[m][k] * W[n][k]^T
+ *
+ *     describe the product -> plan -> scratch of plan.scratch_bytes -> prepare all rows of x -> run all tiles
+ *
+ * A plan is plain data: it may be copied, kept, and used by many threads and many products at once (each with its own
+ * scratch). int4q_matmul() does the last two steps; a host with threads of its own calls the two step functions.
+ *
+ * Modes. The caller names one; results of a mode have the same bits for every thread count, split, batch size and
+ * instruction set. With the group sums written out (xs = sum of the group's x, in the documented order):
+ *   F32   x as given; in each group a chain of binary32 fused multiply-adds over k, then one for the group's scale.
+ *   INT8  each group of a row of x is quantized to -127..127 with its own scale (max|x| / 127, half to even); the
+ *         group's dot product is an exact int32; then binary32 as in F32. Not for CODEBOOK.
+ * The order of every operation: docs/numerics.md.
+ *
+ * NaN and infinity in x: every y of that row of x is NaN or infinite in F32 mode, NaN in INT8 mode; other rows are not
+ * affected. Denormals are computed as IEEE 754 says, as long as the host has not switched flushing on. In INT8 mode a
+ * group of x with max|x| below 2^-100 counts as zeros.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef int32_t int4q_compute_mode;
+enum {
+    INT4Q_MODE_F32 = 1,
+    INT4Q_MODE_INT8 = 2
+};
+
+typedef struct int4q_matmul_desc {
+    uint32_t struct_size;
+    int4q_compute_mode mode;
+    int64_t m;           /* rows of x and y, at least 1 */
+    int64_t n;           /* output features */
+    int64_t k;           /* input features */
+    int4q_scheme scheme; /* the blob's: kind, group_size and scale_type must agree with it */
+    int4q_type x_type;
+    int4q_type y_type;
+    uint32_t worker_count; /* how many threads may run tiles at the same time, 1..1024; each adds some scratch */
+    uint32_t reserved;
+} int4q_matmul_desc;
+
+/* Made by int4q_matmul_plan_init(); to be read only. Position-independent and free of pointers. */
+typedef struct int4q_matmul_plan {
+    uint32_t struct_size;
+    int4q_isa isa;          /* whose kernels will run */
+    uint64_t scratch_bytes; /* working memory of one product, aligned to INT4Q_ALIGNMENT */
+    int64_t prepare_count;  /* independent prepare tasks: all must end before the first tile starts */
+    int64_t tile_count;     /* independent tiles */
+    uint32_t worker_count;
+    uint32_t reserved;
+    int64_t opaque[32];
+} int4q_matmul_plan;
+
+/* The memory of one product. x[m][k] has stride ldx, y[m][n] has stride ldy. The scratch's contents on entry do not
+ * matter; between prepare and the last tile they must be left alone. */
+typedef struct int4q_matmul_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const void *x;
+    int64_t ldx;
+    const void *blob;
+    uint64_t blob_bytes;
+    void *y;
+    int64_t ldy;
+    void *scratch;
+    uint64_t scratch_bytes;
+} int4q_matmul_args;
+
+/* A piece of work: do index `index`. No two calls that run at the same time have the same `worker`. */
+typedef void (*int4q_task)(void *context, int64_t index, uint32_t worker);
+
+/* A host's way to run count pieces: call task(context, i, worker) once for each i in 0..count-1, in any order, on any
+ * threads, with worker in 0..worker_count-1, and return when all are done. */
+typedef void (*int4q_parallel_for)(void *host, int64_t count, uint32_t worker_count, int4q_task task, void *context);
+
+/* Fills *plan for a product as described. */
+INT4Q_API int4q_status int4q_matmul_plan_init(const int4q_matmul_desc *desc, int4q_matmul_plan *plan);
+
+/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, writes scratch. args->blob and args->y are not used and
+ * may be NULL. */
+INT4Q_API int4q_status int4q_matmul_prepare(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
+                                            int64_t begin, int64_t end);
+
+/* Runs tiles begin..end-1 of 0..tile_count-1: reads the blob and the scratch, writes y. args->x is not used and may be
+ * NULL. `worker` (0..worker_count-1) names a part of the scratch that no other call may use at the same time. */
+INT4Q_API int4q_status int4q_matmul_tiles(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
+                                          uint32_t worker, int64_t begin, int64_t end);
+
+/* The whole product: prepare, then tiles, spread by parallel_for(host, ...); on the calling thread alone if
+ * parallel_for is NULL. All arguments are checked before parallel_for is called, so its tasks do not fail. */
+INT4Q_API int4q_status int4q_matmul(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
+                                    int4q_parallel_for parallel_for, void *host);
+
+/* Writes a sentence or more, zero-terminated, into text[text_bytes]: which kernel a plan made now for this description
+ * would use, how it would be cut, and why not a better one. *needed_bytes (may be NULL) receives the size of the whole
+ * text with its zero; if text_bytes is less the text is cut and the status INT4Q_ERROR_BUFFER_TOO_SMALL.
+ * text may be NULL if text_bytes is 0. */
+INT4Q_API int4q_status int4q_describe_dispatch(const int4q_matmul_desc *desc, char *text, uint64_t text_bytes,
+                                               uint64_t *needed_bytes);
+
+/* A pool of threads for hosts that have none. The calling thread works too: a pool of `worker_count` (1..1024) starts
+ * worker_count - 1 threads. Threads block all signals and sleep when there is nothing to do. */
+typedef struct int4q_pool int4q_pool;
+INT4Q_API int4q_status int4q_pool_create(uint32_t worker_count, int4q_pool **pool);
+
+/* Ends the pool's threads and frees it. NULL is allowed. No call may use the pool at that time or later. */
+INT4Q_API int4q_status int4q_pool_destroy(int4q_pool *pool);
+
+/* Runs task(context, i, worker) for each i in 0..count-1 with at most worker_count workers and returns when all are
+ * done. Its type is int4q_parallel_for: pass it with the pool as `host` to int4q_matmul(). Two callers at once take
+ * turns; a task must not call back into the same pool. pool == NULL: all on the calling thread. */
+INT4Q_API void int4q_pool_parallel_for(void *pool, int64_t count, uint32_t worker_count, int4q_task task,
+                                       void *context);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 6. Metrics
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* How far `candidate` is from `reference`; e = candidate - reference, all in binary64. */
+typedef struct int4q_metrics {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double mse;               /* mean of e^2 */
+    double sqnr_db;           /* 10 log10(sum reference^2 / sum e^2); +inf if e is 0, -inf if only the reference is 0 */
+    double cosine;            /* of the two as vectors; 1 if both are 0, 0 if one is */
+    double max_abs_error;     /* max |e| */
+    int64_t max_error_row;    /* the first place where it stands */
+    int64_t max_error_column;
+} int4q_metrics;
+
+/* Compares two rows x columns matrices. NaN or infinity in either is INT4Q_ERROR_NOT_FINITE and says where. */
+INT4Q_API int4q_status int4q_compare(const void *reference, int4q_type reference_type, int64_t reference_stride,
+                                     const void *candidate, int4q_type candidate_type, int64_t candidate_stride,
+                                     int64_t rows, int64_t columns, int4q_metrics *metrics);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* INT4Q_H */
