@@ -1,0 +1,72 @@
+/*
+ * What the library needs from the system and Swift cannot reach without its runtime or Foundation. See ../README.md.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef INT4Q_PLATFORM_H
+#define INT4Q_PLATFORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- cpu.c: what processor and operating system offer together, read once ---- */
+enum {
+    I4Q_CPU_AVX2_FMA_F16C = 1,
+    I4Q_CPU_AVX512VNNI = 2 /* with F, BW, VL, DQ */
+};
+uint32_t i4q_cpu_features(void);
+
+/* ---- error.c: the calling thread's latest failure ---- */
+enum { I4Q_ERROR_TEXT_BYTES = 96, I4Q_ERROR_MESSAGE_BYTES = 320 };
+typedef struct i4q_error_text {
+    int32_t status;
+    const char *function;
+    const char *argument;
+    char value[I4Q_ERROR_TEXT_BYTES];
+    char expected[I4Q_ERROR_TEXT_BYTES];
+    char message[I4Q_ERROR_MESSAGE_BYTES];
+} i4q_error_text;
+i4q_error_text *i4q_thread_error(void);
+
+/* ---- system.c ---- */
+/* Writes number as "%.9g" into text[bytes], zero-terminated. */
+void i4q_format_float(double number, char *text, size_t bytes);
+/* INT4Q_ISA as it stood when first asked for, cut to 63 bytes; NULL if unset or empty. */
+const char *i4q_isa_environment(void);
+double i4q_log10(double x);
+void *i4q_allocate(size_t bytes);
+void i4q_release(void *memory);
+
+/* ---- threads.c: threads, and sleeping on a 32-bit word ---- */
+typedef void (*i4q_thread_main)(void *context);
+/* Starts a thread with all signals blocked; *handle is to be joined. 0, or an errno value. */
+int i4q_thread_start(i4q_thread_main main, void *context, uint64_t *handle);
+void i4q_thread_join(uint64_t handle);
+void i4q_thread_yield(void);
+/* Sleeps while *word == value (may return early); wakes all that sleep on the word. */
+void i4q_wait(const uint32_t *word, uint32_t value);
+void i4q_wake_all(const uint32_t *word);
+
+/* ---- atomics: sequentially consistent unless named otherwise ---- */
+#define I4Q_INLINE static inline __attribute__((always_inline))
+I4Q_INLINE uint32_t i4q_atomic_load_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+I4Q_INLINE void i4q_atomic_store_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+I4Q_INLINE uint32_t i4q_atomic_add_u32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+I4Q_INLINE int64_t i4q_atomic_add_i64(int64_t *p, int64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+I4Q_INLINE void i4q_atomic_store_i64(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+/* Replaces `expected` by `desired`; nonzero if it did. */
+I4Q_INLINE int32_t i4q_atomic_exchange_u32(uint32_t *p, uint32_t expected, uint32_t desired) {
+    return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+I4Q_INLINE void i4q_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* ---- the process-wide limit of int4q_isa_set_limit(), see Int4QCore/Matmul/Dispatch.swift ---- */
+uint32_t *i4q_isa_limit_word(void);
+
+#endif

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+@_exported import CInt4Q
+import Int4QCore
+
+/// Runs an entry point's body; a failure becomes the thread's error text and a status.
+@inline(__always)
+func attempt(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
+    do throws(Failure) {
+        try body()
+        return int4q_status(INT4Q_OK)
+    } catch {
+        error.record(function: function)
+        return error.status
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// An instruction set that this library has kernels for.
+public enum InstructionSet: Int32 {
+    case portable = 0
+    case avx2 = 100
+    case avx512vnni = 200
+
+    public var name: StaticString {
+        switch self {
+        case .portable: "portable"
+        case .avx2: "avx2"
+        case .avx512vnni: "avx512vnni"
+        }
+    }
+
+    /// Whether processor and operating system have it and this build has kernels for it.
+    public var isDetected: Bool {
+        switch self {
+        case .portable: true
+        case .avx2: i4q_cpu_features() & UInt32(I4Q_CPU_AVX2_FMA_F16C) != 0
+        case .avx512vnni: i4q_cpu_features() & UInt32(I4Q_CPU_AVX512VNNI) != 0
+        }
+    }
+
+    public static var detected: InstructionSet { best(notAbove: .avx512vnni) }
+
+    /// From the best downwards.
+    static var ordered: InlineArray<3, InstructionSet> { [.avx512vnni, .avx2, .portable] }
+
+    public static func best(notAbove limit: InstructionSet) -> InstructionSet {
+        let sets = ordered
+        for index in sets.indices where sets[index].rawValue <= limit.rawValue && sets[index].isDetected { return sets[index] }
+        return .portable
+    }
+
+    public var kernels: UnsafePointer<i4q_kernels> {
+        #if arch(x86_64)
+        switch self {
+        case .portable: i4q_kernels_portable().unsafelyUnwrapped
+        case .avx2: i4q_kernels_avx2().unsafelyUnwrapped
+        case .avx512vnni: i4q_kernels_avx512vnni().unsafelyUnwrapped
+        }
+        #else
+        i4q_kernels_portable().unsafelyUnwrapped
+        #endif
+    }
+}
+
+/// The process-wide limit: by call, else by the environment.
+public enum InstructionSetLimit {
+    public enum Origin { case none, call, environment }
+
+    public static func set(_ raw: int4q_isa) throws(Failure) {
+        if raw == int4q_isa(INT4Q_ISA_NO_LIMIT) {
+            i4q_atomic_store_u32(i4q_isa_limit_word(), .max)
+            return
+        }
+        guard let limit = InstructionSet(rawValue: raw) else {
+            throw .invalid("limit", Int64(raw), expected: "one of INT4Q_ISA_* or INT4Q_ISA_NO_LIMIT")
+        }
+        i4q_atomic_store_u32(i4q_isa_limit_word(), UInt32(bitPattern: limit.rawValue))
+    }
+
+    public static func current() throws(Failure) -> (limit: InstructionSet, origin: Origin) {
+        let word = i4q_atomic_load_u32(i4q_isa_limit_word())
+        if word != .max, let limit = InstructionSet(rawValue: Int32(bitPattern: word)) { return (limit, .call) }
+        guard let name = i4q_isa_environment() else { return (.avx512vnni, .none) }
+        let sets = InstructionSet.ordered
+        for index in sets.indices where matches(name, sets[index].name) { return (sets[index], .environment) }
+        throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "INT4Q_ISA (environment)", .characters(name),
+                      expected: "portable, avx2 or avx512vnni")
+    }
+
+    public static func active() throws(Failure) -> InstructionSet {
+        InstructionSet.best(notAbove: try current().limit)
+    }
+
+    private static func matches(_ name: UnsafePointer<CChar>, _ text: StaticString) -> Bool {
+        for index in 0..<text.utf8CodeUnitCount where UInt8(bitPattern: name[index]) != text.utf8Start[index] { return false }
+        return name[text.utf8CodeUnitCount] == 0
+    }
+}

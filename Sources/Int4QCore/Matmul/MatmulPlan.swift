@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// How one product is cut up and where its scratch memory goes: what stands in int4q_matmul_plan.opaque.
+///
+///     scratch:  [prepared rows of x: m * preparedRowBytes] [worker 0's tile of floats] [worker 1's] ...
+///
+/// The planner knows sizes, not instruction sets: tiles are so large that a tile's activations stay in the second-level
+/// cache and its floats in the first, and so many that workers of uneven speed end together.
+public struct MatmulPlan {
+    // Of the product.
+    var mode: Int64
+    var m: Int64
+    var n: Int64
+    var k: Int64
+    var xType: Int64
+    var yType: Int64
+    var kind: Int64
+    var groupSizeField: Int64
+    var scaleType: Int64
+    // Of prepared activations.
+    var preparedRowBytes: Int64
+    var preparedScalesOffset: Int64
+    var preparedSumsOffset: Int64
+    var rowsPerPrepare: Int64
+    // Of tiles.
+    var rowsPerTile: Int64
+    var blocksPerTile: Int64
+    var workersOffset: Int64
+    var workerBytes: Int64
+
+    static let longestTile: Int64 = 128
+    static let widestTile: Int64 = 64
+
+    public init(_ shape: MatmulShape) throws(Failure) {
+        let layout = shape.layout
+        mode = shape.mode == .f32 ? Int64(INT4Q_MODE_F32) : Int64(INT4Q_MODE_INT8)
+        m = shape.m
+        n = layout.n
+        k = layout.k
+        xType = Int64(shape.xType.raw)
+        yType = Int64(shape.yType.raw)
+        kind = Int64(shape.scheme.raw.kind)
+        groupSizeField = Int64(shape.scheme.raw.group_size)
+        scaleType = Int64(shape.scheme.scaleType.raw)
+
+        let codeBytes: UInt64 = shape.mode == .f32 ? 4 : 1
+        let codes = try CheckedSize(UInt64(layout.kPadded), "desc.k").times(codeBytes)
+        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k").times(4)
+        let scales = shape.mode == .f32 ? 0 : groups.value
+        let row = try codes.plus(scales).plus(groups.value).roundedUp(to: 64)
+        preparedRowBytes = Int64(row.value)
+        preparedScalesOffset = Int64(codes.value)
+        preparedSumsOffset = Int64(codes.value + scales)
+        rowsPerPrepare = max(1, 16384 / layout.kPadded)
+
+        rowsPerTile = min(shape.m, MatmulPlan.longestTile)
+        blocksPerTile = MatmulPlan.blocksPerTile(m: shape.m, blocks: layout.blockCount, workers: Int64(shape.workerCount))
+        workersOffset = Int64(try row.times(UInt64(shape.m)).value)
+        workerBytes = rowsPerTile * blocksPerTile * 64
+        _ = try CheckedSize(UInt64(workerBytes), "desc.m").times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
+    }
+
+    /// Few rows: wide tiles of several streams, but at least eight for each worker. Many rows: 64 columns, which leaves
+    /// the decoded weights in the first-level cache.
+    private static func blocksPerTile(m: Int64, blocks: Int64, workers: Int64) -> Int64 {
+        if m > 8 { return min(4, blocks) }
+        let share = blocks / (8 * workers) / 4 * 4
+        return min(max(share, 4), min(widestTile, blocks))
+    }
+
+    public var blockCount: Int64 { (n - 1) / BlobLayout.blockRows + 1 }
+    public var rowTiles: Int64 { (m - 1) / rowsPerTile + 1 }
+    public var blockTiles: Int64 { (blockCount - 1) / blocksPerTile + 1 }
+    public var tileCount: Int64 { rowTiles * blockTiles }
+    public var prepareCount: Int64 { (m - 1) / rowsPerPrepare + 1 }
+    public var rowsInTile: Int64 { rowsPerTile }
+    public var columnsInTile: Int64 { blocksPerTile * BlobLayout.blockRows }
+
+    public func scratchBytes(workers: UInt32) -> UInt64 { UInt64(workersOffset) + UInt64(workerBytes) * UInt64(workers) }
+}
+
+/// The plan as the caller holds it.
+extension MatmulPlan {
+    /// The last word of `opaque` checks all before it.
+    private static var checksumOffset: Int { MemoryLayout<int4q_matmul_plan>.stride - 8 }
+    private static var recordOffset: Int { MemoryLayout<int4q_matmul_plan>.offset(of: \.opaque)! }
+
+    public func write(_ isa: InstructionSet, workers: UInt32, to plan: UnsafeMutablePointer<int4q_matmul_plan>) {
+        var filled = int4q_matmul_plan()
+        filled.struct_size = UInt32(MemoryLayout<int4q_matmul_plan>.stride)
+        filled.isa = isa.rawValue
+        filled.scratch_bytes = scratchBytes(workers: workers)
+        filled.prepare_count = prepareCount
+        filled.tile_count = tileCount
+        filled.worker_count = workers
+        plan.pointee = filled
+        let raw = UnsafeMutableRawPointer(plan)
+        raw.storeBytes(of: self, toByteOffset: MatmulPlan.recordOffset, as: MatmulPlan.self)
+        raw.storeBytes(of: checksum(raw, count: MatmulPlan.checksumOffset), toByteOffset: MatmulPlan.checksumOffset, as: UInt64.self)
+    }
+
+    /// Reads a plan that write() wrote; anything else is refused.
+    public init(_ plan: UnsafePointer<int4q_matmul_plan>) throws(Failure) {
+        try requireStructSize(plan.pointee.struct_size, of: int4q_matmul_plan.self, "plan.struct_size")
+        let raw = UnsafeRawPointer(plan)
+        let stored = raw.load(fromByteOffset: MatmulPlan.checksumOffset, as: UInt64.self)
+        if stored != checksum(raw, count: MatmulPlan.checksumOffset) {
+            throw Failure(INT4Q_ERROR_CORRUPT, "plan", .unsigned(stored), expected: "a plan as int4q_matmul_plan_init() wrote it")
+        }
+        self = raw.load(fromByteOffset: MatmulPlan.recordOffset, as: MatmulPlan.self)
+    }
+}

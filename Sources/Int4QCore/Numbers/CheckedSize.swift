@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+
+/// Sizes that are computed from what a caller passed: positive, and checked at each step to fit 63 bits.
+public struct CheckedSize {
+    public let value: UInt64
+    private let name: StaticString
+
+    /// `name` is the argument to blame if the size gets too large.
+    public init(_ value: UInt64, _ name: StaticString) {
+        self.value = value
+        self.name = name
+    }
+
+    public func times(_ factor: UInt64) throws(Failure) -> CheckedSize {
+        let (result, overflow) = value.multipliedReportingOverflow(by: factor)
+        return try checked(result, overflow)
+    }
+
+    public func plus(_ addend: UInt64) throws(Failure) -> CheckedSize {
+        let (result, overflow) = value.addingReportingOverflow(addend)
+        return try checked(result, overflow)
+    }
+
+    /// The next multiple of `multiple`, a power of two.
+    public func roundedUp(to multiple: UInt64) throws(Failure) -> CheckedSize {
+        let raised = try plus(multiple - 1)
+        return CheckedSize(raised.value & ~(multiple - 1), name)
+    }
+
+    private func checked(_ result: UInt64, _ overflow: Bool) throws(Failure) -> CheckedSize {
+        if overflow || result > UInt64(Int64.max) {
+            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, name, .unsigned(value), expected: "sizes that fit in 63 bits")
+        }
+        return CheckedSize(result, name)
+    }
+}

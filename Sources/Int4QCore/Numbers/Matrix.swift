@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+
+/// A caller's row-major matrix that was checked: pointer, type, alignment, stride, and that its end can be addressed.
+public struct Matrix {
+    public let base: UnsafeRawPointer
+    public let type: ElementType
+    public let columns: Int
+    private let strideBytes: Int
+
+    public struct Names {
+        let pointer: StaticString
+        let stride: StaticString
+        public init(_ pointer: StaticString, stride: StaticString) {
+            self.pointer = pointer
+            self.stride = stride
+        }
+    }
+
+    public init(_ pointer: UnsafeRawPointer?, _ type: ElementType, rows: Int64, columns: Int64, stride: Int64,
+                _ names: Names) throws(Failure) {
+        base = try require(pointer, names.pointer, alignment: type.size)
+        try requireAtLeast(stride, columns, names.stride)
+        let before = try CheckedSize(UInt64(stride), names.stride).times(UInt64(rows - 1))
+        let bytes = try before.plus(UInt64(columns)).times(UInt64(type.size))
+        if UInt64(UInt(bitPattern: base)).addingReportingOverflow(bytes.value).overflow {
+            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, names.stride, .integer(stride),
+                          expected: "a matrix that ends within the address space")
+        }
+        self.type = type
+        self.columns = Int(columns)
+        strideBytes = rows == 1 ? 0 : Int(stride) * type.size
+    }
+
+    public func row(_ index: Int) -> UnsafeRawPointer { base + index &* strideBytes }
+    public func mutableRow(_ index: Int) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(mutating: row(index)) }
+}

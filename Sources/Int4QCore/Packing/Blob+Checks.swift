@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+
+extension Blob {
+    /// Fills what int4q_blob_get_info() tells.
+    public func write(to info: UnsafeMutablePointer<int4q_blob_info>) {
+        info.pointee.format_version = BlobHeader.version
+        info.pointee.scheme = scheme.raw
+        info.pointee.n = layout.n
+        info.pointee.k = layout.k
+        info.pointee.total_bytes = layout.totalBytes
+        info.pointee.block_count = UInt64(layout.blockCount)
+        info.pointee.block_bytes = layout.blockBytes
+        info.pointee.header_checksum = headerChecksum
+        withUnsafeMutableBytes(of: &info.pointee.codebook) { $0.copyMemory(from: .init(start: codebook, count: 64)) }
+    }
+
+    public func requireAgreement(with tensor: QuantizedTensor) throws(Failure) {
+        try requireEqual(tensor.layout.n, layout.n, "tensor.n")
+        try requireEqual(tensor.layout.k, layout.k, "tensor.k")
+        try requireEqual(Int64(tensor.scheme.raw.kind), Int64(scheme.raw.kind), "tensor.scheme.kind")
+        try requireEqual(Int64(tensor.scheme.raw.group_size), Int64(scheme.raw.group_size), "tensor.scheme.group_size")
+        try requireEqual(Int64(tensor.scheme.raw.scale_type), Int64(scheme.raw.scale_type), "tensor.scheme.scale_type")
+    }
+
+    private func requireEqual(_ value: Int64, _ own: Int64, _ name: StaticString) throws(Failure) {
+        if value == own { return }
+        throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "the blob's,", bound: UInt64(bitPattern: own))
+    }
+
+    /// Each index in 0..<n.
+    public func requireRows(_ indices: UnsafePointer<Int64>?, _ count: Int64, _ name: StaticString) throws(Failure) -> UnsafePointer<Int64> {
+        let indices = try require(indices, name)
+        for index in 0..<Int(count) where indices[index] < 0 || indices[index] >= layout.n {
+            throw .invalid(name, indices[index], expected: "row numbers of 0 or more and below", bound: UInt64(layout.n))
+        }
+        return indices
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+
+/// The first 256 bytes of a blob, field by field. All fields are little-endian, as every processor that this library
+/// is built for.
+enum BlobHeader {
+    static let magic: UInt64 = 0x424c_4251_3454_4e49 // "INT4QBLB"
+    static let version: UInt32 = 1
+
+    enum Offset {
+        static let magic = 0, version = 8, headerBytes = 12, totalBytes = 16, n = 24, k = 32
+        static let scheme = 40 // kind, group_size, scale_type, scale_rule, code_range, rounding: int32 each
+        static let checksums = 64, blocks = 72, blockBytes = 80, scales = 88, zeros = 96
+        static let groupCount = 104, groupSize = 112, kPadded = 120
+        static let codebook = 128, reserved = 192, checksum = 248
+    }
+
+    static func write(_ scheme: Scheme, _ layout: BlobLayout, codebook: UnsafePointer<Float>?, to blob: UnsafeMutableRawPointer) {
+        blob.initializeMemory(as: UInt8.self, repeating: 0, count: Int(BlobLayout.headerBytes))
+        func put<T: BitwiseCopyable>(_ value: T, _ offset: Int) { blob.storeBytes(of: value, toByteOffset: offset, as: T.self) }
+        put(magic, Offset.magic)
+        put(version, Offset.version)
+        put(UInt32(BlobLayout.headerBytes), Offset.headerBytes)
+        put(layout.totalBytes, Offset.totalBytes)
+        put(layout.n, Offset.n)
+        put(layout.k, Offset.k)
+        let raw = scheme.raw
+        let fields: InlineArray<6, Int32> = [raw.kind, raw.group_size, raw.scale_type, raw.scale_rule, raw.code_range, raw.rounding]
+        for index in 0..<6 { put(fields[index], Offset.scheme + 4 * index) }
+        put(layout.checksumsOffset, Offset.checksums)
+        put(layout.blocksOffset, Offset.blocks)
+        put(layout.blockBytes, Offset.blockBytes)
+        put(layout.scalesOffset, Offset.scales)
+        put(layout.zerosOffset, Offset.zeros)
+        put(layout.groupCount, Offset.groupCount)
+        put(layout.groupSize, Offset.groupSize)
+        put(layout.kPadded, Offset.kPadded)
+        if let codebook {
+            for index in 0..<16 { put(codebook[index], Offset.codebook + 4 * index) }
+        }
+        put(checksum(blob, count: Offset.checksum), Offset.checksum)
+    }
+}
+
+/// A blob whose header was validated: all sizes were derived anew and agree with it.
+public struct Blob {
+    public let base: UnsafeRawPointer
+    public let scheme: Scheme
+    public let layout: BlobLayout
+
+    public var headerChecksum: UInt64 { base.load(fromByteOffset: BlobHeader.Offset.checksum, as: UInt64.self) }
+    public var codebook: UnsafePointer<Float> { (base + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self) }
+    /// NULL for the kinds that have none, as kernels and decoders want it.
+    public var codebookIfAny: UnsafePointer<Float>? { scheme.kind == .codebook ? codebook : nil }
+
+    public init(_ pointer: UnsafeRawPointer?, bytes: UInt64) throws(Failure) {
+        let base = try require(pointer, "blob", alignment: Int(INT4Q_ALIGNMENT))
+        try requireBytes(bytes, needed: BlobLayout.headerBytes, "blob_bytes")
+        try Blob.checkIdentity(base)
+        func get<T: BitwiseCopyable>(_ type: T.Type, _ offset: Int) -> T { base.load(fromByteOffset: offset, as: T.self) }
+
+        var raw = int4q_scheme()
+        raw.kind = get(Int32.self, BlobHeader.Offset.scheme)
+        raw.group_size = get(Int32.self, BlobHeader.Offset.scheme + 4)
+        raw.scale_type = get(Int32.self, BlobHeader.Offset.scheme + 8)
+        raw.scale_rule = get(Int32.self, BlobHeader.Offset.scheme + 12)
+        raw.code_range = get(Int32.self, BlobHeader.Offset.scheme + 16)
+        raw.rounding = get(Int32.self, BlobHeader.Offset.scheme + 20)
+        let n = get(Int64.self, BlobHeader.Offset.n), k = get(Int64.self, BlobHeader.Offset.k)
+        do throws(Failure) {
+            scheme = try Scheme(raw)
+            layout = try BlobLayout(scheme, n: n, k: k)
+        } catch {
+            throw Failure(INT4Q_ERROR_CORRUPT, error.argument, error.value, expected: error.expected, bound: error.bound)
+        }
+        self.base = base
+        try checkDerivedFields()
+        try checkCodebook()
+        try requireBytes(bytes, needed: layout.totalBytes, "blob_bytes")
+    }
+
+    private static func checkIdentity(_ base: UnsafeRawPointer) throws(Failure) {
+        let magic = base.load(fromByteOffset: BlobHeader.Offset.magic, as: UInt64.self)
+        if magic != BlobHeader.magic {
+            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .pointer(UInt(truncatingIfNeeded: magic)), expected: "a blob: magic \"INT4QBLB\"")
+        }
+        let version = base.load(fromByteOffset: BlobHeader.Offset.version, as: UInt32.self)
+        if version != BlobHeader.version {
+            throw Failure(INT4Q_ERROR_BLOB_VERSION, "blob", .unsigned(UInt64(version)), expected: "format version",
+                          bound: UInt64(BlobHeader.version))
+        }
+        let stored = base.load(fromByteOffset: BlobHeader.Offset.checksum, as: UInt64.self)
+        let computed = checksum(base, count: BlobHeader.Offset.checksum)
+        if stored != computed {
+            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .text("a header with another checksum"), expected: "header checksum", bound: stored)
+        }
+    }
+
+    private func checkDerivedFields() throws(Failure) {
+        typealias Field = (offset: Int, value: UInt64)
+        let fields: InlineArray<10, Field> = [
+            (BlobHeader.Offset.totalBytes, layout.totalBytes), (BlobHeader.Offset.checksums, layout.checksumsOffset),
+            (BlobHeader.Offset.blocks, layout.blocksOffset), (BlobHeader.Offset.blockBytes, layout.blockBytes),
+            (BlobHeader.Offset.scales, layout.scalesOffset), (BlobHeader.Offset.zeros, layout.zerosOffset),
+            (BlobHeader.Offset.groupCount, UInt64(layout.groupCount)), (BlobHeader.Offset.groupSize, UInt64(layout.groupSize)),
+            (BlobHeader.Offset.kPadded, UInt64(layout.kPadded)), (BlobHeader.Offset.reserved, 0),
+        ]
+        for index in 0..<10 {
+            let stored = base.load(fromByteOffset: fields[index].offset, as: UInt64.self)
+            if stored != fields[index].value { throw corrupt(stored, expected: "in its header", fields[index].value) }
+        }
+        for offset in stride(from: BlobHeader.Offset.reserved, to: BlobHeader.Offset.checksum, by: 8) {
+            let stored = base.load(fromByteOffset: offset, as: UInt64.self)
+            if stored != 0 { throw corrupt(stored, expected: "in a reserved field", 0) }
+        }
+        let headerBytes = UInt64(base.load(fromByteOffset: BlobHeader.Offset.headerBytes, as: UInt32.self))
+        if headerBytes != BlobLayout.headerBytes { throw corrupt(headerBytes, expected: "header bytes", BlobLayout.headerBytes) }
+    }
+
+    private func corrupt(_ stored: UInt64, expected: StaticString, _ value: UInt64) -> Failure {
+        Failure(INT4Q_ERROR_CORRUPT, "blob", .unsigned(stored), expected: expected, bound: value)
+    }
+
+    private func checkCodebook() throws(Failure) {
+        if scheme.kind == .codebook {
+            try requireUsable(codebook: codebook, "blob")
+            return
+        }
+        for index in 0..<16 where codebook[index].bitPattern != 0 {
+            throw corrupt(UInt64(codebook[index].bitPattern), expected: "in an unused codebook", 0)
+        }
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+
+// Between a tensor's rows of nibbles and a blob's blocks of lanes.
+
+/// Eight codes in order of k, low nibble first -> a packed lane (see BlobLayout's figure).
+@inline(__always)
+func laneFromCodes(_ codes: UInt32) -> UInt32 { gatherEven(codes) | gatherEven(codes &>> 4) &<< 16 }
+
+/// The inverse.
+@inline(__always)
+func codesFromLane(_ lane: UInt32) -> UInt32 { spreadEven(lane & 0xffff) | spreadEven(lane &>> 16) &<< 4 }
+
+/// Nibbles 0, 2, 4, 6 -> 16 bits.
+@inline(__always)
+private func gatherEven(_ word: UInt32) -> UInt32 {
+    var even = word & 0x0f0f_0f0f
+    even = (even | even &>> 4) & 0x00ff_00ff
+    return (even | even &>> 8) & 0xffff
+}
+
+@inline(__always)
+private func spreadEven(_ word: UInt32) -> UInt32 {
+    let bytes = (word | word &<< 8) & 0x00ff_00ff
+    return (bytes | bytes &<< 4) & 0x0f0f_0f0f
+}
+
+public struct BlobPacker {
+    let tensor: QuantizedTensor
+    let layout: BlobLayout
+    let blob: UnsafeMutableRawPointer
+
+    public init(_ tensor: QuantizedTensor, into blob: UnsafeMutableRawPointer, _ layout: BlobLayout) {
+        self.tensor = tensor
+        self.layout = layout
+        self.blob = blob
+    }
+
+    public func pack(rows: Range<Int64>) throws(Failure) {
+        if rows.isEmpty { return }
+        for block in rows.lowerBound / BlobLayout.blockRows..<(rows.upperBound - 1) / BlobLayout.blockRows + 1 {
+            try pack(block)
+        }
+        if rows.lowerBound == 0 {
+            let end = layout.checksumsOffset + UInt64(layout.blockCount) * 8
+            (blob + Int(end)).initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blocksOffset - end))
+            BlobHeader.write(tensor.scheme, layout, codebook: tensor.codebook, to: blob)
+        }
+    }
+
+    private func pack(_ index: Int64) throws(Failure) {
+        let block = UnsafeMutableRawPointer(mutating: layout.block(index, in: blob))
+        block.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blockBytes))
+        let first = Int(index * BlobLayout.blockRows)
+        let count = min(Int(BlobLayout.blockRows), Int(layout.n) - first)
+        for lane in 0..<count {
+            packCodes(tensor.codesRow(first + lane), block + lane * 4)
+            try packParameters(first + lane, block, lane)
+        }
+        let table = blob + Int(layout.checksumsOffset)
+        table.storeBytes(of: checksum(block, count: Int(layout.blockBytes)), toByteOffset: Int(index) * 8, as: UInt64.self)
+    }
+
+    private func packCodes(_ codes: UnsafePointer<UInt8>, _ lane: UnsafeMutableRawPointer) {
+        let k = Int(layout.k)
+        let whole = k / 8
+        let source = UnsafeRawPointer(codes)
+        for index in 0..<whole {
+            let word = (source + index &* 4).loadUnaligned(as: UInt32.self)
+            (lane + index &* 64).storeBytes(of: laneFromCodes(word), as: UInt32.self)
+        }
+        if whole * 8 == k { return }
+        var word: UInt32 = 0
+        for element in whole * 8..<k {
+            let byte = codes[element / 2]
+            let code = element & 1 == 0 ? byte & 15 : byte >> 4
+            word |= UInt32(code) << (4 * UInt32(element - whole * 8))
+        }
+        (lane + whole * 64).storeBytes(of: laneFromCodes(word), as: UInt32.self)
+    }
+
+    private func packParameters(_ row: Int, _ block: UnsafeMutableRawPointer, _ lane: Int) throws(Failure) {
+        let type = tensor.scheme.scaleType
+        for packedGroup in 0..<Int(layout.groupCount) {
+            let group = tensor.scheme.isPerRow ? 0 : packedGroup
+            let source = tensor.groupIndex(row, group)
+            let target = packedGroup * 16 + lane
+            try copyFinite(tensor.scales, source, block + Int(layout.scalesOffset), target, type, row, group, "tensor.scales")
+            let zeros = block + Int(layout.zerosOffset)
+            if let zeroPoints = tensor.zeroPoints {
+                try requireZeroPoint(zeroPoints[source], row, group)
+                zeros.storeBytes(of: zeroPoints[source], toByteOffset: target, as: UInt8.self)
+            }
+            if let offsets = tensor.offsets {
+                try copyFinite(offsets, source, zeros, target, type, row, group, "tensor.offsets")
+            }
+        }
+    }
+
+    private func copyFinite(_ values: UnsafeRawPointer, _ index: Int, _ target: UnsafeMutableRawPointer, _ targetIndex: Int,
+                            _ type: ElementType, _ row: Int, _ group: Int, _ name: StaticString) throws(Failure) {
+        let value = type.load(values, index)
+        if !value.isFinite {
+            throw Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: Int64(row), column: Int64(group), value), expected: "finite values")
+        }
+        (target + targetIndex * type.size).copyMemory(from: values + index * type.size, byteCount: type.size)
+    }
+
+    private func requireZeroPoint(_ zeroPoint: UInt8, _ row: Int, _ group: Int) throws(Failure) {
+        if zeroPoint > 15 {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "tensor.zero_points",
+                          .element(row: Int64(row), column: Int64(group), Float(zeroPoint)), expected: "at most", bound: 15)
+        }
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// One row of W inside a blob.
+struct BlobRow {
+    let blob: Blob
+    let block: UnsafeRawPointer
+    let lane: Int
+
+    init(_ blob: Blob, _ row: Int64) {
+        self.blob = blob
+        block = blob.layout.block(row / BlobLayout.blockRows, in: blob.base)
+        lane = Int(row % BlobLayout.blockRows)
+    }
+
+    /// Eight codes in order of k, low nibble first.
+    func codes(_ eighth: Int) -> UInt32 {
+        codesFromLane((block + (eighth &* 64 &+ lane &* 4)).load(as: UInt32.self))
+    }
+
+    func parameterIndex(_ packedGroup: Int) -> Int { packedGroup &* 16 &+ lane }
+    var scales: UnsafeRawPointer { block + Int(blob.layout.scalesOffset) }
+    var zeros: UnsafeRawPointer { block + Int(blob.layout.zerosOffset) }
+    func zeroPoint(_ packedGroup: Int) -> UInt8 { zeros.load(fromByteOffset: parameterIndex(packedGroup), as: UInt8.self) }
+}
+
+public func unpack(_ blob: Blob, into tensor: QuantizedTensor, rows: Range<Int64>) {
+    let type = tensor.scheme.scaleType
+    for row in rows {
+        let source = BlobRow(blob, row)
+        unpackCodes(source, into: tensor.codesRow(Int(row)), k: Int(blob.layout.k))
+        for group in 0..<Int(tensor.layout.groupsPerRow) {
+            let from = source.parameterIndex(group) * type.size
+            let target = tensor.groupIndex(Int(row), group)
+            (tensor.scales + target * type.size).copyMemory(from: source.scales + from, byteCount: type.size)
+            if let zeroPoints = tensor.zeroPoints { zeroPoints[target] = source.zeroPoint(group) }
+            if let offsets = tensor.offsets {
+                (offsets + target * type.size).copyMemory(from: source.zeros + from, byteCount: type.size)
+            }
+        }
+    }
+}
+
+/// Writes ceil(k / 2) bytes; codes beyond k are zero in a blob, so a last odd row ends in a zero nibble.
+private func unpackCodes(_ row: BlobRow, into codes: UnsafeMutablePointer<UInt8>, k: Int) {
+    let bytes = (k - 1) / 2 + 1
+    for eighth in 0..<(k - 1) / 8 + 1 {
+        let word = row.codes(eighth)
+        for byte in eighth &* 4..<min(eighth &* 4 &+ 4, bytes) {
+            codes[byte] = UInt8(truncatingIfNeeded: word &>> (8 &* UInt32(byte &- eighth &* 4)))
+        }
+    }
+}
+
+/// Dequantizes single rows: an embedding lookup.
+public func gather(_ blob: Blob, rows: UnsafePointer<Int64>, count: Int64, into destination: Matrix,
+                   _ kernels: UnsafePointer<i4q_kernels>) {
+    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4, alignment: 64) { buffer in
+        let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+        let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: floats)
+        for index in 0..<Int(count) {
+            dequantize(BlobRow(blob, rows[index]), into: destination.mutableRow(index), decoder)
+        }
+    }
+}
+
+private func dequantize(_ row: BlobRow, into destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
+    let layout = row.blob.layout
+    let type = row.blob.scheme.scaleType
+    for group in 0..<Int(layout.groupCount) {
+        let begin = group * Int(layout.groupSize)
+        let end = min(begin + Int(layout.groupSize), Int(layout.k))
+        let hasOffset = row.blob.scheme.kind == .offset
+        let decoding = row.blob.scheme.decoding(
+            scale: type.load(row.scales, row.parameterIndex(group)),
+            zeroPoint: row.blob.scheme.kind == .asymmetric ? row.zeroPoint(group) : 0,
+            offset: hasOffset ? type.load(row.zeros, row.parameterIndex(group)) : 0,
+            codebook: row.blob.codebookIfAny)
+        decode(row, decoding, begin, end, into: destination, decoder)
+    }
+}
+
+/// 64 codes at a time through a small buffer of nibbles in order.
+private func decode(_ row: BlobRow, _ decoding: i4q_decoding, _ begin: Int, _ end: Int,
+                    into destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
+    withUnsafeTemporaryAllocation(byteCount: 32, alignment: 4) { buffer in
+        let nibbles = buffer.baseAddress.unsafelyUnwrapped
+        var index = begin
+        while index < end {
+            let count = min(end - index, 64)
+            for eighth in 0..<(count - 1) / 8 + 1 {
+                (nibbles + eighth &* 4).storeBytes(of: row.codes(index / 8 &+ eighth), as: UInt32.self)
+            }
+            decoder.decode(decoding, nibbles.assumingMemoryBound(to: UInt8.self), count: count,
+                           into: destination + index * decoder.type.size)
+            index += count
+        }
+    }
+}

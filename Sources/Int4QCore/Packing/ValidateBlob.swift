@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+
+extension Blob {
+    /// Everything behind the header: checksums, then that the contents are what packing could have written.
+    public func validatePayload() throws(Failure) {
+        let table = base + Int(layout.checksumsOffset)
+        try requireZeros(table + Int(layout.blockCount) * 8, Int(layout.blocksOffset - layout.checksumsOffset) - Int(layout.blockCount) * 8)
+        for index in 0..<layout.blockCount {
+            let block = layout.block(index, in: base)
+            let stored = table.load(fromByteOffset: Int(index) * 8, as: UInt64.self)
+            if checksum(block, count: Int(layout.blockBytes)) != stored {
+                throw corrupt(row: index * BlobLayout.blockRows, "a block with the checksum that the blob states")
+            }
+            try validate(block, index)
+        }
+    }
+
+    private func validate(_ block: UnsafeRawPointer, _ index: Int64) throws(Failure) {
+        let first = index * BlobLayout.blockRows
+        let used = Int(min(BlobLayout.blockRows, layout.n - first))
+        let groups = Int(layout.groupCount)
+        let size = scheme.scaleType.size
+        try validateCodes(block, used, first)
+        try validateParameters(block + Int(layout.scalesOffset), used, first)
+        if scheme.kind == .offset { try validateParameters(block + Int(layout.zerosOffset), used, first) }
+        if scheme.kind == .asymmetric { try validateZeroPoints(block + Int(layout.zerosOffset), used, first) }
+
+        let scalesEnd = Int(layout.scalesOffset) + groups * 16 * size
+        let zerosEnd = Int(layout.zerosOffset) + groups * 16 * Int(BlobLayout.zerosSize(scheme))
+        let scalesLimit = layout.zerosOffset == 0 ? Int(layout.blockBytes) : Int(layout.zerosOffset)
+        try requireZeros(block + scalesEnd, scalesLimit - scalesEnd)
+        if layout.zerosOffset != 0 { try requireZeros(block + zerosEnd, Int(layout.blockBytes) - zerosEnd) }
+    }
+
+    private func validateCodes(_ block: UnsafeRawPointer, _ used: Int, _ first: Int64) throws(Failure) {
+        for eighth in 0..<Int(layout.kPadded) / 8 {
+            let valid = min(max(Int(layout.k) - eighth * 8, 0), 8)
+            if valid == 8 && used == 16 { continue }
+            for lane in 0..<16 {
+                let word = codesFromLane(block.load(fromByteOffset: eighth &* 64 &+ lane &* 4, as: UInt32.self))
+                let padding = lane < used ? (valid == 8 ? 0 : word >> (4 * UInt32(valid))) : word
+                if padding != 0 { throw corrupt(row: first, "zero padding after the codes") }
+            }
+        }
+    }
+
+    private func validateParameters(_ values: UnsafeRawPointer, _ used: Int, _ first: Int64) throws(Failure) {
+        for index in 0..<Int(layout.groupCount) * 16 {
+            let value = scheme.scaleType.load(values, index)
+            let isUsed = index % 16 < used
+            if isUsed ? !value.isFinite : value.bitPattern != 0 {
+                throw corrupt(row: first, "finite scales and offsets, and zeros beyond the last row")
+            }
+            // The pieces of a long row share one scale.
+            if scheme.isPerRow && value.bitPattern != scheme.scaleType.load(values, index % 16).bitPattern {
+                throw corrupt(row: first, "one scale and offset for each row")
+            }
+        }
+    }
+
+    private func validateZeroPoints(_ values: UnsafeRawPointer, _ used: Int, _ first: Int64) throws(Failure) {
+        for index in 0..<Int(layout.groupCount) * 16 {
+            let value = values.load(fromByteOffset: index, as: UInt8.self)
+            let isRepeated = !scheme.isPerRow || value == values.load(fromByteOffset: index % 16, as: UInt8.self)
+            if value > (index % 16 < used ? 15 : 0) || !isRepeated {
+                throw corrupt(row: first, "zero points of at most 15, and zeros beyond the last row")
+            }
+        }
+    }
+
+    private func requireZeros(_ bytes: UnsafeRawPointer, _ count: Int) throws(Failure) {
+        for index in 0..<count where bytes.load(fromByteOffset: index, as: UInt8.self) != 0 {
+            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .unsigned(UInt64(bytes + index - base)), expected: "zero padding at this byte")
+        }
+    }
+
+    private func corrupt(row: Int64, _ expected: StaticString) -> Failure {
+        Failure(INT4Q_ERROR_CORRUPT, "blob", .block(row: row), expected: expected)
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// Why a call cannot be done: thrown by checks, turned into a status and the thread's error text at the C boundary.
+public struct Failure: Error {
+    public let status: int4q_status
+    public let argument: StaticString
+    public let value: FailureValue
+    public let expected: StaticString
+    /// Completes `expected`, as in "at least 64".
+    public let bound: UInt64?
+
+    public init(_ status: Int, _ argument: StaticString, _ value: FailureValue, expected: StaticString,
+                bound: UInt64? = nil) {
+        self.status = int4q_status(truncatingIfNeeded: status)
+        self.argument = argument
+        self.value = value
+        self.expected = expected
+        self.bound = bound
+    }
+}
+
+public enum FailureValue {
+    case text(StaticString)
+    case characters(UnsafePointer<CChar>)
+    case integer(Int64)
+    case unsigned(UInt64)
+    case pointer(UInt)
+    /// A number at a place in a matrix.
+    case element(row: Int64, column: Int64, Float)
+    /// The block of a blob that starts at this row.
+    case block(row: Int64)
+}
+
+extension Failure {
+    static func invalid(_ argument: StaticString, _ value: Int64, expected: StaticString, bound: UInt64? = nil) -> Failure {
+        Failure(INT4Q_ERROR_INVALID_ARGUMENT, argument, .integer(value), expected: expected, bound: bound)
+    }
+
+    /// Writes this failure where int4q_last_error() finds it.
+    public func record(function: StaticString) {
+        guard let text = i4q_thread_error() else { return }
+        text.pointee.status = status
+        text.pointee.function = UnsafeRawPointer(function.utf8Start).assumingMemoryBound(to: CChar.self)
+        text.pointee.argument = UnsafeRawPointer(argument.utf8Start).assumingMemoryBound(to: CChar.self)
+
+        let raw = UnsafeMutableRawPointer(text)
+        var valueText = TextWriter(raw, MemoryLayout<i4q_error_text>.offset(of: \.value)!, Int(I4Q_ERROR_TEXT_BYTES))
+        valueText.write(value)
+        var expectedText = TextWriter(raw, MemoryLayout<i4q_error_text>.offset(of: \.expected)!, Int(I4Q_ERROR_TEXT_BYTES))
+        write(expectedTo: &expectedText)
+        var message = TextWriter(raw, MemoryLayout<i4q_error_text>.offset(of: \.message)!, Int(I4Q_ERROR_MESSAGE_BYTES))
+        message.write(function)
+        message.write(": ")
+        message.write(argument)
+        message.write(" is ")
+        message.write(value)
+        message.write("; expected ")
+        write(expectedTo: &message)
+    }
+
+    private func write(expectedTo writer: inout TextWriter) {
+        writer.write(expected)
+        if let bound {
+            writer.write(" ")
+            writer.write(bound)
+        }
+    }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// The values of one group of codes.
+extension Scheme {
+    func decoding(scale: Float, zeroPoint: UInt8, offset: Float, codebook: UnsafePointer<Float>?) -> i4q_decoding {
+        switch kind {
+        case .symmetric: i4q_decoding(scale: scale, offset: 0, zero: 8, codebook: nil)
+        case .asymmetric: i4q_decoding(scale: scale, offset: 0, zero: Int32(zeroPoint), codebook: nil)
+        case .offset: i4q_decoding(scale: scale, offset: offset, zero: 0, codebook: nil)
+        case .codebook: i4q_decoding(scale: scale, offset: 0, zero: 0, codebook: codebook)
+        }
+    }
+}
+
+/// Decodes a run of codes into a destination of any type, through a small buffer.
+struct RunDecoder {
+    static let chunk = 256
+    let kernels: UnsafePointer<i4q_kernels>
+    let type: ElementType
+    let floats: UnsafeMutablePointer<Float>
+
+    /// `codes` starts at an even element.
+    func decode(_ decoding: i4q_decoding, _ codes: UnsafePointer<UInt8>, count: Int, into destination: UnsafeMutableRawPointer) {
+        var decoding = decoding
+        var index = 0
+        while index < count {
+            let part = min(count - index, RunDecoder.chunk)
+            kernels.pointee.decode.unsafelyUnwrapped(&decoding, codes + index / 2, Int64(part), floats)
+            kernels.pointee.store.unsafelyUnwrapped(floats, Int64(part), Int64(type.raw), destination + index * type.size)
+            index += part
+        }
+    }
+}
+
+public func dequantize(_ tensor: QuantizedTensor, into destination: Matrix, rows: Range<Int64>,
+                       _ kernels: UnsafePointer<i4q_kernels>) {
+    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4, alignment: 64) { buffer in
+        let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+        let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: floats)
+        for row in rows { dequantize(tensor, Int(row), destination.mutableRow(Int(row)), decoder) }
+    }
+}
+
+private func dequantize(_ tensor: QuantizedTensor, _ row: Int, _ destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
+    let type = tensor.scheme.scaleType
+    for group in 0..<Int(tensor.layout.groupsPerRow) {
+        let begin = group * tensor.layout.groupSize
+        let end = min(begin + tensor.layout.groupSize, Int(tensor.layout.k))
+        let index = tensor.groupIndex(row, group)
+        let decoding = tensor.scheme.decoding(scale: type.load(tensor.scales, index),
+                                              zeroPoint: tensor.zeroPoints?[index] ?? 0,
+                                              offset: tensor.offsets.map { type.load($0, index) } ?? 0,
+                                              codebook: tensor.codebook)
+        decoder.decode(decoding, tensor.codesRow(row) + begin / 2, count: end - begin,
+                       into: destination + begin * decoder.type.size)
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// What a group stores beside its codes, and how its codes are chosen. Definitions and sources: docs/quantizers.md.
+struct GroupParameters {
+    /// As stored, rounded to the scale's type.
+    var scale: Float
+    var offset: Float = 0
+    var zeroPoint: UInt8 = 0
+    /// How values become codes; nil if every value gets `onlyCode`.
+    var encoding: i4q_encoding?
+    var onlyCode: UInt8 = 0
+}
+
+/// A group's range, and where needed its first element of largest magnitude or of smallest value.
+struct GroupRange {
+    var min: Float
+    var max: Float
+    var signedLargest: Float = 0
+    var firstSmallest: Float = 0
+
+    var largestMagnitude: Float { Swift.max(max.magnitude, min.magnitude) }
+    var isConstant: Bool { min == max }
+}
+
+extension Scheme {
+    func parameters(for range: GroupRange, codebook: UnsafePointer<Float>?) -> GroupParameters {
+        switch kind {
+        case .symmetric: usesGgmlRounding ? ggmlSymmetric(range) : symmetric(range)
+        case .asymmetric: asymmetric(range)
+        case .offset: usesGgmlRounding ? ggmlOffset(range) : floatOffset(range)
+        case .codebook: table(range, codebook.unsafelyUnwrapped)
+        }
+    }
+
+    private func symmetric(_ range: GroupRange) -> GroupParameters {
+        let low: Int32 = isRestricted ? 1 : 0
+        let isSigned = scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8)
+        if range.isConstant && !isSigned && range.min != 0 {
+            // amax / 7 seldom gives the value back; the value itself as the scale does.
+            let scale = scaleType.rounded(range.min.magnitude)
+            return scale == 0 ? zeroGroup(8) : only(range.min > 0 ? 9 : 7, scale)
+        }
+        let exact: Float = if isSigned { range.signedLargest / -8 }
+            else if scaleRule == Int(INT4Q_SCALE_AMAX_7) { range.largestMagnitude / 7 }
+            else { range.largestMagnitude / 7.5 }
+        let scale = scaleType.rounded(exact)
+        return scale == 0 ? zeroGroup(8) : linear(scale, zero: 8, low: low)
+    }
+
+    private func asymmetric(_ range: GroupRange) -> GroupParameters {
+        if range.isConstant && range.min != 0 {
+            let scale = scaleType.rounded(range.min.magnitude)
+            if scale == 0 { return zeroGroup(0) }
+            return range.min > 0 ? only(1, scale) : GroupParameters(scale: scale, zeroPoint: 1, onlyCode: 0)
+        }
+        let low = min(range.min, 0), high = max(range.max, 0)
+        let scale = scaleType.rounded(fifteenth(low, high))
+        if scale == 0 { return zeroGroup(0) }
+        let zero = min(max((-low / scale).rounded(.toNearestOrEven), 0), 15)
+        var parameters = linear(scale, zero: Int32(zero), low: 0)
+        parameters.zeroPoint = UInt8(zero)
+        return parameters
+    }
+
+    private func floatOffset(_ range: GroupRange) -> GroupParameters {
+        let offset = scaleType.rounded(range.min) + 0 // a zero without a sign
+        let scale = scaleType.rounded(fifteenth(range.min, range.max))
+        var parameters = scale == 0 ? zeroGroup(0) : linear(scale, zero: 0, low: 0)
+        parameters.encoding?.offset = offset
+        parameters.offset = offset
+        return parameters
+    }
+
+    private func table(_ range: GroupRange, _ codebook: UnsafePointer<Float>) -> GroupParameters {
+        var largest: Float = 0
+        for index in 0..<16 { largest = max(largest, codebook[index].magnitude) }
+        let scale = scaleType.rounded(range.largestMagnitude / largest)
+        if scale == 0 { return zeroGroup(0) }
+        var parameters = linear(scale, zero: 0, low: 0)
+        parameters.encoding?.codebook = codebook
+        return parameters
+    }
+
+    /// ggml quantize_row_q4_0_ref: codes come from the scale before it is rounded, and half goes up.
+    private func ggmlSymmetric(_ range: GroupRange) -> GroupParameters {
+        ggml(range.signedLargest / -8, offset: 0, bias: 8.5)
+    }
+
+    /// ggml quantize_row_q4_1_ref.
+    private func ggmlOffset(_ range: GroupRange) -> GroupParameters {
+        var parameters = ggml((range.max - range.firstSmallest) / 15, offset: range.firstSmallest, bias: 0.5)
+        parameters.offset = scaleType.rounded(range.firstSmallest)
+        return parameters
+    }
+
+    private func ggml(_ exact: Float, offset: Float, bias: Float) -> GroupParameters {
+        let reciprocal = exact != 0 ? 1 / exact : 0
+        let encoding = i4q_encoding(scale: exact, offset: offset, zero: 0, low: 0, high: 15, reciprocal: reciprocal,
+                                    ggml_bias: bias, codebook: nil)
+        return GroupParameters(scale: scaleType.rounded(exact), encoding: encoding)
+    }
+
+    private func linear(_ scale: Float, zero: Int32, low: Int32) -> GroupParameters {
+        GroupParameters(scale: scale, encoding: i4q_encoding(scale: scale, offset: 0, zero: zero, low: low, high: 15,
+                                                             reciprocal: 0, ggml_bias: 0, codebook: nil))
+    }
+
+    private func only(_ code: UInt8, _ scale: Float) -> GroupParameters { GroupParameters(scale: scale, onlyCode: code) }
+
+    private func zeroGroup(_ code: UInt8) -> GroupParameters { GroupParameters(scale: 0, onlyCode: code) }
+
+    /// (high - low) / 15, also where the difference alone would overflow.
+    private func fifteenth(_ low: Float, _ high: Float) -> Float {
+        let difference = high - low
+        return difference.isFinite ? difference / 15 : Float((Double(high) - Double(low)) / 15)
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// Any processor. On x86-64 that is SSE2, which has neither a fused multiply-add nor a product of bytes; results must
+// still have the same bits as those of processors that do.
+
+#if arch(x86_64)
+/// a * b + c with one rounding. The product is exact in binary64. The sum is rounded there to odd (truncated, with the
+/// last bit set if anything was lost), after which rounding to binary32 is the only rounding: binary64 has more than
+/// twice binary32's digits plus two (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+@inline(__always)
+func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats {
+    let product = i4q_widen_f32(a) * i4q_widen_f32(b)
+    let addend = i4q_widen_f32(c)
+    let sum = product + addend
+    let back = sum - product
+    let error = (product - (sum - back)) + (addend - back)
+    return i4q_narrow_f64(roundToOdd(sum, error))
+}
+
+@inline(__always)
+private func roundToOdd(_ sum: SIMD16<Double>, _ error: SIMD16<Double>) -> SIMD16<Double> {
+    typealias Bits = SIMD16<Int64>
+    let zero = SIMD16<Double>(repeating: 0)
+    let word = unsafeBitCast(sum, to: Bits.self)
+    // All ones where something was lost upwards or downwards; NaN (sum not finite) counts as nothing lost.
+    let above = unsafeBitCast(error .> zero, to: Bits.self)
+    let below = unsafeBitCast(error .< zero, to: Bits.self)
+    let even = (word & Bits(repeating: 1)) &- Bits(repeating: 1)
+    let negative = word &>> Bits(repeating: 63)
+    // Away from zero is +1, towards it -1, whatever the sign.
+    let away = (above & ~negative) | (below & negative)
+    let towards = (above & negative) | (below & ~negative)
+    return unsafeBitCast(word &- (away & even) &+ (towards & even), to: SIMD16<Double>.self)
+}
+#else
+@inline(__always)
+func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { c.addingProduct(a, b) }
+#endif
+
+@inline(__always)
+func fusedMultiplyAdd(_ a: Float, _ b: Float, _ c: Float) -> Float {
+    fusedMultiplyAdd(Floats(repeating: a), Floats(repeating: b), Floats(repeating: c))[0]
+}
+
+/// binary16 to binary32, exactly. A subnormal is scaled up as one of binary32's own.
+@inline(__always)
+func widenHalves(_ halves: Halves) -> Floats {
+    let word = i4q_widen_u16(halves)
+    let sign = (word & Words(repeating: 0x8000)) &<< Words(repeating: 16)
+    let magnitude = (word & Words(repeating: 0x7fff)) &<< Words(repeating: 13)
+    let scaled = bits(floats(fromBits: magnitude) * Floats(repeating: 0x1p112))
+    let special = magnitude .>= Words(repeating: 0x7c00 << 13)
+    let notFinite = magnitude | Words(repeating: 0x7f80_0000)
+    return floats(fromBits: scaled.replacing(with: notFinite, where: special) | sign)
+}
+
+/// binary32 to binary16, half to even; NaN keeps the top of its payload and is made quiet, as F16C does.
+@inline(__always)
+func narrowToHalves(_ values: Floats) -> Halves {
+    let word = bits(values)
+    let magnitude = word & Words(repeating: 0x7fff_ffff)
+    let odd = (magnitude &>> Words(repeating: 13)) & Words(repeating: 1)
+    let normal = (magnitude &+ Words(repeating: 0xc800_0fff) &+ odd) &>> Words(repeating: 13)
+    // The sum with 0.5 has binary16's smallest step as its unit in the last place.
+    let subnormal = bits(floats(fromBits: magnitude) + Floats(repeating: 0.5)) &- Words(repeating: 0x3f00_0000)
+    let nan = ((magnitude &>> Words(repeating: 13)) & Words(repeating: 0x3ff)) | Words(repeating: 0x7e00)
+    let finite = normal.replacing(with: subnormal, where: magnitude .< Words(repeating: 0x3880_0000))
+    let bounded = finite.replacing(with: Words(repeating: 0x7c00), where: magnitude .>= Words(repeating: 0x4780_0000))
+    let result = bounded.replacing(with: nan, where: magnitude .> Words(repeating: 0x7f80_0000))
+    return i4q_narrow_u32(result | ((word &>> Words(repeating: 16)) & Words(repeating: 0x8000)))
+}
+
+struct LinearCodes: CodeReader {
+    @inline(__always) init(codebook: UnsafePointer<Float>?) {}
+
+    @inline(__always)
+    func values(_ words: Words, nibble: UInt32) -> Floats {
+        let code = (words &>> Words(repeating: 4 &* nibble)) & Words(repeating: 15)
+        return i4q_float_from_i32(unsafeBitCast(code, to: Ints.self) &- Ints(repeating: 8))
+    }
+}
+
+struct TableCodes: CodeReader {
+    let table: UnsafePointer<Float>
+    @inline(__always) init(codebook: UnsafePointer<Float>?) { table = codebook.unsafelyUnwrapped }
+
+    @inline(__always)
+    func values(_ words: Words, nibble: UInt32) -> Floats {
+        let code = (words &>> Words(repeating: 4 &* nibble)) & Words(repeating: 15)
+        var result = Floats(repeating: 0)
+        for lane in 0..<lanes { result[lane] = table[Int(code[lane])] }
+        return result
+    }
+}
+
+/// Products of 15 * 127 summed in 16 bits: 16 of them fit, which is what 32 values of k give each half of a lane.
+struct DotSum {
+    typealias Shorts = SIMD32<Int16>
+    static let depth = 32
+    var sum: Shorts
+
+    @inline(__always) init(_ start: Ints) { sum = Shorts(repeating: 0) }
+
+    @inline(__always)
+    static func unpack(_ packed: Words) -> InlineArray<4, Shorts> {
+        let halves = unsafeBitCast(packed, to: SIMD32<UInt16>.self)
+        let mask = SIMD32<UInt16>(repeating: 15)
+        return [
+            unsafeBitCast(halves & mask, to: Shorts.self),
+            unsafeBitCast((halves &>> SIMD32<UInt16>(repeating: 4)) & mask, to: Shorts.self),
+            unsafeBitCast((halves &>> SIMD32<UInt16>(repeating: 8)) & mask, to: Shorts.self),
+            unsafeBitCast(halves &>> SIMD32<UInt16>(repeating: 12), to: Shorts.self),
+        ]
+    }
+
+    /// x holds k0 k4 k1 k5 k2 k6 k3 k7; nibble j of a half lane is k 2j in the lower half and 2j + 1 in the upper.
+    @inline(__always)
+    mutating func add(_ codes: InlineArray<4, Shorts>, _ x: UnsafeRawPointer) {
+        sum &+= codes[0] &* DotSum.pair(x, 0, 2)
+        sum &+= codes[1] &* DotSum.pair(x, 4, 6)
+        sum &+= codes[2] &* DotSum.pair(x, 1, 3)
+        sum &+= codes[3] &* DotSum.pair(x, 5, 7)
+    }
+
+    @inline(__always)
+    private static func pair(_ x: UnsafeRawPointer, _ low: Int, _ high: Int) -> Shorts {
+        let first = UInt32(UInt16(bitPattern: Int16(x.loadUnaligned(fromByteOffset: low, as: Int8.self))))
+        let second = UInt32(UInt16(bitPattern: Int16(x.loadUnaligned(fromByteOffset: high, as: Int8.self))))
+        return unsafeBitCast(Words(repeating: first | (second &<< 16)), to: Shorts.self)
+    }
+
+    @inline(__always)
+    func total(startedFrom start: Ints) -> Ints {
+        let both = unsafeBitCast(sum, to: Ints.self)
+        let low = (both &<< Ints(repeating: 16)) &>> Ints(repeating: 16)
+        return start &+ low &+ (both &>> Ints(repeating: 16))
+    }
+}
+
+/// Shapes of register tiles: a vector of 16 lanes is four registers of SSE2 or NEON.
+enum RegisterTile {
+    static let tall = TileShape(rows: 2, blocks: 1)
+    static let middle = TileShape(rows: 2, blocks: 1)
+    static let flat = TileShape(rows: 1, blocks: 1)
+
+    @inline(__always)
+    static func runF32<Codes: CodeReader>(_ codes: Codes.Type, _ shape: TileShape, _ p: i4q_product, row: Int,
+                                          block: Int, out: UnsafeMutablePointer<Float>, outStride: Int) {
+        switch (shape.rows, shape.blocks) {
+        case (2, 1): RegisterProductF32<2, 1, Codes>.run(p, row: row, block: block, out: out, outStride: outStride)
+        default: RegisterProductF32<1, 1, Codes>.run(p, row: row, block: block, out: out, outStride: outStride)
+        }
+    }
+
+    @inline(__always)
+    static func runInt8(_ shape: TileShape, _ p: i4q_product, row: Int, block: Int,
+                        out: UnsafeMutablePointer<Float>, outStride: Int) {
+        switch (shape.rows, shape.blocks) {
+        case (2, 1): RegisterProductInt8<2, 1>.run(p, row: row, block: block, out: out, outStride: outStride)
+        default: RegisterProductInt8<1, 1>.run(p, row: row, block: block, out: out, outStride: outStride)
+        }
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// Turns a row of activations into what the tile kernels read; the layouts stand in int4q_kernels.h.
+
+/// The fixed order in which a group's 16 partial sums become one.
+@inline(__always)
+func sumLanes(_ v: Floats) -> Float {
+    let eight = v.lowHalf + v.highHalf
+    let four = eight.lowHalf + eight.highHalf
+    let two = four.lowHalf + four.highHalf
+    return two[0] + two[1]
+}
+
+func prepareF32(_ a: i4q_activations) {
+    let source = a.source.unsafelyUnwrapped
+    let prepared = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
+    let k = Int(a.k), padded = Int(a.k_padded), groupSize = Int(a.group_size)
+    let sums = prepared + Int(a.sums_offset)
+    for group in 0..<Int(a.group_count) {
+        var partial = Floats(repeating: 0)
+        var index = group &* groupSize
+        let end = min(index &+ groupSize, padded)
+        while index < end {
+            let values = loadElements(source, a.source_type, index, count: max(k &- index, 0))
+            partial += values
+            prepared.storeBytes(of: values, toByteOffset: index &* 4, as: Floats.self)
+            index &+= lanes
+        }
+        sums.storeBytes(of: sumLanes(partial), toByteOffset: group &* 4, as: Float.self)
+    }
+    zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded) &* 4, to: padded &* 4)
+}
+
+func prepareInt8(_ a: i4q_activations) {
+    let prepared = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
+    let padded = Int(a.k_padded), groupSize = Int(a.group_size)
+    for group in 0..<Int(a.group_count) {
+        let begin = group &* groupSize
+        let end = min(begin &+ groupSize, padded)
+        let step = quantizationStep(largestMagnitude(a, begin, end))
+        let sum = quantizeGroup(a, begin, end, inverse: step.inverse)
+        prepared.storeBytes(of: step.scale, toByteOffset: Int(a.scales_offset) &+ group &* 4, as: Float.self)
+        prepared.storeBytes(of: sum, toByteOffset: Int(a.sums_offset) &+ group &* 4, as: Int32.self)
+    }
+    zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded), to: padded)
+}
+
+/// The largest |x| as a bit pattern: among patterns without a sign, infinity and then NaN are the largest.
+@inline(__always)
+private func largestMagnitude(_ a: i4q_activations, _ begin: Int, _ end: Int) -> UInt32 {
+    var largest = Words(repeating: 0)
+    var index = begin
+    while index < end {
+        let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
+        let magnitude = bits(values) & Words(repeating: 0x7fff_ffff)
+        largest = largest.replacing(with: magnitude, where: magnitude .> largest)
+        index &+= lanes
+    }
+    var result: UInt32 = 0
+    for lane in 0..<lanes { result = max(result, largest[lane]) }
+    return result
+}
+
+/// The scale of a group of activations and what to multiply by. A row that is not finite gets a NaN scale, which makes
+/// its results NaN; groups below 2^-100, whose inverse could overflow, count as zeros.
+@inline(__always)
+private func quantizationStep(_ magnitudeBits: UInt32) -> (scale: Float, inverse: Float) {
+    if magnitudeBits >= 0x7f80_0000 { return (Float.nan, 0) }
+    let magnitude = Float(bitPattern: magnitudeBits)
+    if magnitude < 0x1p-100 { return (0, 0) }
+    return (magnitude / 127, 127 / magnitude)
+}
+
+@inline(__always)
+private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inverse: Float) -> Int32 {
+    let output = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
+    var sums = Ints(repeating: 0)
+    var index = begin
+    while index < end {
+        var codes = Ints(repeating: 0)
+        if inverse != 0 {
+            let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
+            codes = roundToIntegers(values * Floats(repeating: inverse))
+        }
+        sums &+= codes
+        let bytes = i4q_narrow_u32_u8(unsafeBitCast(codes, to: Words.self))
+        output.storeBytes(of: interleaveForNibbles(bytes), toByteOffset: index, as: SIMD16<UInt8>.self)
+        index &+= lanes
+    }
+    return sums.wrappedSum()
+}
+
+/// k0 k1 .. k7 -> k0 k4 k1 k5 k2 k6 k3 k7, twice: a lane's low nibbles hold k0 k4 k1 k5, its high ones k2 k6 k3 k7
+/// (see docs/blob-format.md for the order and its reason).
+@inline(__always)
+private func interleaveForNibbles(_ v: SIMD16<UInt8>) -> SIMD16<UInt8> {
+    SIMD16<UInt8>(v[0], v[4], v[1], v[5], v[2], v[6], v[3], v[7], v[8], v[12], v[9], v[13], v[10], v[14], v[11], v[15])
+}
+
+@inline(__always)
+private func zeroBytes(_ pointer: UnsafeMutableRawPointer, from: Int, to: Int) {
+    if from < to { (pointer + from).initializeMemory(as: UInt8.self, repeating: 0, count: to &- from) }
+}

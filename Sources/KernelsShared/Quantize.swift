@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// Range, encoding and decoding of a run of values. Definitions: docs/quantizers.md.
+
+func findRange(_ floats: UnsafePointer<Float>, count: Int) -> i4q_group_range {
+    let source = UnsafeRawPointer(floats)
+    let first = floats[0]
+    var low = Floats(repeating: first), high = Floats(repeating: first)
+    var largest = Words(repeating: 0)
+    var index = 0
+    while index < count {
+        var values = loadElements(source, ElementType.f32, index, count: count &- index)
+        if count &- index < lanes { values = fillTail(values, from: count &- index, with: first) }
+        let magnitude = bits(values) & Words(repeating: 0x7fff_ffff)
+        largest = largest.replacing(with: magnitude, where: magnitude .> largest)
+        low = low.replacing(with: values, where: values .< low)
+        high = high.replacing(with: values, where: values .> high)
+        index &+= lanes
+    }
+    var minimum = low[0], maximum = high[0], magnitude = largest[0]
+    for lane in 1..<lanes {
+        if low[lane] < minimum { minimum = low[lane] }
+        if high[lane] > maximum { maximum = high[lane] }
+        magnitude = max(magnitude, largest[lane])
+    }
+    let bad = magnitude >= 0x7f80_0000 ? firstNotFinite(floats, count) : -1
+    return i4q_group_range(min: minimum, max: maximum, first_not_finite: Int64(bad))
+}
+
+@inline(__always)
+private func fillTail(_ values: Floats, from count: Int, with filler: Float) -> Floats {
+    var filled = values
+    for lane in count..<lanes { filled[lane] = filler }
+    return filled
+}
+
+private func firstNotFinite(_ floats: UnsafePointer<Float>, _ count: Int) -> Int {
+    for index in 0..<count where floats[index].bitPattern & 0x7f80_0000 == 0x7f80_0000 { return index }
+    return -1
+}
+
+func encodeRun(_ e: i4q_encoding, _ floats: UnsafePointer<Float>, count: Int, _ codes: UnsafeMutablePointer<UInt8>) {
+    let source = UnsafeRawPointer(floats)
+    var index = 0
+    while index < count {
+        let left = count &- index
+        let values = loadElements(source, ElementType.f32, index, count: left)
+        let chosen = chooseCodes(e, values)
+        packNibbles(chosen, count: min(left, lanes), codes + index / 2)
+        index &+= lanes
+    }
+}
+
+@inline(__always)
+private func chooseCodes(_ e: i4q_encoding, _ values: Floats) -> Ints {
+    if let codebook = e.codebook { return nearest(values / Floats(repeating: e.scale), codebook) }
+    if e.ggml_bias != 0 {
+        let steps = ggmlSteps(values, e)
+        return clip(i4q_truncate_f32(steps), low: 0, high: 15)
+    }
+    let steps = (values - Floats(repeating: e.offset)) / Floats(repeating: e.scale)
+    // A scale that was rounded down in its type can make steps large, never useful ones: keep them where rounding works.
+    let limit = Floats(repeating: 1024)
+    let bounded = steps.replacing(with: limit, where: steps .> limit).replacing(with: -limit, where: steps .< -limit)
+    return clip(roundToIntegers(bounded) &+ Ints(repeating: e.zero), low: e.low, high: e.high)
+}
+
+/// (x - offset) * reciprocal + bias, with as many roundings as ggml's reference has.
+@inline(__always)
+private func ggmlSteps(_ values: Floats, _ e: i4q_encoding) -> Floats {
+    (values - Floats(repeating: e.offset)) * Floats(repeating: e.reciprocal) + Floats(repeating: e.ggml_bias)
+}
+
+@inline(__always)
+private func clip(_ codes: Ints, low: Int32, high: Int32) -> Ints {
+    let bottom = Ints(repeating: low), top = Ints(repeating: high)
+    return codes.replacing(with: top, where: codes .> top).replacing(with: bottom, where: codes .< bottom)
+}
+
+@inline(__always)
+private func nearest(_ values: Floats, _ codebook: UnsafePointer<Float>) -> Ints {
+    var best = Ints(repeating: 0)
+    var distance = magnitude(values - Floats(repeating: codebook[0]))
+    for code in 1..<16 {
+        let candidate = magnitude(values - Floats(repeating: codebook[code]))
+        let closer = candidate .< distance
+        best = best.replacing(with: Ints(repeating: Int32(truncatingIfNeeded: code)), where: closer)
+        distance = distance.replacing(with: candidate, where: closer)
+    }
+    return best
+}
+
+@inline(__always)
+private func magnitude(_ v: Floats) -> Floats { floats(fromBits: bits(v) & Words(repeating: 0x7fff_ffff)) }
+
+@inline(__always)
+private func packNibbles(_ codes: Ints, count: Int, _ output: UnsafeMutablePointer<UInt8>) {
+    let pairs = unsafeBitCast(codes, to: SIMD8<UInt64>.self)
+    let bytes = (pairs | (pairs &>> SIMD8<UInt64>(repeating: 28))) & SIMD8<UInt64>(repeating: 0xff)
+    if count == lanes {
+        for i in 0..<8 { output[i] = UInt8(truncatingIfNeeded: bytes[i]) }
+        return
+    }
+    for i in 0..<(count &+ 1) / 2 {
+        let byte = UInt8(truncatingIfNeeded: bytes[i])
+        output[i] = 2 &* i &+ 1 < count ? byte : byte & 0x0f
+    }
+}
+
+func decodeRun(_ d: i4q_decoding, _ codes: UnsafePointer<UInt8>, count: Int, _ floats: UnsafeMutablePointer<Float>) {
+    for index in 0..<count {
+        let byte = codes[index / 2]
+        let code = index & 1 == 0 ? byte & 0x0f : byte &>> 4
+        if let codebook = d.codebook {
+            floats[index] = d.scale * codebook[Int(code)]
+        } else {
+            // Exact: a product of 24 and 5 bits and the sum's rounding fit binary64 up to the one rounding at the end.
+            let value = Float(Int32(code) &- d.zero)
+            floats[index] = d.offset == 0 ? d.scale * value : fusedMultiplyAdd(d.scale, value, d.offset)
+        }
+    }
+}

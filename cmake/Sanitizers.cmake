@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+# INT4Q_SANITIZE=address or thread: C, C++ and Swift alike. Needs clang, whose runtime Swift's instrumentation matches.
+if(INT4Q_SANITIZE)
+  if(NOT CMAKE_C_COMPILER_ID MATCHES Clang)
+    message(FATAL_ERROR "INT4Q_SANITIZE needs clang: configure with -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++")
+  endif()
+  add_compile_options(
+    "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${INT4Q_SANITIZE};-fno-omit-frame-pointer;-g>")
+  add_link_options(-fsanitize=${INT4Q_SANITIZE})
+endif()
