@@ -96,38 +96,36 @@ struct TableCodes: CodeReader {
 
 /// Products of 15 * 127 summed in 16 bits: 16 of them fit, which is what 32 values of k give each half of a lane.
 struct DotSum {
-    typealias Shorts = SIMD32<Int16>
     static let depth = 32
-    var sum: Shorts
+    var sum: Words
 
-    @inline(__always) init(_ start: Ints) { sum = Shorts(repeating: 0) }
+    @inline(__always) init(_ start: Ints) { sum = Words(repeating: 0) }
 
     @inline(__always)
-    static func unpack(_ packed: Words) -> InlineArray<4, Shorts> {
-        let halves = unsafeBitCast(packed, to: SIMD32<UInt16>.self)
-        let mask = SIMD32<UInt16>(repeating: 15)
+    static func unpack(_ packed: Words) -> InlineArray<4, Words> {
+        let mask = Words(repeating: 0x000f_000f)
         return [
-            unsafeBitCast(halves & mask, to: Shorts.self),
-            unsafeBitCast((halves &>> SIMD32<UInt16>(repeating: 4)) & mask, to: Shorts.self),
-            unsafeBitCast((halves &>> SIMD32<UInt16>(repeating: 8)) & mask, to: Shorts.self),
-            unsafeBitCast(halves &>> SIMD32<UInt16>(repeating: 12), to: Shorts.self),
+            packed & mask,
+            (packed &>> Words(repeating: 4)) & mask,
+            (packed &>> Words(repeating: 8)) & mask,
+            (packed &>> Words(repeating: 12)) & mask,
         ]
     }
 
     /// x holds k0 k4 k1 k5 k2 k6 k3 k7; nibble j of a half lane is k 2j in the lower half and 2j + 1 in the upper.
     @inline(__always)
-    mutating func add(_ codes: InlineArray<4, Shorts>, _ x: UnsafeRawPointer) {
-        sum &+= codes[0] &* DotSum.pair(x, 0, 2)
-        sum &+= codes[1] &* DotSum.pair(x, 4, 6)
-        sum &+= codes[2] &* DotSum.pair(x, 1, 3)
-        sum &+= codes[3] &* DotSum.pair(x, 5, 7)
+    mutating func add(_ codes: InlineArray<4, Words>, _ x: UnsafeRawPointer) {
+        sum = i4q_multiply_add_i16(sum, codes[0], DotSum.pair(x, 0, 2))
+        sum = i4q_multiply_add_i16(sum, codes[1], DotSum.pair(x, 4, 6))
+        sum = i4q_multiply_add_i16(sum, codes[2], DotSum.pair(x, 1, 3))
+        sum = i4q_multiply_add_i16(sum, codes[3], DotSum.pair(x, 5, 7))
     }
 
     @inline(__always)
-    private static func pair(_ x: UnsafeRawPointer, _ low: Int, _ high: Int) -> Shorts {
+    private static func pair(_ x: UnsafeRawPointer, _ low: Int, _ high: Int) -> Words {
         let first = UInt32(UInt16(bitPattern: Int16(x.loadUnaligned(fromByteOffset: low, as: Int8.self))))
         let second = UInt32(UInt16(bitPattern: Int16(x.loadUnaligned(fromByteOffset: high, as: Int8.self))))
-        return unsafeBitCast(Words(repeating: first | (second &<< 16)), to: Shorts.self)
+        return Words(repeating: first | (second &<< 16))
     }
 
     @inline(__always)

@@ -10,6 +10,8 @@ protocol CodeReader {
 
 /// F32 mode, a register tile of `rows` x `blocks`: weights are decoded once for all rows of the tile.
 ///
+/// Running totals stay in the output, in memory, so that the registers belong to the group's own sums.
+///
 /// The order of operations is part of the contract (docs/numerics.md): per group one chain of fused multiply-adds over
 /// k, then the zero point's share, then the scale. Every lane is one output, so no lane is ever summed with another.
 enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
@@ -25,7 +27,7 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let xStride = Int(p.prepared_row_bytes), blockBytes = Int(p.block_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        var totals = zeros()
+        let totals = TotalsInMemory<rows, blocks>(zeroing: out, stride: outStride)
         for group in 0..<Int(p.group_count) {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
@@ -35,9 +37,8 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
                 accumulate(&dots, codes, weights + k &* 8, blockBytes, x + k &* 4, xStride)
                 k &+= codeRowDepth
             }
-            finish(&totals, &dots, p, group, weights, x)
+            finish(totals, dots, p, group, weights, x)
         }
-        store(totals, out, outStride)
     }
 
     /// Eight values of k.
@@ -70,13 +71,13 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
     }
 
     @inline(__always)
-    private static func finish(_ totals: inout Accumulators, _ dots: inout Accumulators, _ p: i4q_product,
+    private static func finish(_ totals: TotalsInMemory<rows, blocks>, _ dots: Accumulators, _ p: i4q_product,
                                _ group: Int, _ weights: UnsafeRawPointer, _ x: UnsafeRawPointer) {
         for b in 0..<blocks {
             let block = weights + b &* Int(p.block_bytes)
             let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
             if p.kind == Kind.symmetric || p.kind == Kind.codebook {
-                for r in 0..<rows { totals[r][b] = fusedMultiplyAdd(scale, dots[r][b], totals[r][b]) }
+                for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r][b], totals[r, b]) }
                 continue
             }
             let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
@@ -85,27 +86,36 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
                 for r in 0..<rows {
                     let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
                     let dot = fusedMultiplyAdd(shift, sum, dots[r][b])
-                    totals[r][b] = fusedMultiplyAdd(scale, dot, totals[r][b])
+                    totals[r, b] = fusedMultiplyAdd(scale, dot, totals[r, b])
                 }
             } else {
                 let offset = centredOffset(p, block, group, scale)
                 for r in 0..<rows {
                     let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                    let total = fusedMultiplyAdd(scale, dots[r][b], totals[r][b])
-                    totals[r][b] = fusedMultiplyAdd(offset, sum, total)
+                    let total = fusedMultiplyAdd(scale, dots[r][b], totals[r, b])
+                    totals[r, b] = fusedMultiplyAdd(offset, sum, total)
                 }
             }
         }
     }
+}
+
+/// The running totals of a register tile, where its results will stand.
+struct TotalsInMemory<let rows: Int, let blocks: Int> {
+    private let base: UnsafeMutableRawPointer
+    private let rowBytes: Int
 
     @inline(__always)
-    private static func store(_ totals: Accumulators, _ out: UnsafeMutablePointer<Float>, _ outStride: Int) {
-        let raw = UnsafeMutableRawPointer(out)
-        for r in 0..<rows {
-            for b in 0..<blocks {
-                raw.storeBytes(of: totals[r][b], toByteOffset: (r &* outStride &+ b &* lanes) &* 4, as: Floats.self)
-            }
-        }
+    init(zeroing out: UnsafeMutablePointer<Float>, stride: Int) {
+        base = UnsafeMutableRawPointer(out)
+        rowBytes = stride &* 4
+        for r in 0..<rows { for b in 0..<blocks { self[r, b] = Floats(repeating: 0) } }
+    }
+
+    @inline(__always)
+    subscript(row: Int, block: Int) -> Floats {
+        get { base.load(fromByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
+        nonmutating set { base.storeBytes(of: newValue, toByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
     }
 }
 

@@ -4,7 +4,7 @@ import CInt4QShims
 /// INT8 mode, a register tile of `rows` x `blocks`. Each group's dot product is an exact int32, so instruction sets are
 /// free in how they get it; the floats after it have one order (docs/numerics.md).
 enum RegisterProductInt8<let rows: Int, let blocks: Int> {
-    typealias Totals = InlineArray<rows, InlineArray<blocks, Floats>>
+    typealias Totals = TotalsInMemory<rows, blocks>
     typealias Dots = InlineArray<rows, InlineArray<blocks, Ints>>
 
     @inline(never)
@@ -12,7 +12,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int> {
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        var totals = Totals(repeating: .init(repeating: Floats(repeating: 0)))
+        let totals = Totals(zeroing: out, stride: outStride)
         for group in 0..<Int(p.group_count) {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
@@ -23,13 +23,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int> {
                 accumulate(&dots, p, weights + k &* 8, x + k, codeRows: count / codeRowDepth)
                 k &+= count
             }
-            finish(&totals, dots, p, group, weights, x)
-        }
-        let raw = UnsafeMutableRawPointer(out)
-        for r in 0..<rows {
-            for b in 0..<blocks {
-                raw.storeBytes(of: totals[r][b], toByteOffset: (r &* outStride &+ b &* lanes) &* 4, as: Floats.self)
-            }
+            finish(totals, dots, p, group, weights, x)
         }
     }
 
@@ -76,7 +70,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int> {
     }
 
     @inline(__always)
-    private static func finish(_ totals: inout Totals, _ dots: Dots, _ p: i4q_product, _ group: Int,
+    private static func finish(_ totals: Totals, _ dots: Dots, _ p: i4q_product, _ group: Int,
                                _ weights: UnsafeRawPointer, _ x: UnsafeRawPointer) {
         let xStride = Int(p.prepared_row_bytes)
         let xScales = x + (Int(p.prepared_scales_offset) &+ group &* 4)
@@ -85,7 +79,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int> {
             let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
             for r in 0..<rows {
                 let both = scale * Floats(repeating: xScales.float(r &* xStride))
-                totals[r][b] = fusedMultiplyAdd(i4q_float_from_i32(dots[r][b]), both, totals[r][b])
+                totals[r, b] = fusedMultiplyAdd(i4q_float_from_i32(dots[r][b]), both, totals[r, b])
             }
             if p.kind == Kind.offset {
                 let offset = centredOffset(p, block, group, scale)
@@ -93,7 +87,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int> {
                 for r in 0..<rows {
                     let both = offset * Floats(repeating: xScales.float(r &* xStride))
                     let sum = Floats(repeating: Float(sums.int32(r &* xStride)))
-                    totals[r][b] = fusedMultiplyAdd(sum, both, totals[r][b])
+                    totals[r, b] = fusedMultiplyAdd(sum, both, totals[r, b])
                 }
             }
         }

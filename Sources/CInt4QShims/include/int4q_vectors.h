@@ -20,7 +20,6 @@ typedef int32_t i4q_i32x16 __attribute__((ext_vector_type(16)));
 typedef uint32_t i4q_u32x16 __attribute__((ext_vector_type(16)));
 typedef uint16_t i4q_u16x16 __attribute__((ext_vector_type(16)));
 typedef uint8_t i4q_u8x16 __attribute__((ext_vector_type(16)));
-typedef int16_t i4q_i16x32 __attribute__((ext_vector_type(32)));
 
 /* Conversions; to float and to integers as C converts (ties to even; integers truncate). */
 I4Q_VECTOR i4q_f64x16 i4q_widen_f32(i4q_f32x16 v) { return __builtin_convertvector(v, i4q_f64x16); }
@@ -31,6 +30,12 @@ I4Q_VECTOR i4q_u32x16 i4q_widen_u16(i4q_u16x16 v) { return __builtin_convertvect
 I4Q_VECTOR i4q_u16x16 i4q_narrow_u32(i4q_u32x16 v) { return __builtin_convertvector(v, i4q_u16x16); }
 I4Q_VECTOR i4q_u32x16 i4q_widen_u8(i4q_u8x16 v) { return __builtin_convertvector(v, i4q_u32x16); }
 I4Q_VECTOR i4q_u8x16 i4q_narrow_u32_u8(i4q_u32x16 v) { return __builtin_convertvector(v, i4q_u8x16); }
+
+/* sum + a * b in 32 lanes of 16 bits, two in each lane of 32; wraps around. (Swift's SIMD32 compiles to loops.) */
+I4Q_VECTOR i4q_u32x16 i4q_multiply_add_i16(i4q_u32x16 sum, i4q_u32x16 a, i4q_u32x16 b) {
+    typedef uint16_t u16x32 __attribute__((ext_vector_type(32)));
+    return (i4q_u32x16)((u16x32)sum + (u16x32)a * (u16x32)b);
+}
 
 #if defined(__AVX2__)
 I4Q_VECTOR __m256 i4q_avx2_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
