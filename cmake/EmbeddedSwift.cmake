@@ -1,31 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-# Swift modules compiled in Embedded mode: no runtime library, whole module at once, one object each.
+# Swift modules compiled in Embedded mode: no runtime library, the whole module at once, one object.
+#
+# Done with commands of our own, since CMake's Swift support always compiles with several code generation threads. Those
+# make one object per source, of which only the first honours -function-sections: the linker could then not drop what is
+# unused, such as hashing, which needs arc4random_buf and with it glibc 2.36.
 
-set(CMAKE_Swift_COMPILATION_MODE wholemodule)
+find_program(INT4Q_SWIFTC swiftc REQUIRED DOC "The Swift compiler, 6.3 or later")
+execute_process(COMMAND ${INT4Q_SWIFTC} --version OUTPUT_VARIABLE int4q_swift_version ERROR_QUIET)
+string(REGEX MATCH "Swift version ([0-9.]+)" _ "${int4q_swift_version}")
+set(INT4Q_SWIFT_VERSION ${CMAKE_MATCH_1})
+if(INT4Q_SWIFT_VERSION VERSION_LESS 6.3)
+  message(FATAL_ERROR "libint4q needs Swift 6.3 or later (for @c @implementation); ${INT4Q_SWIFTC} is ${INT4Q_SWIFT_VERSION}")
+endif()
+
 set(INT4Q_SWIFT_TARGET ${CMAKE_SYSTEM_PROCESSOR}-unknown-linux-gnu)
+set(int4q_swift_flags
+  -enable-experimental-feature Embedded -wmo -parse-as-library -warnings-as-errors -Xfrontend -function-sections
+  -I ${PROJECT_SOURCE_DIR}/include -I ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include)
 
-# int4q_add_swift_module(NAME [KERNELS] [machine flags...]): an OBJECT library from Sources/NAME/*.swift. KERNELS also
-# compiles Sources/KernelsShared into it, without checks: kernels' arguments have been checked. The flags go to the clang
-# importer, which sets Swift's own code generation too.
-function(int4q_add_swift_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "KERNELS" "" "")
+# int4q_swift_object(OBJECT NAME [KERNELS] [TARGET triple] [IMPORTS modules...] [MACHINE flags...]): sets the variable OBJECT
+# to the object file of Sources/NAME/*.swift. KERNELS also compiles Sources/KernelsShared into it, without checks:
+# kernels' arguments have been checked. MACHINE flags go to the clang importer, which sets Swift's code generation too.
+function(int4q_swift_object object name)
+  cmake_parse_arguments(PARSE_ARGV 2 arg "KERNELS" "TARGET" "IMPORTS;MACHINE")
+  if(NOT arg_TARGET)
+    set(arg_TARGET ${INT4Q_SWIFT_TARGET})
+  endif()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/Sources/${name}/*.swift)
+  set(flags ${int4q_swift_flags} -target ${arg_TARGET} -module-name ${name})
   if(arg_KERNELS)
     list(FILTER sources EXCLUDE REGEX /Shared/) # a link, for SwiftPM
     file(GLOB shared CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/Sources/KernelsShared/*.swift)
     list(APPEND sources ${shared})
+    list(APPEND flags -Ounchecked)
+  else()
+    list(APPEND flags -O)
   endif()
-  add_library(${name} OBJECT ${sources})
-  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON Swift_MODULE_NAME ${name})
-  target_include_directories(${name} PRIVATE
-    ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include ${CMAKE_CURRENT_BINARY_DIR})
-  target_compile_options(${name} PRIVATE
-    "SHELL:-enable-experimental-feature Embedded" "SHELL:-target ${INT4Q_SWIFT_TARGET}" -parse-as-library "SHELL:-Xfrontend -function-sections"
-    "SHELL:-Xcc -fvisibility=hidden" -warnings-as-errors "$<$<NOT:$<CONFIG:Debug>>:-O>" $<$<BOOL:${arg_KERNELS}>:-Ounchecked>)
-  foreach(flag IN LISTS arg_UNPARSED_ARGUMENTS)
-    target_compile_options(${name} PRIVATE "SHELL:-Xcc ${flag}")
+  foreach(flag IN LISTS arg_MACHINE)
+    list(APPEND flags -Xcc ${flag})
   endforeach()
   if(INT4Q_SANITIZE)
-    target_compile_options(${name} PRIVATE -sanitize=${INT4Q_SANITIZE} -g)
+    list(APPEND flags -sanitize=${INT4Q_SANITIZE} -g)
   endif()
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.h
+    ${PROJECT_SOURCE_DIR}/include/module.modulemap ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include/*)
+  set(folder ${CMAKE_CURRENT_BINARY_DIR}/swift-${arg_TARGET})
+  set(imports ${arg_IMPORTS})
+  list(TRANSFORM imports REPLACE "(.+)" "${folder}/\\1.o")
+  set(result ${folder}/${name}.o)
+  add_custom_command(
+    OUTPUT ${result}
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${folder}
+    COMMAND ${INT4Q_SWIFTC} ${flags} -I ${folder} -emit-module -emit-module-path ${folder}/${name}.swiftmodule
+            -c ${sources} -o ${result}
+    DEPENDS ${sources} ${headers} ${imports}
+    COMMENT "Compiling Swift module ${name} for ${arg_TARGET}" VERBATIM COMMAND_EXPAND_LISTS)
+  set(${object} ${result} PARENT_SCOPE)
 endfunction()
