@@ -56,8 +56,10 @@ func encodeRun(_ e: i4q_encoding, _ floats: UnsafePointer<Float>, count: Int, _ 
 private func chooseCodes(_ e: i4q_encoding, _ values: Floats) -> Ints {
     if let codebook = e.codebook { return nearest(values / Floats(repeating: e.scale), codebook) }
     if e.ggml_bias != 0 {
-        let steps = ggmlSteps(values, e)
-        return clip(i4q_truncate_f32(steps), low: 0, high: 15)
+        // The reciprocal of a subnormal scale is infinite; ggml's conversion then gives 0.
+        let steps = magnitude(ggmlSteps(values, e))
+        let usable = steps .< Floats(repeating: 1024)
+        return clip(i4q_truncate_f32(Floats(repeating: 0).replacing(with: steps, where: usable)), low: 0, high: 15)
     }
     let steps = (values - Floats(repeating: e.offset)) / Floats(repeating: e.scale)
     // A scale that was rounded down in its type can make steps large, never useful ones: keep them where rounding works.
@@ -66,7 +68,8 @@ private func chooseCodes(_ e: i4q_encoding, _ values: Floats) -> Ints {
     return clip(roundToIntegers(bounded) &+ Ints(repeating: e.zero), low: e.low, high: e.high)
 }
 
-/// (x - offset) * reciprocal + bias, with as many roundings as ggml's reference has.
+/// (x - offset) * reciprocal + bias, rounded after each operation as ggml's reference is. Never below zero by more than
+/// rounding: the offset is the smallest value, or the bias above the largest negative step.
 @inline(__always)
 private func ggmlSteps(_ values: Floats, _ e: i4q_encoding) -> Floats {
     (values - Floats(repeating: e.offset)) * Floats(repeating: e.reciprocal) + Floats(repeating: e.ggml_bias)

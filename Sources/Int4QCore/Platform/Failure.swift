@@ -21,7 +21,7 @@ public struct Failure: Error {
     }
 }
 
-public enum FailureValue {
+public enum FailureValue: @unchecked Sendable {
     case text(StaticString)
     case characters(UnsafePointer<CChar>)
     case integer(Int64)

@@ -83,9 +83,11 @@ extension Scheme {
         return parameters
     }
 
-    /// ggml quantize_row_q4_0_ref: codes come from the scale before it is rounded, and half goes up.
+    /// ggml quantize_row_q4_0_ref: codes come from the scale before it is rounded, and half goes up. Zeros of either
+    /// sign give it a scale of -0.
     private func ggmlSymmetric(_ range: GroupRange) -> GroupParameters {
-        ggml(range.signedLargest / -8, offset: 0, bias: 8.5)
+        let largest = range.signedLargest == 0 ? 0 : range.signedLargest
+        return ggml(largest / -8, offset: 0, bias: 8.5)
     }
 
     /// ggml quantize_row_q4_1_ref.
