@@ -6,5 +6,5 @@ if(INT4Q_SANITIZE)
   endif()
   add_compile_options(
     "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${INT4Q_SANITIZE};-fno-omit-frame-pointer;-g>")
-  add_link_options(-fsanitize=${INT4Q_SANITIZE})
+  add_link_options(-fsanitize=${INT4Q_SANITIZE} -fuse-ld=lld) # lld comes with Swift; gold cannot export the runtime
 endif()

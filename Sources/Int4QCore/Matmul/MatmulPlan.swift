@@ -60,6 +60,7 @@ public struct MatmulPlan {
         workersOffset = Int64(try row.times(UInt64(shape.m)).value)
         workerBytes = rowsPerTile * blocksPerTile * 64
         _ = try CheckedSize(UInt64(workerBytes), "desc.m").times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
+        _ = try CheckedSize(UInt64(rowTiles), "desc.m").times(UInt64(blockTiles))
     }
 
     /// Few rows: wide tiles of several streams, but at least eight for each worker. Many rows: 64 columns, which leaves

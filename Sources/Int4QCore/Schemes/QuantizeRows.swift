@@ -14,12 +14,12 @@ public struct RowQuantizer {
 
     public static func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>,
                                 _ kernels: UnsafePointer<i4q_kernels>) throws(Failure) {
-        let storage = withUnsafeTemporaryAllocation(byteCount: chunk * 4, alignment: 64) { buffer in
+        let failure = withUnsafeTemporaryAllocation(byteCount: chunk * 4, alignment: 64) { buffer in
             let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
             let quantizer = RowQuantizer(tensor: tensor, source: source, kernels: kernels, floats: floats)
             return quantizer.run(rows)
         }
-        if let storage { throw storage }
+        if let failure { throw failure }
     }
 
     private func run(_ rows: Range<Int64>) -> Failure? {
