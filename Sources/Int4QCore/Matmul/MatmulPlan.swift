@@ -46,8 +46,8 @@ public struct MatmulPlan {
         scaleType = Int64(shape.scheme.scaleType.raw)
 
         let codeBytes: UInt64 = shape.mode == .f32 ? 4 : 1
-        let codes = try CheckedSize(UInt64(layout.kPadded), "desc.k").times(codeBytes)
-        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k").times(4)
+        let codes = try CheckedSize(UInt64(layout.kPadded), "desc.k", argument: layout.k).times(codeBytes)
+        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k", argument: layout.k).times(4)
         let scales = shape.mode == .f32 ? 0 : groups.value
         let row = try codes.plus(scales).plus(groups.value).roundedUp(to: 64)
         preparedRowBytes = Int64(row.value)
@@ -57,10 +57,10 @@ public struct MatmulPlan {
 
         rowsPerTile = min(shape.m, MatmulPlan.longestTile)
         blocksPerTile = MatmulPlan.blocksPerTile(m: shape.m, blocks: layout.blockCount, workers: Int64(shape.workerCount))
-        workersOffset = Int64(try row.times(UInt64(shape.m)).value)
+        workersOffset = Int64(try CheckedSize(UInt64(shape.m), "desc.m").times(row.value).value)
         workerBytes = rowsPerTile * blocksPerTile * 64
-        _ = try CheckedSize(UInt64(workerBytes), "desc.m").times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
-        _ = try CheckedSize(UInt64(rowTiles), "desc.m").times(UInt64(blockTiles))
+        _ = try CheckedSize(UInt64(workerBytes), "desc.m", argument: m).times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
+        _ = try CheckedSize(UInt64(rowTiles), "desc.m", argument: m).times(UInt64(blockTiles))
     }
 
     /// Few rows: wide tiles of several streams, but at least eight for each worker. Many rows: 64 columns, which leaves

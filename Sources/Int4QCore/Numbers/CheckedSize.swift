@@ -5,11 +5,17 @@ import CInt4Q
 public struct CheckedSize {
     public let value: UInt64
     private let name: StaticString
+    private let argument: UInt64
 
-    /// `name` is the argument to blame if the size gets too large.
-    public init(_ value: UInt64, _ name: StaticString) {
+    /// `name` is the argument to blame if the size gets too large, and `argument` its value, if that is not `value`.
+    public init(_ value: UInt64, _ name: StaticString, argument: Int64? = nil) {
+        self.init(value, name, argument.map { UInt64($0) } ?? value)
+    }
+
+    private init(_ value: UInt64, _ name: StaticString, _ argument: UInt64) {
         self.value = value
         self.name = name
+        self.argument = argument
     }
 
     public func times(_ factor: UInt64) throws(Failure) -> CheckedSize {
@@ -25,13 +31,13 @@ public struct CheckedSize {
     /// The next multiple of `multiple`, a power of two.
     public func roundedUp(to multiple: UInt64) throws(Failure) -> CheckedSize {
         let raised = try plus(multiple - 1)
-        return CheckedSize(raised.value & ~(multiple - 1), name)
+        return CheckedSize(raised.value & ~(multiple - 1), name, argument)
     }
 
     private func checked(_ result: UInt64, _ overflow: Bool) throws(Failure) -> CheckedSize {
         if overflow || result > UInt64(Int64.max) {
-            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, name, .unsigned(value), expected: "sizes that fit in 63 bits")
+            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, name, .unsigned(argument), expected: "sizes that fit in 63 bits")
         }
-        return CheckedSize(result, name)
+        return CheckedSize(result, name, argument)
     }
 }

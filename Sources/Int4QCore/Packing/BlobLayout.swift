@@ -40,19 +40,19 @@ public struct BlobLayout {
         groupCount = (k - 1) / groupSize + 1
         blockCount = (n - 1) / BlobLayout.blockRows + 1
 
-        let codes = try CheckedSize(UInt64(kPadded), "k").times(8)
-        let scales = try CheckedSize(UInt64(groupCount), "k").times(16 * UInt64(scheme.scaleType.size)).roundedUp(to: 64)
+        let codes = try CheckedSize(UInt64(kPadded), "k", argument: k).times(8)
+        let scales = try CheckedSize(UInt64(groupCount), "k", argument: k).times(16 * UInt64(scheme.scaleType.size)).roundedUp(to: 64)
         let zerosSize = BlobLayout.zerosSize(scheme)
-        let zeros = try CheckedSize(UInt64(groupCount), "k").times(16 * zerosSize).roundedUp(to: 64)
+        let zeros = try CheckedSize(UInt64(groupCount), "k", argument: k).times(16 * zerosSize).roundedUp(to: 64)
         scalesOffset = codes.value
         zerosOffset = zerosSize == 0 ? 0 : try codes.plus(scales.value).value
         let block = try codes.plus(scales.value).plus(zeros.value)
         blockBytes = block.value
 
         checksumsOffset = BlobLayout.headerBytes
-        let checksums = try CheckedSize(UInt64(blockCount), "n").times(8).roundedUp(to: 64)
+        let checksums = try CheckedSize(UInt64(blockCount), "n", argument: n).times(8).roundedUp(to: 64)
         blocksOffset = try checksums.plus(checksumsOffset).value
-        totalBytes = try block.times(UInt64(blockCount)).plus(blocksOffset).value
+        totalBytes = try CheckedSize(UInt64(blockCount), "n", argument: n).times(block.value).plus(blocksOffset).value
     }
 
     /// Bytes of a zero point or offset.

@@ -22,8 +22,8 @@ public struct TensorLayout {
         groupSize = Int(size)
         groupsPerRow = (k - 1) / size + 1
         codesRowBytes = UInt64((k - 1) / 2 + 1)
-        codesBytes = try CheckedSize(codesRowBytes, "k").times(UInt64(n)).value
-        let groups = try CheckedSize(UInt64(groupsPerRow), "n").times(UInt64(n))
+        codesBytes = try CheckedSize(UInt64(n), "n").times(codesRowBytes).value
+        let groups = try CheckedSize(UInt64(n), "n").times(UInt64(groupsPerRow))
         scalesBytes = try groups.times(UInt64(scheme.scaleType.size)).value
         zeroPointsBytes = scheme.kind == .asymmetric ? groups.value : 0
         offsetsBytes = scheme.kind == .offset ? scalesBytes : 0
