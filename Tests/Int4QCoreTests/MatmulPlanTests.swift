@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+import Int4Q
+import XCTest
+
+@testable import Int4QCore
+
+final class MatmulPlanTests: XCTestCase {
+    private let symmetric = rawScheme(INT4Q_KIND_SYMMETRIC, scale: INT4Q_TYPE_F16)
+
+    private func plan(_ desc: int4q_matmul_desc) throws -> MatmulPlan { try MatmulPlan(MatmulShape(desc)) }
+
+    private func publicPlan(_ desc: int4q_matmul_desc) -> int4q_matmul_plan {
+        var desc = desc, plan = int4q_matmul_plan()
+        XCTAssertEqual(int4q_matmul_plan_init(&desc, &plan), int4q_status(INT4Q_OK))
+        return plan
+    }
+
+    // MARK: Cutting
+
+    func testTilesOfManyShapesCoverTheResultExactly() throws {
+        for m: Int64 in [1, 2, 8, 9, 127, 128, 129, 1000, 100_000] {
+            for n: Int64 in [1, 15, 16, 17, 64, 65, 1000, 1024, 65536, 1 << 40] {
+                for workers: UInt32 in [1, 2, 7, 64, 1024] {
+                    let p = try plan(description(m: m, n: n, k: 64, scheme: symmetric, workers: workers))
+                    let name = "m \(m), n \(n), \(workers) workers"
+                    assertCut(m, into: p.rowTiles, of: p.rowsInTile, name)
+                    assertCut(n, into: p.blockTiles, of: p.columnsInTile, name)
+                    assertCut(m, into: p.prepareCount, of: p.rowsPerPrepare, name)
+                    XCTAssertEqual(p.columnsInTile % 16, 0, name)
+                    XCTAssertEqual(p.tileCount, p.rowTiles * p.blockTiles, name)
+                }
+            }
+        }
+    }
+
+    /// `count` pieces of `size` reach the end, and one less does not.
+    private func assertCut(_ total: Int64, into count: Int64, of size: Int64, _ name: String) {
+        XCTAssertGreaterThanOrEqual(count * size, total, name)
+        XCTAssertLessThan((count - 1) * size, total, name)
+    }
+
+    /// Runs one tile after the other and looks which outputs each one wrote.
+    func testEachOutputIsWrittenByExactlyOneTile() throws {
+        let shapes: [(m: Int64, n: Int64, workers: UInt32)] = [
+            (1, 1, 1), (1, 17, 1), (3, 600, 1), (8, 64, 2), (9, 65, 1), (128, 16, 1), (129, 130, 3), (300, 200, 2),
+        ]
+        for (m, n, workers) in shapes {
+            for mode in [INT4Q_MODE_F32, INT4Q_MODE_INT8] {
+                let product = TestProduct(description(mode: mode, m: m, n: n, k: 16, scheme: symmetric, workers: workers))
+                let written = product.countWrites()
+                XCTAssertEqual(written.tiles, product.plan.tile_count)
+                XCTAssertTrue(written.counts.allSatisfy { $0 == 1 }, "m \(m), n \(n), mode \(mode): \(Set(written.counts))")
+            }
+        }
+    }
+
+    func testFewRowsMakeWideTilesAndManyRowsTallOnes() throws {
+        func tile(_ m: Int64, _ n: Int64, _ workers: UInt32) throws -> [Int64] {
+            let p = try plan(description(m: m, n: n, k: 64, scheme: symmetric, workers: workers))
+            return [p.rowsInTile, p.columnsInTile, p.tileCount]
+        }
+        XCTAssertEqual(try tile(1, 65536, 4), [1, 1024, 64]) // 4096 blocks / 32 = 128, cut to 64 blocks
+        XCTAssertEqual(try tile(1, 65536, 16), [1, 512, 128]) // 4096 / 128 = 32 blocks
+        XCTAssertEqual(try tile(8, 1024, 1), [8, 128, 8]) // 64 / 8 = 8 blocks
+        XCTAssertEqual(try tile(8, 100, 2), [8, 64, 2]) // at least four blocks
+        XCTAssertEqual(try tile(2, 20, 2), [2, 32, 1]) // of which there are two
+        XCTAssertEqual(try tile(1000, 4096, 4), [128, 64, 8 * 64])
+    }
+
+    // MARK: Scratch
+
+    func testPreparedFloatsAreFollowedByTheSumsOfTheirGroups() throws {
+        let p = try plan(description(m: 3, n: 100, k: 100, scheme: symmetric, workers: 2))
+        // 128 floats and 4 sums: 528 bytes, padded to 576.
+        XCTAssertEqual([p.preparedRowBytes, p.preparedSumsOffset], [576, 512])
+        XCTAssertEqual(p.rowsPerPrepare, 128)
+        // A worker's tile: 3 rows of 4 blocks of 64 bytes.
+        XCTAssertEqual([p.workersOffset, p.workerBytes], [3 * 576, 768])
+        XCTAssertEqual(p.scratchBytes(workers: 2), 1728 + 2 * 768)
+    }
+
+    func testPreparedBytesAreFollowedByScalesAndSums() throws {
+        let p = try plan(description(mode: INT4Q_MODE_INT8, m: 3, n: 100, k: 100, scheme: symmetric, workers: 2))
+        // 128 bytes, 4 scales and 4 sums: 160 bytes, padded to 192.
+        XCTAssertEqual([p.preparedRowBytes, p.preparedScalesOffset, p.preparedSumsOffset], [192, 128, 144])
+        XCTAssertEqual(p.scratchBytes(workers: 2), 3 * 192 + 2 * 768)
+    }
+
+    func testLongRowsArePreparedOneByOne() throws {
+        XCTAssertEqual(try plan(description(m: 7, n: 16, k: 16384, scheme: symmetric)).prepareCount, 7)
+        XCTAssertEqual(try plan(description(m: 7, n: 16, k: 16385, scheme: symmetric)).prepareCount, 7)
+        XCTAssertEqual(try plan(description(m: 7, n: 16, k: 8192, scheme: symmetric)).prepareCount, 4)
+    }
+
+    func testScratchBeyond63BitsIsRefused() {
+        for m: Int64 in [1 << 58, .max] {
+            assertFails(INT4Q_ERROR_SIZE_OVERFLOW, "desc.m") { try plan(description(m: m, n: 16, k: 1024, scheme: symmetric)) }
+        }
+    }
+
+    func testMoreTilesThan63BitsAreRefused() {
+        assertFails(INT4Q_ERROR_SIZE_OVERFLOW, "desc.m") {
+            try plan(description(m: 1 << 50, n: 1 << 50, k: 16, scheme: symmetric))
+        }
+    }
+
+    // MARK: As the caller holds it
+
+    func testAPlanIsReadAsItWasWritten() throws {
+        let desc = description(mode: INT4Q_MODE_INT8, m: 77, n: 333, k: 555, scheme: symmetric, workers: 5)
+        let made = try plan(desc)
+        var held = publicPlan(desc)
+        XCTAssertEqual(held.scratch_bytes, made.scratchBytes(workers: 5))
+        XCTAssertEqual(held.prepare_count, made.prepareCount)
+        XCTAssertEqual(held.tile_count, made.tileCount)
+        XCTAssertEqual(held.worker_count, 5)
+        XCTAssertEqual(held.reserved, 0)
+        let read = try MatmulPlan(&held)
+        XCTAssertEqual([read.mode, read.m, read.n, read.k], [Int64(INT4Q_MODE_INT8), 77, 333, 555])
+        XCTAssertEqual([read.kind, read.groupSizeField, read.scaleType],
+                       [Int64(INT4Q_KIND_SYMMETRIC), 32, Int64(INT4Q_TYPE_F16)])
+        XCTAssertEqual(withUnsafeBytes(of: read) { Array($0) }, withUnsafeBytes(of: made) { Array($0) })
+    }
+
+    func testThePlanOfADescriptionHasAlwaysTheSameBytes() {
+        let desc = description(m: 5, n: 40, k: 70, scheme: symmetric)
+        let first = publicPlan(desc), second = publicPlan(desc)
+        XCTAssertEqual(withUnsafeBytes(of: first) { Array($0) }, withUnsafeBytes(of: second) { Array($0) })
+    }
+
+    func testEveryFlippedBitIsDetected() {
+        var plan = publicPlan(description(m: 5, n: 40, k: 70, scheme: symmetric))
+        var args = int4q_matmul_args()
+        args.struct_size = UInt32(MemoryLayout<int4q_matmul_args>.stride)
+        let bits = MemoryLayout<int4q_matmul_plan>.stride * 8
+        XCTAssertEqual(bits, 296 * 8)
+        var all = Comparisons()
+        for bit in 0..<bits {
+            withUnsafeMutableBytes(of: &plan) { $0[bit / 8] ^= 1 << (bit % 8) }
+            let expected = bit < 32 ? INT4Q_ERROR_STRUCT_SIZE : INT4Q_ERROR_CORRUPT
+            all.expectEqual(Int(int4q_matmul_prepare(&plan, &args, 0, 1)), expected, "bit \(bit)")
+            withUnsafeMutableBytes(of: &plan) { $0[bit / 8] ^= 1 << (bit % 8) }
+        }
+        all.assertAllHeld(atLeast: bits)
+        XCTAssertNoThrow(try MatmulPlan(&plan))
+    }
+
+    // MARK: Descriptions
+
+    func testEachWrongFieldOfADescriptionIsNamed() {
+        let good = description(m: 1, n: 1, k: 1, scheme: symmetric)
+        let wrong: [(String, Int, (inout int4q_matmul_desc) -> Void)] = [
+            ("desc.struct_size", INT4Q_ERROR_STRUCT_SIZE, { $0.struct_size -= 1 }),
+            ("desc.reserved", INT4Q_ERROR_INVALID_ARGUMENT, { $0.reserved = 1 }),
+            ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 3 }),
+            ("desc.m", INT4Q_ERROR_INVALID_ARGUMENT, { $0.m = 0 }),
+            ("desc.n", INT4Q_ERROR_INVALID_ARGUMENT, { $0.n = -1 }),
+            ("desc.k", INT4Q_ERROR_INVALID_ARGUMENT, { $0.k = 0 }),
+            ("scheme.kind", INT4Q_ERROR_INVALID_ARGUMENT, { $0.scheme.kind = 9 }),
+            ("desc.x_type", INT4Q_ERROR_INVALID_ARGUMENT, { $0.x_type = 0 }),
+            ("desc.y_type", INT4Q_ERROR_INVALID_ARGUMENT, { $0.y_type = 4 }),
+            ("desc.worker_count", INT4Q_ERROR_INVALID_ARGUMENT, { $0.worker_count = 0 }),
+            ("desc.worker_count", INT4Q_ERROR_INVALID_ARGUMENT, { $0.worker_count = 1025 }),
+            ("desc.mode", INT4Q_ERROR_UNSUPPORTED, {
+                $0.mode = int4q_compute_mode(INT4Q_MODE_INT8)
+                $0.scheme.kind = Int32(INT4Q_KIND_CODEBOOK)
+            }),
+        ]
+        for (argument, status, spoil) in wrong {
+            var desc = good
+            spoil(&desc)
+            assertFails(status, argument) { try MatmulShape(desc) }
+        }
+    }
+}
+
+/// A product on zero weights, whose outputs are all zero once they are written.
+private final class TestProduct {
+    var plan = int4q_matmul_plan()
+    private var args = int4q_matmul_args()
+    private let outputs: Int
+    private let blob: AlignedMemory, x: AlignedMemory, y: AlignedMemory, scratch: AlignedMemory
+
+    init(_ desc: int4q_matmul_desc) {
+        var desc = desc, blobBytes: UInt64 = 0
+        XCTAssertEqual(int4q_matmul_plan_init(&desc, &plan), 0)
+        XCTAssertEqual(int4q_blob_size(&desc.scheme, desc.n, desc.k, &blobBytes), 0)
+        outputs = Int(desc.m * desc.n)
+        blob = AlignedMemory(Int(blobBytes))
+        x = AlignedMemory(Int(desc.m * desc.k) * 4)
+        y = AlignedMemory(outputs * 4)
+        scratch = AlignedMemory(Int(plan.scratch_bytes))
+        packZeros(desc)
+        args = int4q_matmul_args(
+            struct_size: UInt32(MemoryLayout<int4q_matmul_args>.stride), reserved: 0, x: x.base, ldx: desc.k, blob: blob.base,
+            blob_bytes: blobBytes, y: y.base, ldy: desc.n, scratch: scratch.base, scratch_bytes: plan.scratch_bytes)
+    }
+
+    private func packZeros(_ desc: int4q_matmul_desc) {
+        let codes = AlignedMemory(Int(desc.n * (desc.k + 1) / 2)), scales = AlignedMemory(Int(desc.n * desc.k) * 4)
+        var tensor = int4q_tensor()
+        tensor.struct_size = UInt32(MemoryLayout<int4q_tensor>.stride)
+        tensor.scheme = desc.scheme
+        (tensor.n, tensor.k) = (desc.n, desc.k)
+        (tensor.codes, tensor.codes_bytes) = (codes.base, UInt64(codes.byteCount))
+        (tensor.scales, tensor.scales_bytes) = (scales.base, UInt64(scales.byteCount))
+        XCTAssertEqual(int4q_pack_rows(&tensor, blob.base, UInt64(blob.byteCount), 0, desc.n), 0)
+    }
+
+    func countWrites() -> (tiles: Int64, counts: [UInt8]) {
+        let untouched: UInt32 = 0x7fff_1234
+        let words = y.pointer(to: UInt32.self)
+        var counts = [UInt8](repeating: 0, count: outputs)
+        XCTAssertEqual(int4q_matmul_prepare(&plan, &args, 0, plan.prepare_count), 0)
+        for tile in 0..<plan.tile_count {
+            words.update(repeating: untouched, count: outputs)
+            XCTAssertEqual(int4q_matmul_tiles(&plan, &args, plan.worker_count - 1, tile, tile + 1), 0)
+            for index in 0..<outputs where words[index] != untouched { counts[index] += 1 }
+        }
+        return (plan.tile_count, counts)
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import XCTest
+
+@testable import Int4QCore
+
+final class SchemeTests: XCTestCase {
+    func testEveryKindGroupSizeAndTypeIsAccepted() {
+        for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK] {
+            for group in [16, 32, 64, 128, 256, Int(INT4Q_GROUP_PER_ROW)] {
+                for type in [INT4Q_TYPE_F32, INT4Q_TYPE_F16, INT4Q_TYPE_BF16] {
+                    XCTAssertNoThrow(try Scheme(rawScheme(kind, group: group, scale: type)))
+                }
+            }
+        }
+    }
+
+    func testUnknownKindsAreRefused() {
+        for kind in [0, 5, -1] { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.kind") { try Scheme(rawScheme(kind)) } }
+    }
+
+    func testOtherGroupSizesAreRefused() {
+        for group in [0, 8, 31, 48, 512, -2, Int(Int32.max)] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.group_size") {
+                try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, group: group))
+            }
+        }
+    }
+
+    func testUnknownScaleTypesAreRefused() {
+        for type in [0, 4, -1] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_type") {
+                try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, scale: type))
+            }
+        }
+    }
+
+    func testScaleRulesAreForSymmetricAlone() {
+        for rule in [INT4Q_SCALE_AMAX_7, INT4Q_SCALE_AMAX_7_5, INT4Q_SCALE_SIGNED_MAX_8] {
+            XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule)))
+            for kind in [INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK] {
+                assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(kind, rule: rule)) }
+            }
+        }
+        for rule in [-1, 4] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") {
+                try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule))
+            }
+        }
+    }
+
+    func testTheRestrictedRangeIsForAmaxScalesAlone() {
+        for rule in [INT4Q_SCALE_AMAX_7, INT4Q_SCALE_AMAX_7_5] {
+            XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule, range: INT4Q_RANGE_RESTRICTED)))
+        }
+        for rule in [INT4Q_SCALE_DEFAULT, INT4Q_SCALE_SIGNED_MAX_8] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.code_range") {
+                try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule, range: INT4Q_RANGE_RESTRICTED))
+            }
+        }
+        for kind in [INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.code_range") {
+                try Scheme(rawScheme(kind, range: INT4Q_RANGE_RESTRICTED))
+            }
+        }
+        for range in [-1, 2] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.code_range") {
+                try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, range: range))
+            }
+        }
+    }
+
+    func testGgmlRoundingIsForGgmlsSchemesAlone() {
+        for rule in [INT4Q_SCALE_DEFAULT, INT4Q_SCALE_SIGNED_MAX_8] {
+            XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule, rounding: INT4Q_ROUNDING_GGML)))
+        }
+        XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_OFFSET, rounding: INT4Q_ROUNDING_GGML)))
+        let refused = [rawScheme(INT4Q_KIND_ASYMMETRIC, rounding: INT4Q_ROUNDING_GGML),
+                       rawScheme(INT4Q_KIND_CODEBOOK, rounding: INT4Q_ROUNDING_GGML),
+                       rawScheme(INT4Q_KIND_SYMMETRIC, rule: INT4Q_SCALE_AMAX_7, rounding: INT4Q_ROUNDING_GGML),
+                       rawScheme(INT4Q_KIND_SYMMETRIC, rounding: 2), rawScheme(INT4Q_KIND_SYMMETRIC, rounding: -1)]
+        for raw in refused { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.rounding") { try Scheme(raw) } }
+    }
+
+    func testEachReservedWordMustBeZero() {
+        for index in 0..<6 {
+            var raw = rawScheme(INT4Q_KIND_SYMMETRIC)
+            withUnsafeMutableBytes(of: &raw.reserved) { $0.storeBytes(of: Int32(1), toByteOffset: 4 * index, as: Int32.self) }
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.reserved") { try Scheme(raw) }
+        }
+    }
+
+    func testAGroupPerRowIsAsLongAsTheRow() throws {
+        XCTAssertEqual(try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, group: Int(INT4Q_GROUP_PER_ROW))).groupSize(k: 300), 300)
+        XCTAssertEqual(try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, group: 64)).groupSize(k: 300), 64)
+    }
+}

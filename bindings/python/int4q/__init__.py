@@ -1,0 +1,92 @@
+"""4-bit weight quantization and matrix products on packed 4-bit weights.
+
+    weights --quantize--> QuantizedTensor --pack--> Blob --matmul(x)--> y
+
+>>> import numpy, int4q
+>>> weights = numpy.random.default_rng(0).standard_normal((64, 128), numpy.float32)
+>>> blob = int4q.quantize(weights, int4q.Scheme.asymmetric(32)).pack()
+>>> blob.matmul(numpy.ones((2, 128), numpy.float32)).shape
+(2, 64)
+"""
+
+from ._blob import Blob, BlobInfo, Linear
+from ._enums import PER_ROW, CodeRange, Isa, Kind, Mode, Rounding, ScaleRule, Type
+from ._errors import (
+    BlobVersionError,
+    BufferTooSmallError,
+    CorruptError,
+    Int4QError,
+    InvalidArgumentError,
+    LibraryNotFoundError,
+    MisalignedError,
+    MismatchError,
+    NotFiniteError,
+    NullPointerError,
+    OutOfMemoryError,
+    SizeOverflowError,
+    StructSizeError,
+    ThreadError,
+    UnsupportedError,
+)
+from ._isa import (
+    IsaLimit,
+    abi_version,
+    isa_active,
+    isa_detected,
+    isa_name,
+    library_path,
+    library_version,
+    set_isa_limit,
+)
+from ._matmul import MatmulPlan, describe_dispatch
+from ._metrics import Metrics, compare
+from ._pool import Pool
+from ._scheme import Scheme
+from ._tensor import QuantizedTensor, quantize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PER_ROW",
+    "Blob",
+    "BlobInfo",
+    "BlobVersionError",
+    "BufferTooSmallError",
+    "CodeRange",
+    "CorruptError",
+    "Int4QError",
+    "InvalidArgumentError",
+    "Isa",
+    "IsaLimit",
+    "Kind",
+    "LibraryNotFoundError",
+    "Linear",
+    "MatmulPlan",
+    "Metrics",
+    "MisalignedError",
+    "MismatchError",
+    "Mode",
+    "NotFiniteError",
+    "NullPointerError",
+    "OutOfMemoryError",
+    "Pool",
+    "QuantizedTensor",
+    "Rounding",
+    "ScaleRule",
+    "Scheme",
+    "SizeOverflowError",
+    "StructSizeError",
+    "ThreadError",
+    "Type",
+    "UnsupportedError",
+    "abi_version",
+    "compare",
+    "describe_dispatch",
+    "isa_active",
+    "isa_detected",
+    "isa_name",
+    "library_path",
+    "library_version",
+    "quantize",
+    "set_isa_limit",
+]

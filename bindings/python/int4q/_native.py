@@ -1,0 +1,315 @@
+"""Finds and loads the native library, and declares its structs and functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from typing import Any
+
+from ._errors import ERROR_CLASSES, Int4QError, LibraryNotFoundError
+
+ABI_VERSION = 0
+ALIGNMENT = 64
+BLOCK_ROWS = 16
+LIBRARY_VARIABLE = "INT4Q_LIBRARY"
+BUNDLED_NAME = "libint4q.so"
+SYSTEM_NAME = f"libint4q.so.{ABI_VERSION}"
+
+# ---- Structs, in the header's order --------------------------------------------------------------------------------
+
+
+class _SizedStructure(Structure):
+    """A struct that starts with its own size, which is filled in here."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
+
+
+class ErrorStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("status", c_int32),
+        ("function", c_char_p),
+        ("argument", c_char_p),
+        ("value", c_char_p),
+        ("expected", c_char_p),
+        ("message", c_char_p),
+    ]
+
+
+class SchemeStruct(Structure):
+    _fields_ = [
+        ("kind", c_int32),
+        ("group_size", c_int32),
+        ("scale_type", c_int32),
+        ("scale_rule", c_int32),
+        ("code_range", c_int32),
+        ("rounding", c_int32),
+        ("reserved", c_int32 * 6),
+    ]
+
+
+class TensorLayoutStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("groups_per_row", c_int64),
+        ("codes_row_bytes", c_uint64),
+        ("codes_bytes", c_uint64),
+        ("scales_bytes", c_uint64),
+        ("zero_points_bytes", c_uint64),
+        ("offsets_bytes", c_uint64),
+    ]
+
+
+class TensorStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("scheme", SchemeStruct),
+        ("n", c_int64),
+        ("k", c_int64),
+        ("codes", c_void_p),
+        ("codes_bytes", c_uint64),
+        ("scales", c_void_p),
+        ("scales_bytes", c_uint64),
+        ("zero_points", c_void_p),
+        ("zero_points_bytes", c_uint64),
+        ("offsets", c_void_p),
+        ("offsets_bytes", c_uint64),
+        ("codebook", c_void_p),
+    ]
+
+
+class BlobInfoStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("format_version", c_uint32),
+        ("scheme", SchemeStruct),
+        ("n", c_int64),
+        ("k", c_int64),
+        ("total_bytes", c_uint64),
+        ("block_count", c_uint64),
+        ("block_bytes", c_uint64),
+        ("header_checksum", c_uint64),
+        ("codebook", c_float * 16),
+    ]
+
+
+class MatmulDescStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("mode", c_int32),
+        ("m", c_int64),
+        ("n", c_int64),
+        ("k", c_int64),
+        ("scheme", SchemeStruct),
+        ("x_type", c_int32),
+        ("y_type", c_int32),
+        ("worker_count", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class MatmulPlanStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("isa", c_int32),
+        ("scratch_bytes", c_uint64),
+        ("prepare_count", c_int64),
+        ("tile_count", c_int64),
+        ("worker_count", c_uint32),
+        ("reserved", c_uint32),
+        ("opaque", c_int64 * 32),
+    ]
+
+
+class MatmulArgsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("x", c_void_p),
+        ("ldx", c_int64),
+        ("blob", c_void_p),
+        ("blob_bytes", c_uint64),
+        ("y", c_void_p),
+        ("ldy", c_int64),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_uint64),
+    ]
+
+
+class MetricsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("mse", c_double),
+        ("sqnr_db", c_double),
+        ("cosine", c_double),
+        ("max_abs_error", c_double),
+        ("max_error_row", c_int64),
+        ("max_error_column", c_int64),
+    ]
+
+
+Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
+ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
+
+# ---- Functions -----------------------------------------------------------------------------------------------------
+
+FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "int4q_version": (c_int32, []),
+    "int4q_abi_version": (c_int32, []),
+    "int4q_status_string": (c_char_p, [c_int32]),
+    "int4q_last_error": (c_int32, [POINTER(ErrorStruct)]),
+    "int4q_isa_detected": (c_int32, [POINTER(c_int32)]),
+    "int4q_isa_active": (c_int32, [POINTER(c_int32)]),
+    "int4q_isa_set_limit": (c_int32, [c_int32]),
+    "int4q_isa_name": (c_char_p, [c_int32]),
+    "int4q_tensor_sizes": (c_int32, [POINTER(SchemeStruct), c_int64, c_int64, POINTER(TensorLayoutStruct)]),
+    "int4q_quantize_rows": (c_int32, [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64]),
+    "int4q_dequantize_rows": (c_int32, [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64]),
+    "int4q_blob_size": (c_int32, [POINTER(SchemeStruct), c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_pack_rows": (c_int32, [POINTER(TensorStruct), c_void_p, c_uint64, c_int64, c_int64]),
+    "int4q_blob_validate": (c_int32, [c_void_p, c_uint64, c_int32]),
+    "int4q_blob_get_info": (c_int32, [c_void_p, c_uint64, POINTER(BlobInfoStruct)]),
+    "int4q_unpack_rows": (c_int32, [c_void_p, c_uint64, POINTER(TensorStruct), c_int64, c_int64]),
+    "int4q_gather_rows": (
+        c_int32,
+        [c_void_p, c_uint64, POINTER(c_int64), c_int64, c_void_p, c_int32, c_int64],
+    ),
+    "int4q_matmul_plan_init": (c_int32, [POINTER(MatmulDescStruct), POINTER(MatmulPlanStruct)]),
+    "int4q_matmul_prepare": (
+        c_int32,
+        [POINTER(MatmulPlanStruct), POINTER(MatmulArgsStruct), c_int64, c_int64],
+    ),
+    "int4q_matmul_tiles": (
+        c_int32,
+        [POINTER(MatmulPlanStruct), POINTER(MatmulArgsStruct), c_uint32, c_int64, c_int64],
+    ),
+    "int4q_matmul": (c_int32, [POINTER(MatmulPlanStruct), POINTER(MatmulArgsStruct), ParallelFor, c_void_p]),
+    "int4q_describe_dispatch": (
+        c_int32,
+        [POINTER(MatmulDescStruct), c_void_p, c_uint64, POINTER(c_uint64)],
+    ),
+    "int4q_pool_create": (c_int32, [c_uint32, POINTER(c_void_p)]),
+    "int4q_pool_destroy": (c_int32, [c_void_p]),
+    "int4q_pool_parallel_for": (None, [c_void_p, c_int64, c_uint32, Task, c_void_p]),
+    "int4q_compare": (
+        c_int32,
+        [
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            POINTER(MetricsStruct),
+        ],
+    ),
+}
+"""Every function of the header: its result and its arguments."""
+
+# ---- Loading -------------------------------------------------------------------------------------------------------
+
+
+def candidate_paths() -> list[str]:
+    """Where the library is looked for, in order. INT4Q_LIBRARY, if set, is the only place."""
+    explicit = os.environ.get(LIBRARY_VARIABLE)
+    if explicit:
+        return [explicit]
+    return [str(pathlib.Path(__file__).resolve().parent / BUNDLED_NAME), SYSTEM_NAME]
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    missing = [name for name in FUNCTIONS if not hasattr(library, name)]
+    if missing:
+        raise OSError(f"it lacks {len(missing)} of {len(FUNCTIONS)} functions: {', '.join(missing)}")
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+
+
+def _open(path: str) -> ctypes.CDLL:
+    """Loads one library, or raises OSError with the reason."""
+    if os.sep in path and not os.path.exists(path):
+        raise OSError("no such file")
+    library = ctypes.CDLL(path)
+    # The number is asked for first: another ABI explains missing functions, not the other way round.
+    if hasattr(library, "int4q_abi_version"):
+        library.int4q_abi_version.restype = c_int32
+        found = library.int4q_abi_version()
+        if found != ABI_VERSION:
+            raise OSError(f"its ABI version is {found}; this package needs {ABI_VERSION}")
+    _declare(library)
+    return library
+
+
+def load_library(paths: list[str] | None = None) -> tuple[ctypes.CDLL, str]:
+    """The first of `paths` that loads, and its name. Raises LibraryNotFoundError that names all of them."""
+    failures = []
+    for path in candidate_paths() if paths is None else paths:
+        try:
+            return _open(path), path
+        except OSError as error:
+            failures.append(f"  {path}: {error}")
+    raise LibraryNotFoundError(
+        "the native library of int4q could not be loaded. Tried:\n"
+        + "\n".join(failures)
+        + f"\nSet {LIBRARY_VARIABLE} to the path of libint4q.so, or reinstall the package."
+    )
+
+
+library, library_path = load_library()
+
+pool_parallel_for = ParallelFor(("int4q_pool_parallel_for", library))
+"""The pool's function as a value that `int4q_matmul` takes."""
+no_parallel_for = ParallelFor()
+"""A null function pointer: everything on the calling thread."""
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def last_error(status: int, function: str) -> Int4QError:
+    """The exception for a call that just returned `status` on this thread."""
+    details = ErrorStruct()
+    library.int4q_last_error(ctypes.byref(details))
+    error_class = ERROR_CLASSES.get(status, Int4QError)
+    if details.status != status:
+        # It failed without leaving a word: better a bare status than another call's message.
+        name = _text(library.int4q_status_string(status))
+        return error_class(status, function=function, message=f"{function}: {name}")
+    return error_class(
+        status,
+        function=_text(details.function),
+        argument=_text(details.argument),
+        value=_text(details.value),
+        expected=_text(details.expected),
+        message=_text(details.message),
+    )
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Calls a function that returns a status, and raises the exception for any but success."""
+    status = getattr(library, function)(*arguments)
+    if status:
+        raise last_error(status, function)

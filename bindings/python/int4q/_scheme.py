@@ -1,0 +1,105 @@
+"""What a 4-bit code means and how it is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ._enums import PER_ROW, CodeRange, Kind, Rounding, ScaleRule, Type
+from ._native import SchemeStruct
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """A way to turn floats into 4-bit codes.
+
+    Use one of the constructors: `symmetric`, `asymmetric`, `offset`, `codebook`, `ggml_q4_0`, `ggml_q4_1`. A row of
+    weights is cut into groups of `group_size` neighbours (16, 32, 64, 128, 256 or PER_ROW); each group has a scale of
+    `scale_type`. Whether the parts fit together is checked by the library when the scheme is used.
+    """
+
+    kind: Kind
+    group_size: int = 32
+    scale_type: Type = Type.F16
+    scale_rule: ScaleRule = ScaleRule.DEFAULT
+    code_range: CodeRange = CodeRange.FULL
+    rounding: Rounding = Rounding.NEAREST_EVEN
+    codebook_values: tuple[float, ...] | None = None
+
+    @classmethod
+    def symmetric(
+        cls,
+        group_size: int = 32,
+        *,
+        scale_type: Type = Type.F16,
+        scale_rule: ScaleRule = ScaleRule.DEFAULT,
+        code_range: CodeRange = CodeRange.FULL,
+    ) -> Scheme:
+        """w = s * (q - 8)"""
+        return cls(Kind.SYMMETRIC, group_size, scale_type, scale_rule, code_range)
+
+    @classmethod
+    def asymmetric(cls, group_size: int = 32, *, scale_type: Type = Type.F16) -> Scheme:
+        """w = s * (q - z), z an integer in 0..15"""
+        return cls(Kind.ASYMMETRIC, group_size, scale_type)
+
+    @classmethod
+    def offset(cls, group_size: int = 32, *, scale_type: Type = Type.F16) -> Scheme:
+        """w = s * q + o, o of the scale's type"""
+        return cls(Kind.OFFSET, group_size, scale_type)
+
+    @classmethod
+    def codebook(cls, values: Sequence[float], group_size: int = 32, *, scale_type: Type = Type.F16) -> Scheme:
+        """w = s * values[q], with 16 values shared by the whole tensor"""
+        if len(values) != 16:
+            raise ValueError(f"values has {len(values)} elements; expected 16")
+        return cls(Kind.CODEBOOK, group_size, scale_type, codebook_values=tuple(float(value) for value in values))
+
+    @classmethod
+    def ggml_q4_0(cls) -> Scheme:
+        """The codes and scales of ggml's Q4_0, to the bit"""
+        return cls(Kind.SYMMETRIC, 32, Type.F16, ScaleRule.SIGNED_MAX_8, rounding=Rounding.GGML)
+
+    @classmethod
+    def ggml_q4_1(cls) -> Scheme:
+        """The codes, scales and minimums of ggml's Q4_1, to the bit"""
+        return cls(Kind.OFFSET, 32, Type.F16, rounding=Rounding.GGML)
+
+    def groups_per_row(self, k: int) -> int:
+        """How many groups a row of k elements has."""
+        return 1 if self.group_size == PER_ROW else -(-k // self.group_size)
+
+    def as_struct(self) -> SchemeStruct:
+        return SchemeStruct(
+            self.kind, self.group_size, self.scale_type, self.scale_rule, self.code_range, self.rounding
+        )
+
+    @classmethod
+    def from_struct(cls, struct: SchemeStruct, codebook: Sequence[float] | None = None) -> Scheme:
+        kind = Kind(struct.kind)
+        return cls(
+            kind,
+            struct.group_size,
+            Type(struct.scale_type),
+            ScaleRule(struct.scale_rule),
+            CodeRange(struct.code_range),
+            Rounding(struct.rounding),
+            tuple(float(value) for value in codebook) if codebook is not None and kind == Kind.CODEBOOK else None,
+        )
+
+    def codebook_array(self) -> np.ndarray | None:
+        """float32[16], or None for a scheme without a codebook."""
+        return None if self.codebook_values is None else np.asarray(self.codebook_values, np.float32)
+
+    def __str__(self) -> str:
+        group = "row" if self.group_size == PER_ROW else str(self.group_size)
+        parts = [self.kind.name.lower(), f"group {group}", f"{self.scale_type.name.lower()} scales"]
+        if self.scale_rule != ScaleRule.DEFAULT:
+            parts.append(self.scale_rule.name.lower())
+        if self.code_range != CodeRange.FULL:
+            parts.append("codes -7..7")
+        if self.rounding == Rounding.GGML:
+            parts.append("ggml rounding")
+        return ", ".join(parts)
