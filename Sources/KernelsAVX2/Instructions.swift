@@ -3,19 +3,12 @@ import CInt4QShims
 
 // AVX2, FMA and F16C: a vector of 16 lanes is two registers.
 
-private typealias Half = SIMD8<Float>
-
 @inline(__always)
 private func join(_ low: SIMD8<Float>, _ high: SIMD8<Float>) -> Floats { Floats(lowHalf: low, highHalf: high) }
 
 @inline(__always)
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats {
     join(i4q_avx2_fma(a.lowHalf, b.lowHalf, c.lowHalf), i4q_avx2_fma(a.highHalf, b.highHalf, c.highHalf))
-}
-
-@inline(__always)
-func fusedMultiplyAdd(_ a: Float, _ b: Float, _ c: Float) -> Float {
-    i4q_avx2_fma(Half(repeating: a), Half(repeating: b), Half(repeating: c))[0]
 }
 
 @inline(__always)

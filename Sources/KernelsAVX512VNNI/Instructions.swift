@@ -9,11 +9,6 @@ private typealias Register = SIMD8<Int64>
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { i4q_avx512_fma(a, b, c) }
 
 @inline(__always)
-func fusedMultiplyAdd(_ a: Float, _ b: Float, _ c: Float) -> Float {
-    i4q_avx512_fma(Floats(repeating: a), Floats(repeating: b), Floats(repeating: c))[0]
-}
-
-@inline(__always)
 func widenHalves(_ halves: Halves) -> Floats {
     i4q_avx512_widen_half(unsafeBitCast(halves, to: SIMD4<Int64>.self))
 }

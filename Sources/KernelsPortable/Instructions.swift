@@ -38,11 +38,6 @@ private func roundToOdd(_ sum: SIMD16<Double>, _ error: SIMD16<Double>) -> SIMD1
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { c.addingProduct(a, b) }
 #endif
 
-@inline(__always)
-func fusedMultiplyAdd(_ a: Float, _ b: Float, _ c: Float) -> Float {
-    fusedMultiplyAdd(Floats(repeating: a), Floats(repeating: b), Floats(repeating: c))[0]
-}
-
 /// binary16 to binary32, exactly. A subnormal is scaled up as one of binary32's own.
 @inline(__always)
 func widenHalves(_ halves: Halves) -> Floats {

@@ -112,15 +112,41 @@ private func packNibbles(_ codes: Ints, count: Int, _ output: UnsafeMutablePoint
 }
 
 func decodeRun(_ d: i4q_decoding, _ codes: UnsafePointer<UInt8>, count: Int, _ floats: UnsafeMutablePointer<Float>) {
-    for index in 0..<count {
-        let byte = codes[index / 2]
-        let code = index & 1 == 0 ? byte & 0x0f : byte &>> 4
-        if let codebook = d.codebook {
-            floats[index] = d.scale * codebook[Int(code)]
-        } else {
-            // Exact: a product of 24 and 5 bits and the sum's rounding fit binary64 up to the one rounding at the end.
-            let value = Float(Int32(code) &- d.zero)
-            floats[index] = d.offset == 0 ? d.scale * value : fusedMultiplyAdd(d.scale, value, d.offset)
-        }
+    let output = UnsafeMutableRawPointer(floats)
+    var index = 0
+    while index < count {
+        let left = count &- index
+        let values = decodeLanes(d, loadNibbles(codes + index / 2, count: left))
+        storeElements(values, output, ElementType.f32, index, count: left)
+        index &+= lanes
     }
+}
+
+/// Up to 16 codes, low nibble first; lanes from `count` on are unspecified. Reads no byte beyond them.
+@inline(__always)
+private func loadNibbles(_ codes: UnsafePointer<UInt8>, count: Int) -> Ints {
+    var bytes = SIMD8<UInt8>(repeating: 0)
+    if count >= lanes {
+        bytes = UnsafeRawPointer(codes).loadUnaligned(as: SIMD8<UInt8>.self)
+    } else {
+        for i in 0..<(count &+ 1) / 2 { bytes[i] = codes[i] }
+    }
+    var nibbles = SIMD16<UInt8>()
+    nibbles.evenHalf = bytes & SIMD8<UInt8>(repeating: 15)
+    nibbles.oddHalf = bytes &>> SIMD8<UInt8>(repeating: 4)
+    return unsafeBitCast(i4q_widen_u8(nibbles), to: Ints.self)
+}
+
+@inline(__always)
+private func decodeLanes(_ d: i4q_decoding, _ codes: Ints) -> Floats {
+    let scale = Floats(repeating: d.scale)
+    if let codebook = d.codebook {
+        var values = Floats(repeating: 0)
+        for lane in 0..<lanes { values[lane] = codebook[Int(codes[lane])] }
+        return scale * values
+    }
+    let steps = i4q_float_from_i32(codes &- Ints(repeating: d.zero))
+    // Adding -0 changes nothing: the other kinds have that for an offset.
+    if d.offset.bitPattern == 0x8000_0000 { return scale * steps }
+    return fusedMultiplyAdd(scale, steps, Floats(repeating: d.offset))
 }

@@ -9,33 +9,39 @@ import XCTest
 final class ThreadPoolTests: XCTestCase {
     /// What a run's tasks leave behind; counters are atomic, so that a broken pool shows as wrong numbers.
     private final class Record {
-        let counts: AlignedMemory
-        let workers: AlignedMemory
-        var sum: Int64 = 0
-        var collisions: UInt32 = 0
-        var highestWorkers: UInt32 = 0
+        private let memory: AlignedMemory
+        private var counts: UnsafeMutablePointer<UInt32> { memory.pointer(to: UInt32.self, at: 4096 + 64) }
+        private var busy: UnsafeMutablePointer<UInt32> { memory.pointer(to: UInt32.self, at: 64) } // of each worker
+        private var sumCounter: UnsafeMutablePointer<Int64> { memory.pointer(to: Int64.self) }
+        private var collisionCounter: UnsafeMutablePointer<UInt32> { memory.pointer(to: UInt32.self, at: 8) }
+        private var workerCounter: UnsafeMutablePointer<UInt32> { memory.pointer(to: UInt32.self, at: 12) }
 
-        init(_ count: Int) {
-            counts = AlignedMemory(count * 4)
-            workers = AlignedMemory(1024 * 4)
-        }
+        var sum: Int64 { sumCounter.pointee }
+        /// Tasks that found another task of the same worker running.
+        var collisions: UInt32 { collisionCounter.pointee }
+        /// One more than the largest worker number seen.
+        var highestWorkers: UInt32 { workerCounter.pointee }
+
+        init(_ count: Int) { memory = AlignedMemory(64 + 4096 + count * 4) }
 
         func run(_ pool: OpaquePointer?, count: Int64, workers limit: UInt32) {
             int4q_pool_parallel_for(pool.map { UnsafeMutableRawPointer($0) }, count, limit, { context, index, worker in
-                let record = Unmanaged<Record>.fromOpaque(context!).takeUnretainedValue()
-                let busy = record.workers.pointer(to: UInt32.self) + Int(worker)
-                if i4q_atomic_exchange_u32(busy, 0, 1) == 0 { _ = i4q_atomic_add_u32(&record.collisions, 1) }
-                _ = i4q_atomic_add_u32(record.counts.pointer(to: UInt32.self) + Int(index), 1)
-                _ = i4q_atomic_add_i64(&record.sum, index)
-                while true {
-                    let highest = i4q_atomic_load_u32(&record.highestWorkers)
-                    if worker + 1 <= highest || i4q_atomic_exchange_u32(&record.highestWorkers, highest, worker + 1) != 0 { break }
-                }
-                i4q_atomic_store_u32(busy, 0)
+                Unmanaged<Record>.fromOpaque(context!).takeUnretainedValue().note(index, worker)
             }, Unmanaged.passUnretained(self).toOpaque())
         }
 
-        func ranEachOnce(_ count: Int) -> Bool { (0..<count).allSatisfy { counts.pointer(to: UInt32.self)[$0] == 1 } }
+        private func note(_ index: Int64, _ worker: UInt32) {
+            if i4q_atomic_exchange_u32(busy + Int(worker), 0, 1) == 0 { _ = i4q_atomic_add_u32(collisionCounter, 1) }
+            _ = i4q_atomic_add_u32(counts + Int(index), 1)
+            _ = i4q_atomic_add_i64(sumCounter, index)
+            while true {
+                let highest = i4q_atomic_load_u32(workerCounter)
+                if worker < highest || i4q_atomic_exchange_u32(workerCounter, highest, worker + 1) != 0 { break }
+            }
+            i4q_atomic_store_u32(busy + Int(worker), 0)
+        }
+
+        func ranEachOnce(_ count: Int) -> Bool { (0..<count).allSatisfy { counts[$0] == 1 } }
     }
 
     private func withPool(_ workers: UInt32, _ body: (OpaquePointer) throws -> Void) throws {

@@ -80,7 +80,7 @@ typedef struct i4q_encoding {
     const float *codebook;  /* CODEBOOK only, else NULL: the nearest of 16, ties to the lower code */
 } i4q_encoding;
 
-/* How codes become values: x = fma(scale, q - zero, offset), or scale * codebook[q]. */
+/* How codes become values: x = fma(scale, q - zero, offset), or scale * codebook[q]. An offset of -0 is none. */
 typedef struct i4q_decoding {
     float scale;
     float offset;

@@ -2,14 +2,14 @@
 import CInt4Q
 import CInt4QShims
 
-/// The values of one group of codes.
+/// The values of one group of codes. Kinds without an offset have -0, which adds nothing, not even a sign.
 extension Scheme {
     func decoding(scale: Float, zeroPoint: UInt8, offset: Float, codebook: UnsafePointer<Float>?) -> i4q_decoding {
         switch kind {
-        case .symmetric: i4q_decoding(scale: scale, offset: 0, zero: 8, codebook: nil)
-        case .asymmetric: i4q_decoding(scale: scale, offset: 0, zero: Int32(zeroPoint), codebook: nil)
+        case .symmetric: i4q_decoding(scale: scale, offset: -0.0, zero: 8, codebook: nil)
+        case .asymmetric: i4q_decoding(scale: scale, offset: -0.0, zero: Int32(zeroPoint), codebook: nil)
         case .offset: i4q_decoding(scale: scale, offset: offset, zero: 0, codebook: nil)
-        case .codebook: i4q_decoding(scale: scale, offset: 0, zero: 0, codebook: codebook)
+        case .codebook: i4q_decoding(scale: scale, offset: -0.0, zero: 0, codebook: codebook)
         }
     }
 }
