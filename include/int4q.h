@@ -331,7 +331,7 @@ INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, 
  * scratch). int4q_matmul() does the last two steps; a host with threads of its own calls the two step functions.
  *
  * Modes. The caller names one; results of a mode have the same bits for every thread count, split, batch size and
- * instruction set. With the group sums written out (xs = sum of the group's x, in the documented order):
+ * instruction set (but for the payloads of NaNs). With the group sums written out (xs = sum of the group's x, in the documented order):
  *   F32   x as given; in each group a chain of binary32 fused multiply-adds over k, then one for the group's scale.
  *   INT8  each group of a row of x is quantized to -127..127 with its own scale (max|x| / 127, half to even); the
  *         group's dot product is an exact int32; then binary32 as in F32. Not for CODEBOOK.

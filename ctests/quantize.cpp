@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+// int4q_quantize_rows() and int4q_dequantize_rows() against docs/quantizers.md and against ggml.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "support/isa.hpp"
+#include "support/random.hpp"
+#include "support/reference_quantizer.hpp"
+#include "support/tensor_memory.hpp"
+
+namespace int4q_test {
+namespace {
+
+// A source matrix between guard pages: the last row ends at its last element, whatever the stride.
+class Source {
+public:
+    Source(int4q_type type, int64_t n, int64_t k, int64_t stride, Placement placement = Placement::kRight)
+        : type(type), n(n), k(k), stride(stride),
+          buffer(static_cast<size_t>(((n - 1) * stride + k) * TypeBytes(type)), placement,
+                 static_cast<size_t>(TypeBytes(type))) {}
+    float operator()(int64_t row, int64_t column) const {
+        return LoadElement(buffer.data(), type, row * stride + column);
+    }
+    void Set(int64_t row, int64_t column, float value) {
+        StoreElement(buffer.data(), type, row * stride + column, value);
+    }
+    int4q_status Quantize(TensorMemory &tensor) const { return Quantize(tensor, 0, n); }
+    int4q_status Quantize(TensorMemory &tensor, int64_t begin, int64_t end) const {
+        return int4q_quantize_rows(tensor.get(), buffer.data(), type, stride, begin, end);
+    }
+
+    const int4q_type type;
+    const int64_t n, k, stride;
+    GuardedBuffer buffer;
+};
+
+// Runs of 16 elements, each of another sort: among them constants, zeros of both signs, ties, outliers, denormals.
+void FillMixed(Source &source, Random &random) {
+    for (int64_t row = 0; row < source.n; row++) {
+        for (int64_t from = 0; from < source.k; from += 16) {
+            const int64_t sort = random.Integer(0, 9);
+            const float scale = std::ldexp(1.0f, static_cast<int>(random.Integer(-8, 8)));
+            const float constant = random.Normal() * scale;
+            for (int64_t column = from; column < std::min(source.k, from + 16); column++) {
+                float value = random.Normal() * scale;
+                if (sort == 0) value = random.Chance(0.5) ? 0.0f : -0.0f;
+                if (sort == 1) value = constant;
+                if (sort == 2) value = static_cast<float>(random.Integer(-16, 14)) * 0.5f * scale;
+                if (sort == 3) value = std::fabs(value) + scale;
+                if (sort == 4) value = -std::fabs(value) - scale;
+                if (sort == 5 && column == from + 3) value *= 50;
+                if (sort == 6) value *= 0x1p-20f;
+                if (sort == 7) value = static_cast<float>(random.Integer(-3, 3)) * 0x1p-149f;
+                source.Set(row, column, value);
+            }
+        }
+    }
+}
+
+::testing::AssertionResult Equals(const TensorMemory &tensor, const ReferenceTensor &wanted) {
+    const auto compare = [](const char *what, const std::vector<uint8_t> &got, const std::vector<uint8_t> &want) {
+        for (size_t i = 0; i < std::max(got.size(), want.size()); i++) {
+            if (i < got.size() && i < want.size() && got[i] == want[i]) continue;
+            return ::testing::AssertionFailure()
+                   << what << " (" << got.size() << " bytes, wanted " << want.size() << ") differ from byte " << i
+                   << ": got " << (i < got.size() ? got[i] : -1) << ", wanted " << (i < want.size() ? want[i] : -1);
+        }
+        return ::testing::AssertionSuccess();
+    };
+    auto result = compare("codes", tensor.Codes(), wanted.codes);
+    if (result) result = compare("scales", tensor.Scales(), wanted.scales);
+    if (result) result = compare("zero points", tensor.ZeroPoints(), wanted.zero_points);
+    if (result) result = compare("offsets", tensor.Offsets(), wanted.offsets);
+    return result;
+}
+
+// Quantizes with every instruction set; all must agree with the re-derivation, in bytes or in where the failure is.
+// Says whether the matrix could be quantized.
+bool CheckAgainstReference(const int4q_scheme &scheme, const Source &source, Placement placement) {
+    const ReferenceTensor wanted = QuantizeReference(scheme, source.n, source.k, kNormalFloat, source);
+    for (int4q_isa isa : UsableIsas()) {
+        SCOPED_TRACE(Name(scheme) + ", source " + TypeName(source.type) + " " + std::to_string(source.n) + " x " +
+                     std::to_string(source.k) + ", " + int4q_isa_name(isa));
+        IsaLimit limit(isa);
+        TensorMemory tensor(scheme, source.n, source.k, placement);
+        const int4q_status status = source.Quantize(tensor);
+        if (wanted.finite) {
+            EXPECT_OK(status);
+            EXPECT_TRUE(Equals(tensor, wanted));
+        } else {
+            EXPECT_EQ(status, INT4Q_ERROR_NOT_FINITE);
+            long long row = -1, column = -1;
+            const std::string value = LastError().value, message = LastError().message;
+            const size_t at = value.find("row ");
+            EXPECT_NE(at, std::string::npos) << message;
+            if (at != std::string::npos) std::sscanf(value.c_str() + at, "row %lld, column %lld", &row, &column);
+            EXPECT_EQ(row, wanted.bad_row) << message;
+            EXPECT_TRUE(column >= wanted.bad_begin && column < wanted.bad_end) << message;
+        }
+        if (::testing::Test::HasFailure()) return wanted.finite;
+    }
+    return wanted.finite;
+}
+
+TEST(Quantize, EverySchemeEqualsTheRederivation) {
+    Random random(1);
+    int64_t number = 0;
+    for (int4q_type source_type : kTypes) {
+        for (int4q_type scale_type : kTypes) {
+            for (int32_t group_size : kGroupSizes) {
+                for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
+                    for (int64_t k : {1, 15, 16, 33, 95, 130, 321}) {
+                        const Placement placement = number++ % 2 ? Placement::kLeft : Placement::kRight;
+                        Source source(source_type, random.Integer(1, 4), k, k + random.Integer(0, 3), placement);
+                        FillMixed(source, random);
+                        source.buffer.ForbidWriting();
+                        EXPECT_TRUE(CheckAgainstReference(scheme, source, placement));
+                        ASSERT_FALSE(HasFailure());
+                    }
+                }
+            }
+        }
+    }
+}
+
+TEST(Quantize, LongRowsEqualTheRederivation) {
+    Random random(2);
+    for (const int4q_scheme &scheme : AllSchemes(INT4Q_GROUP_PER_ROW, INT4Q_TYPE_BF16)) {
+        Source source(INT4Q_TYPE_F32, 1, 70001, 70001);
+        FillMixed(source, random);
+        EXPECT_TRUE(CheckAgainstReference(scheme, source, Placement::kRight));
+    }
+}
+
+TEST(Quantize, GroupsOfAnyMagnitudeEqualTheRederivation) {
+    Random random(3);
+    int finite = 0, overflowing = 0;
+    for (int i = 0; i < Samples(3000); i++) {
+        int4q_scheme scheme = random.Pick(AllSchemes(16, kTypes[random.Integer(0, 2)]));
+        scheme.group_size = kGroupSizes[random.Integer(0, 5)];
+        // ggml's arithmetic overflows in float-to-int conversions outside binary16; the test with its blocks covers it.
+        if (scheme.rounding == INT4Q_ROUNDING_GGML) scheme.scale_type = INT4Q_TYPE_F16;
+        const bool ggml = scheme.rounding == INT4Q_ROUNDING_GGML;
+        Source source(kTypes[random.Integer(0, 2)], 2, random.Integer(1, 70), 70);
+        const int exponent = static_cast<int>(ggml ? random.Integer(-30, 25) : random.Integer(-152, 127));
+        const float limit = source.type == INT4Q_TYPE_F16 ? 65504.0f : 0x1.fep127f;
+        for (int64_t row = 0; row < source.n; row++) {
+            for (int64_t column = 0; column < source.k; column++) {
+                const float value = std::ldexp(random.Uniform(-2, 2), exponent);
+                source.Set(row, column, std::fabs(value) < limit ? value : std::copysign(limit, value));
+            }
+        }
+        (CheckAgainstReference(scheme, source, Placement::kRight) ? finite : overflowing)++;
+        ASSERT_FALSE(HasFailure());
+    }
+    if (TestScale() >= 1) {
+        EXPECT_GT(finite, 500);
+        EXPECT_GT(overflowing, 200);
+    }
+}
+
+TEST(Quantize, RowSplitsAndStridesDoNotMatter) {
+    Random random(4);
+    const int64_t n = 37, k = 75;
+    for (const int4q_scheme &scheme : AllSchemes(32, INT4Q_TYPE_F16)) {
+        Source source(INT4Q_TYPE_F32, n, k, k), wide(INT4Q_TYPE_F32, n, k, k + 29);
+        FillMixed(source, random);
+        for (int64_t row = 0; row < n; row++) {
+            for (int64_t column = 0; column < k; column++) wide.Set(row, column, source(row, column));
+        }
+        TensorMemory whole(scheme, n, k);
+        ASSERT_OK(source.Quantize(whole));
+        for (int i = 0; i < 4; i++) {
+            std::vector<int64_t> cuts{0, n};
+            for (int j = 0; j < 6; j++) cuts.push_back(random.Integer(0, n));
+            std::sort(cuts.begin(), cuts.end());
+            std::vector<size_t> order(cuts.size() - 1);
+            std::iota(order.begin(), order.end(), size_t{0});
+            random.Shuffle(order);
+            TensorMemory parts(scheme, n, k);
+            for (size_t p : order) ASSERT_OK((i % 2 ? wide : source).Quantize(parts, cuts[p], cuts[p + 1]));
+            EXPECT_TRUE(SameTensor(whole, parts)) << Name(scheme);
+        }
+        // Only the rows asked for are written.
+        TensorMemory some(scheme, n, k);
+        const std::vector<uint8_t> before = some.Codes();
+        ASSERT_OK(source.Quantize(some, 10, 12));
+        const size_t row_bytes = static_cast<size_t>(some.layout().codes_row_bytes);
+        for (size_t i = 0; i < before.size(); i++) {
+            const bool inside = i / row_bytes >= 10 && i / row_bytes < 12;
+            ASSERT_EQ(some.Codes()[i], inside ? whole.Codes()[i] : before[i]) << i;
+        }
+    }
+}
+
+TEST(Quantize, ZeroGroupsAndConstantGroupsComeBack) {
+    const float constants[] = {0.0f, -0.0f, 1.0f, -1.0f, 0.1f, -0.1f, 300.7f, -17.3f, 0x1p-9f, -1.2345e-2f};
+    for (int4q_type scale_type : kTypes) {
+        for (int32_t group_size : kGroupSizes) {
+            for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
+                for (int64_t k : {1, 16, 51}) {
+                    for (float constant : constants) {
+                        if (scheme.rounding == INT4Q_ROUNDING_GGML && constant != 0) continue;
+                        Source source(INT4Q_TYPE_F32, 1, k, k);
+                        for (int64_t column = 0; column < k; column++) source.Set(0, column, constant);
+                        TensorMemory tensor(scheme, 1, k);
+                        ASSERT_OK(source.Quantize(tensor));
+                        std::vector<float> back(static_cast<size_t>(k), 99.0f);
+                        ASSERT_OK(int4q_dequantize_rows(tensor.get(), back.data(), INT4Q_TYPE_F32, k, 0, 1));
+                        for (float v : back) ASSERT_EQ(v, RoundTo(scale_type, constant)) << Name(scheme);
+                    }
+                }
+            }
+        }
+    }
+}
+
+TEST(Quantize, NotFiniteElementsAreReportedWithTheirPlace) {
+    const int64_t n = 3, k = 37;
+    const float bad_values[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                                -std::numeric_limits<float>::infinity()};
+    Random random(5);
+    for (const int4q_scheme &scheme : AllSchemes(16, INT4Q_TYPE_F32)) {
+        for (int4q_type source_type : kTypes) {
+            for (int64_t row = 0; row < n; row++) {
+                for (int64_t column = 0; column < k; column++) {
+                    IsaLimit limit(UsableIsas()[static_cast<size_t>((row + column) % UsableIsas().size())]);
+                    Source source(source_type, n, k, k + 1);
+                    for (int64_t i = 0; i < n * k; i++) source.Set(i / k, i % k, random.Normal());
+                    source.Set(row, column, bad_values[random.Integer(0, 2)]);
+                    TensorMemory tensor(scheme, n, k);
+                    EXPECT_FAILS(source.Quantize(tensor), INT4Q_ERROR_NOT_FINITE, "int4q_quantize_rows", "source");
+                    const std::string value = LastError().value;
+                    const std::string place = "row " + std::to_string(row) + ", column " + std::to_string(column);
+                    ASSERT_TRUE(value.size() >= place.size() &&
+                                value.compare(value.size() - place.size(), place.size(), place) == 0)
+                        << value << " does not end in " << place;
+                    // Rows outside the range are not looked at.
+                    ASSERT_OK(source.Quantize(tensor, 0, row));
+                    ASSERT_OK(source.Quantize(tensor, row + 1, n));
+                }
+            }
+        }
+    }
+}
+
+TEST(Quantize, HalfScaleOverflowIsNotFinite) {
+    for (const int4q_scheme &scheme : AllSchemes(32, INT4Q_TYPE_F16)) {
+        Source source(INT4Q_TYPE_F32, 4, 70, 70);
+        for (int64_t i = 0; i < 4 * 70; i++) source.Set(i / 70, i % 70, i % 2 ? 0.5f : -0.25f);
+        TensorMemory tensor(scheme, 4, 70);
+        ASSERT_OK(source.Quantize(tensor));
+        source.Set(2, 40, 2e6f);
+        EXPECT_FAILS(source.Quantize(tensor), INT4Q_ERROR_NOT_FINITE, "int4q_quantize_rows", "source");
+        EXPECT_FALSE(CheckAgainstReference(scheme, source, Placement::kRight));
+        ASSERT_OK(source.Quantize(tensor, 0, 2));
+        ASSERT_OK(source.Quantize(tensor, 3, 4));
+    }
+    // The offset alone may be too large: 70000 + 0..15 has a scale of 1.
+    Source source(INT4Q_TYPE_F32, 1, 16, 16);
+    for (int64_t i = 0; i < 16; i++) source.Set(0, i, 70000.0f + static_cast<float>(i));
+    TensorMemory tensor(MakeScheme(INT4Q_KIND_OFFSET, 16, INT4Q_TYPE_F16), 1, 16);
+    EXPECT_FAILS(source.Quantize(tensor), INT4Q_ERROR_NOT_FINITE, "int4q_quantize_rows", "source");
+}
+
+TEST(Quantize, EqualsGgmlByteForByte) {
+    std::ifstream file(std::string(INT4Q_TEST_VECTORS) + "/ggml_q4.bin", std::ios::binary);
+    ASSERT_TRUE(file) << "no " << INT4Q_TEST_VECTORS << "/ggml_q4.bin";
+    int32_t count = 0;
+    file.read(reinterpret_cast<char *>(&count), sizeof count);
+    ASSERT_EQ(count, 2000);
+    const auto code_of = [](const uint8_t *codes, int j) { return codes[j % 16] >> (j / 16 * 4) & 15; };
+    for (int32_t block = 0; block < count; block++) {
+        Source source(INT4Q_TYPE_F32, 1, 32, 32);
+        uint8_t q4_0[18], q4_1[20];
+        file.read(reinterpret_cast<char *>(source.buffer.data()), 128);
+        file.read(reinterpret_cast<char *>(q4_0), sizeof q4_0);
+        file.read(reinterpret_cast<char *>(q4_1), sizeof q4_1);
+        ASSERT_TRUE(file) << "block " << block;
+        for (int4q_isa isa : UsableIsas()) {
+            IsaLimit limit(isa);
+            const auto ggml = INT4Q_ROUNDING_GGML;
+            TensorMemory symmetric(MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, ggml),
+                                   1, 32);
+            TensorMemory offset(MakeScheme(INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, ggml), 1, 32);
+            ASSERT_OK(source.Quantize(symmetric));
+            ASSERT_OK(source.Quantize(offset));
+            ASSERT_EQ(std::memcmp(symmetric->scales, q4_0, 2), 0) << "block " << block;
+            ASSERT_EQ(std::memcmp(offset->scales, q4_1, 2), 0) << "block " << block;
+            ASSERT_EQ(std::memcmp(offset->offsets, q4_1 + 2, 2), 0) << "block " << block;
+            for (int j = 0; j < 32; j++) {
+                ASSERT_EQ(CodeAt(*symmetric.get(), 0, j), code_of(q4_0 + 2, j)) << "block " << block << ", " << j;
+                ASSERT_EQ(CodeAt(*offset.get(), 0, j), code_of(q4_1 + 4, j)) << "block " << block << ", " << j;
+            }
+        }
+    }
+    EXPECT_EQ(file.peek(), std::char_traits<char>::eof());
+}
+
+TEST(Dequantize, EqualsTheFormulaInAllTypesAndRowRanges) {
+    Random random(6);
+    for (int4q_type scale_type : kTypes) {
+        for (int32_t group_size : {16, 128, INT4Q_GROUP_PER_ROW}) {
+            for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
+                const int64_t n = 5, k = random.Integer(1, 150), stride = k + random.Integer(0, 5);
+                Source source(INT4Q_TYPE_F32, n, k, k);
+                // Up to 2^17, so that binary16 overflows now and then; some scales and offsets are subnormal.
+                FillMixed(source, random);
+                for (int64_t i = 0; scale_type != INT4Q_TYPE_F16 && i < k; i++) source.Set(1, i, source(1, i) * 256);
+                TensorMemory tensor(scheme, n, k);
+                ASSERT_OK(source.Quantize(tensor));
+                tensor.ForbidWriting();
+                for (int4q_type type : kTypes) {
+                    for (int4q_isa isa : UsableIsas()) {
+                        IsaLimit limit(isa);
+                        const int64_t begin = random.Integer(0, n), end = random.Integer(begin, n);
+                        Source got(type, n, k, stride);
+                        ASSERT_OK(int4q_dequantize_rows(tensor.get(), got.buffer.data(), type, stride, begin, end));
+                        Source wanted(type, n, k, stride);
+                        for (int64_t row = begin; row < end; row++) {
+                            for (int64_t i = 0; i < k; i++) wanted.Set(row, i, DequantizeReference(*tensor.get(), row, i));
+                        }
+                        // Rows outside the range and the gaps between rows still have the guard's fill in both.
+                        ASSERT_EQ(std::memcmp(got.buffer.data(), wanted.buffer.data(), got.buffer.size()), 0)
+                            << Name(scheme) << " to " << TypeName(type) << ", k " << k << ", " << int4q_isa_name(isa);
+                    }
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace int4q_test

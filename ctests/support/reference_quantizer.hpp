@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// The quantizers of docs/quantizers.md, written from its text: one group at a time, plain binary32, no shortcuts.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "int4q.h"
+#include "support/floats.hpp"
+
+namespace int4q_test {
+
+struct QuantizedGroup {
+    bool finite = true;  // false: the scale or the offset is beyond its type
+    float scale = 0;
+    float offset = 0;
+    uint8_t zero_point = 0;
+    std::vector<uint8_t> codes;
+};
+
+inline float Clip(float value, float low, float high) { return std::min(std::max(value, low), high); }
+
+// (int8_t)v as the x86-64 instruction does it that ggml is compiled to, then the upper bound that ggml applies.
+inline uint8_t TruncatedCode(float v) {
+    if (!(v > -2147483648.0f && v < 2147483648.0f)) return 0;
+    const int whole = static_cast<int>(v);
+    return static_cast<uint8_t>(std::min(15, static_cast<int>(static_cast<int8_t>(whole))) & 15);
+}
+
+// The first value of largest magnitude.
+inline float SignedMax(const std::vector<float> &w) {
+    float largest = w[0];
+    for (float v : w) {
+        if (std::fabs(v) > std::fabs(largest)) largest = v;
+    }
+    return largest;
+}
+
+inline QuantizedGroup QuantizeGroupLikeGgml(const int4q_scheme &scheme, const std::vector<float> &w) {
+    QuantizedGroup group;
+    float scale, low = 0;
+    if (scheme.kind == INT4Q_KIND_SYMMETRIC) {
+        float largest = 0, magnitude = 0;
+        for (float v : w) {
+            if (magnitude < std::fabs(v)) {
+                magnitude = std::fabs(v);
+                largest = v;
+            }
+        }
+        scale = largest / -8;
+    } else {
+        low = std::numeric_limits<float>::max();
+        float high = -std::numeric_limits<float>::max();
+        for (float v : w) {
+            if (v < low) low = v;
+            if (v > high) high = v;
+        }
+        scale = (high - low) / 15;
+    }
+    const float reciprocal = scale != 0 ? 1.0f / scale : 0.0f;
+    for (float v : w) {
+        if (scheme.kind == INT4Q_KIND_SYMMETRIC) {
+            const float product = v * reciprocal;
+            group.codes.push_back(TruncatedCode(product + 8.5f));
+        } else {
+            const float above = v - low;
+            const float product = above * reciprocal;
+            group.codes.push_back(TruncatedCode(product + 0.5f));
+        }
+    }
+    group.scale = RoundTo(scheme.scale_type, scale);
+    if (scheme.kind == INT4Q_KIND_OFFSET) group.offset = RoundTo(scheme.scale_type, low);
+    group.finite = std::isfinite(group.scale) && std::isfinite(group.offset);
+    return group;
+}
+
+inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vector<float> &w, const float *codebook) {
+    if (scheme.rounding == INT4Q_ROUNDING_GGML) return QuantizeGroupLikeGgml(scheme, w);
+    QuantizedGroup group;
+    const auto R = [&](float v) { return RoundTo(scheme.scale_type, v); };
+    const float low = *std::min_element(w.begin(), w.end());
+    const float high = *std::max_element(w.begin(), w.end());
+    const float magnitude = std::max(std::fabs(low), std::fabs(high));
+    const bool constant = low == high;
+    const bool symmetric = scheme.kind == INT4Q_KIND_SYMMETRIC;
+    const float lowest_code = scheme.code_range == INT4Q_RANGE_RESTRICTED ? 1.0f : 0.0f;
+    const uint8_t zero_code = symmetric ? 8 : 0;
+
+    float scale = 0;
+    if (symmetric) {
+        if (scheme.scale_rule == INT4Q_SCALE_AMAX_7) {
+            scale = R(constant ? magnitude : magnitude / 7.0f);
+        } else if (scheme.scale_rule == INT4Q_SCALE_AMAX_7_5) {
+            scale = R(constant ? magnitude : magnitude / 7.5f);
+        } else {
+            scale = R(SignedMax(w) / -8.0f);
+        }
+    } else if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
+        scale = R(constant ? magnitude : (std::max(high, 0.0f) - std::min(low, 0.0f)) / 15.0f);
+    } else if (scheme.kind == INT4Q_KIND_OFFSET) {
+        scale = R((high - low) / 15.0f);
+        group.offset = R(low);
+    } else {
+        float largest = 0;
+        for (int i = 0; i < 16; i++) largest = std::max(largest, std::fabs(codebook[i]));
+        scale = R(magnitude / largest);
+    }
+    group.finite = std::isfinite(scale) && std::isfinite(group.offset);
+    if (!group.finite) return group;
+    if (scale == 0) {  // the group is zero (OFFSET: the offset)
+        group.codes.assign(w.size(), zero_code);
+        return group;
+    }
+    group.scale = scale;
+    if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
+        group.zero_point = static_cast<uint8_t>(Clip(std::nearbyint(-std::min(low, 0.0f) / scale), 0, 15));
+    }
+    for (float v : w) {
+        float code;
+        if (symmetric) {
+            code = Clip(std::nearbyint(v / scale) + 8.0f, lowest_code, 15);
+        } else if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
+            code = Clip(std::nearbyint(v / scale) + static_cast<float>(group.zero_point), 0, 15);
+        } else if (scheme.kind == INT4Q_KIND_OFFSET) {
+            code = Clip(std::nearbyint((v - group.offset) / scale), 0, 15);
+        } else {
+            int best = 0;
+            for (int q = 1; q < 16; q++) {
+                if (std::fabs(v / scale - codebook[q]) < std::fabs(v / scale - codebook[best])) best = q;
+            }
+            code = static_cast<float>(best);
+        }
+        group.codes.push_back(static_cast<uint8_t>(code));
+    }
+    return group;
+}
+
+// A whole matrix in the bytes of int4q_tensor.
+struct ReferenceTensor {
+    bool finite = true;
+    int64_t bad_row = -1;           // of the first group whose scale or offset does not fit, if not finite
+    int64_t bad_begin = 0, bad_end = 0;  // its columns
+    std::vector<uint8_t> codes, scales, zero_points, offsets;
+};
+
+inline int64_t GroupLength(const int4q_scheme &scheme, int64_t k) {
+    return scheme.group_size == INT4Q_GROUP_PER_ROW ? k : scheme.group_size;
+}
+
+// weight(row, column) is the finite source element as binary32.
+template <typename Weight>
+ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t k, const float *codebook,
+                                  Weight weight) {
+    const int64_t length = GroupLength(scheme, k), groups = (k + length - 1) / length, row_bytes = (k + 1) / 2;
+    ReferenceTensor out;
+    out.codes.assign(static_cast<size_t>(n * row_bytes), 0);
+    out.scales.assign(static_cast<size_t>(n * groups * TypeBytes(scheme.scale_type)), 0);
+    if (scheme.kind == INT4Q_KIND_ASYMMETRIC) out.zero_points.assign(static_cast<size_t>(n * groups), 0);
+    if (scheme.kind == INT4Q_KIND_OFFSET) out.offsets = out.scales;
+    for (int64_t row = 0; row < n; row++) {
+        for (int64_t g = 0; g < groups; g++) {
+            std::vector<float> w;
+            for (int64_t column = g * length; column < std::min(k, (g + 1) * length); column++) {
+                w.push_back(weight(row, column));
+            }
+            const QuantizedGroup group = QuantizeGroup(scheme, w, codebook);
+            if (!group.finite) {
+                out.finite = false;
+                out.bad_row = row;
+                out.bad_begin = g * length;
+                out.bad_end = std::min(k, (g + 1) * length);
+                return out;
+            }
+            StoreElement(out.scales.data(), scheme.scale_type, row * groups + g, group.scale);
+            if (!out.zero_points.empty()) out.zero_points[static_cast<size_t>(row * groups + g)] = group.zero_point;
+            if (!out.offsets.empty()) {
+                StoreElement(out.offsets.data(), scheme.scale_type, row * groups + g, group.offset);
+            }
+            for (size_t i = 0; i < w.size(); i++) {
+                const int64_t column = g * length + static_cast<int64_t>(i);
+                out.codes[static_cast<size_t>(row * row_bytes + column / 2)] |=
+                    static_cast<uint8_t>(group.codes[i] << (column % 2 * 4));
+            }
+        }
+    }
+    return out;
+}
+
+inline int CodeAt(const int4q_tensor &tensor, int64_t row, int64_t column) {
+    const auto *codes = static_cast<const uint8_t *>(tensor.codes);
+    return codes[row * ((tensor.k + 1) / 2) + column / 2] >> (column % 2 * 4) & 15;
+}
+
+// What element (row, column) stands for, in binary32.
+inline float DequantizeReference(const int4q_tensor &tensor, int64_t row, int64_t column) {
+    const int64_t length = GroupLength(tensor.scheme, tensor.k), groups = (tensor.k + length - 1) / length;
+    const int64_t index = row * groups + column / length;
+    const float scale = LoadElement(tensor.scales, tensor.scheme.scale_type, index);
+    const int code = CodeAt(tensor, row, column);
+    switch (tensor.scheme.kind) {
+        case INT4Q_KIND_SYMMETRIC:
+            return scale * static_cast<float>(code - 8);
+        case INT4Q_KIND_ASYMMETRIC:
+            return scale * static_cast<float>(code - static_cast<const uint8_t *>(tensor.zero_points)[index]);
+        case INT4Q_KIND_OFFSET:
+            return std::fma(scale, static_cast<float>(code),
+                            LoadElement(tensor.offsets, tensor.scheme.scale_type, index));
+        default:
+            return scale * tensor.codebook[code];
+    }
+}
+
+}  // namespace int4q_test
