@@ -153,7 +153,8 @@ inline std::vector<unsigned char> ExactProduct(const Problem &problem) {
         const std::vector<int> codes = UnpackRow(problem, column);
         v.clear();
         for (int code : codes) {
-            v.push_back(spec.kind == INT4Q_KIND_CODEBOOK ? problem.tensor.codebook[code] : static_cast<float>(code - 8));
+            const float centred = static_cast<float>(code - 8);
+            v.push_back(spec.kind == INT4Q_KIND_CODEBOOK ? problem.tensor.codebook[code] : centred);
         }
         for (int64_t row = 0; row < spec.m; row++) {
             const std::vector<GroupOfX> &groups = x[static_cast<size_t>(row)];
@@ -197,11 +198,11 @@ inline ::testing::AssertionResult SameY(const Problem &problem, const std::vecto
 // together by gamma A, A = sum |x[k]| a[k], gamma = N u / (1 - N u). A fused multiply-add that underflows adds up to
 // 2^-150: L + 1 times |s| and twice in each group. (8 s + o and sums of x are exact where they underflow.)
 //
-// INT8. Let M = max|x| of a group. 127 / M, its product with x and M / 127 have a relative error of u each (M >= 2^-100,
-// so that only the product can underflow, to far below a code), and rounding to a code adds 1/2: |x - code step| <= e =
+// INT8. Let M = max|x| of a group. 127 / M, its product with x and M / 127 have a relative error of u each (with M >=
+// 2^-100 only the product can underflow, to far below a code), and rounding to a code adds 1/2: |x - code step| <= e =
 // M / 127 (1/2 + 127 * 3.1 u), or e = M where M < 2^-100. That moves the result by at most Q = sum e |w|. Then
-// float(dot), scale * step (or 8 s + o, and it times step) and two fused multiply-adds in each group round: N = 2 G + 8,
-// A = sum (|x| + e) a as |code step| <= |x| + e. scale * step can underflow by 2^-150, times |dot| <= 127 * 15 L.
+// float(dot), scale * step (or 8 s + o, and it times step) and two fused multiply-adds in each group round: N = 2 G +
+// 8, A = sum (|x| + e) a as |code step| <= |x| + e. scale * step can underflow by 2^-150, times |dot| <= 127 * 15 L.
 //
 // Rounding to y's type adds its unit roundoff times |y|, or half its smallest subnormal. Binary64's own error is below
 // (k + 8) 2^-52 A. The tests' values stay clear of overflow.

@@ -43,8 +43,8 @@ struct Spec {
 
     std::string Text() const {
         std::ostringstream text;
-        text << (mode == INT4Q_MODE_F32 ? "F32 " : "INT8 ") << m << "x" << n << "x" << k << " kind " << kind << " group "
-             << group_size << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y "
+        text << (mode == INT4Q_MODE_F32 ? "F32 " : "INT8 ") << m << "x" << n << "x" << k << " kind " << kind
+             << " group " << group_size << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y "
              << TypeName(y_type) << (quantize ? " quantized" : " random codes")
              << (placement == Placement::kLeft ? " left" : " right") << " gaps " << x_gap << " " << y_gap << " seed "
              << seed;
