@@ -10,16 +10,12 @@
 #include "int4q.h"
 #include "support/bad_arguments.hpp"
 #include "support/bad_blobs.hpp"
+#include "support/guarded_buffer.hpp"
 
 namespace int4q_test {
 namespace {
 
 constexpr int64_t kRows = SmallTensor::kRows, kColumns = SmallTensor::kColumns;
-
-template <typename T>
-std::string BytesOf(const T &object) {
-    return std::string(reinterpret_cast<const char *>(&object), sizeof object);
-}
 
 template <typename Call>
 auto Maker(int32_t kind = INT4Q_KIND_SYMMETRIC) {
@@ -87,7 +83,7 @@ struct PackCall {
 
 TEST(BadBlobArguments, PackRows) {
     using C = PackCall;
-    for (int32_t kind : kKinds) {
+    for (int32_t kind : kAllKinds) {
         SCOPED_TRACE(kind);
         BadTable<C> table;
         AddWithin(table, BadTensors(kind), [](C &c) -> SmallTensor & { return c.weights; });
@@ -122,7 +118,7 @@ TEST(BadBlobArguments, PackRowsRefusesContents) {
                               [=](SmallTensor &t) { t.zero_points[kPlace] = static_cast<unsigned char>(bad); }, kInvalid,
                               "zero_points");
     }
-    for (int32_t kind : kKinds) {
+    for (int32_t kind : kAllKinds) {
         for (uint16_t bits : {0x7c00, 0xfc00, 0x7e00, 0x7c01, 0xffff}) {
             SCOPED_TRACE(testing::Message() << "kind " << kind << ", binary16 " << bits);
             ExpectContentsRefused(kind, [=](SmallTensor &t) { t.scales[kPlace] = bits; }, kNotFinite, "scales");
@@ -171,7 +167,7 @@ TEST(BadBlobArguments, BlobValidate) {
 }
 
 TEST(BadBlobArguments, BlobValidateSeesEveryByteOfThePayload) {
-    for (int32_t kind : kKinds) {
+    for (int32_t kind : kAllKinds) {
         ValidateCall call(kind);
         ASSERT_OK(call.Run());
         for (uint64_t i = SmallBlob::kHeaderBytes; i < call.packed.blob_bytes; i++) {
@@ -195,11 +191,11 @@ TEST(BadBlobArguments, BlobValidateLooksBehindChecksums) {
         EXPECT_OK(call.Run());
     };
     for (uint16_t bits : {0x7c00, 0xfc00, 0x7e00}) {
-        for (int32_t kind : kKinds) expect(kind, 1, 88, 4, bits);
+        for (int32_t kind : kAllKinds) expect(kind, 1, 88, 4, bits);
         expect(INT4Q_KIND_OFFSET, 1, 96, 4, bits);
     }
     expect(INT4Q_KIND_ASYMMETRIC, 0, 96, 0, uint8_t{16});
-    for (int32_t kind : kKinds) {
+    for (int32_t kind : kAllKinds) {
         expect(kind, 2, 0, 4, uint8_t{1});            // a code of a row beyond the last
         expect(kind, 0, 0, 5 * 64, uint8_t{1});       // a code beyond the last column
         expect(kind, 2, 88, 2, uint16_t{0x3800});     // a scale of a row beyond the last
@@ -252,7 +248,7 @@ struct UnpackCall {
 
 TEST(BadBlobArguments, UnpackRows) {
     using C = UnpackCall;
-    for (int32_t kind : kKinds) {
+    for (int32_t kind : kAllKinds) {
         SCOPED_TRACE(kind);
         BadTable<C> table;
         if (kind == INT4Q_KIND_SYMMETRIC) AddWithin(table, BadBlobs(), [](C &c) -> SmallBlob & { return c.packed; });
@@ -265,7 +261,7 @@ TEST(BadBlobArguments, UnpackRows) {
         AddValues(table, "group_size", [=](C &c) -> int32_t & { return scheme(c).group_size; },
                   {32, 64, 128, 256, INT4Q_GROUP_PER_ROW}, kMismatch);
         AddValues(table, "scale_type", [=](C &c) -> int32_t & { return scheme(c).scale_type; }, {INT4Q_TYPE_BF16}, kMismatch);
-        for (int32_t other : kKinds) {
+        for (int32_t other : kAllKinds) {
             if (other == kind) continue;
             table.push_back({"a tensor of kind " + std::to_string(other),
                              [=](C &c) { scheme(c).kind = other, c.weights.Connect(); }, kMismatch, "kind"});
@@ -310,6 +306,10 @@ TEST(BadBlobArguments, GatherRows) {
 TEST(BadBlobArgumentsDeathTest, GatherRowsWithMoreIndicesThanMemoryHolds) {
     for (int64_t count : {kMax64, kMax64 / 2, int64_t{1} << 60}) {
         GatherCall call(INT4Q_KIND_SYMMETRIC);
+        ASSERT_OK(call.Run());
+        GuardedBuffer indices(4 * sizeof(int64_t), Placement::kRight, alignof(int64_t));
+        std::memset(indices.data(), 0, indices.size());
+        call.row_indices = indices.as<int64_t>();
         ASSERT_OK(call.Run());
         call.count = count;
         EXPECT_EXIT(_exit(FailsLike(call.Run(), {kOverflow}, "int4q_gather_rows", {"count", "destination_stride"}) ? 0 : 1),

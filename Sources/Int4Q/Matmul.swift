@@ -61,6 +61,7 @@ public func int4q_describe_dispatch(_ desc: UnsafePointer<int4q_matmul_desc>?, _
     attempt("int4q_describe_dispatch") { () throws(Failure) in
         let shape = try MatmulShape(try require(desc, "desc").pointee)
         if text_bytes > 0 { _ = try require(text, "text") }
+        if needed_bytes != nil { _ = try require(needed_bytes, "needed_bytes") }
         var writer = TextWriter(text, 0, Int(clamping: text_bytes))
         try describeDispatch(shape, &writer)
         let needed = UInt64(writer.length) + 1

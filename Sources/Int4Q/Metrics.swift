@@ -17,6 +17,7 @@ public func int4q_compare(_ reference: UnsafeRawPointer?, _ reference_type: int4
                                 stride: candidate_stride, .init("candidate", stride: "candidate_stride"))
         let metrics = try require(metrics, "metrics")
         try requireStructSize(metrics.pointee.struct_size, of: int4q_metrics.self, "metrics.struct_size")
+        try requireZero(metrics.pointee.reserved, "metrics.reserved")
         try Comparison(expected, actual, rows: rows).write(to: metrics)
     }
 }

@@ -11,6 +11,7 @@ public func int4q_tensor_sizes(_ scheme: UnsafePointer<int4q_scheme>?, _ n: Int6
         let scheme = try Scheme(try require(scheme, "scheme").pointee)
         let result = try require(layout, "layout")
         try requireStructSize(result.pointee.struct_size, of: int4q_tensor_layout.self, "layout.struct_size")
+        try requireZero(result.pointee.reserved, "layout.reserved")
         let sizes = try TensorLayout(scheme, n: n, k: k)
         result.pointee.groups_per_row = sizes.groupsPerRow
         result.pointee.codes_row_bytes = sizes.codesRowBytes

@@ -24,7 +24,7 @@ void RunOnThreads(int threads, const Work &work) {
 // should take some 10 ms: starting threads is in the measured time.
 template <typename Work>
 double BestTime(int threads, const Work &work) {
-    constexpr int kTries = 10;
+    constexpr int kTries = 20;
     double best = std::numeric_limits<double>::infinity();
     for (int i = 0; i < kTries; i++) {
         const Stopwatch stopwatch;

@@ -22,6 +22,11 @@ constexpr int4q_status kNull = INT4Q_ERROR_NULL_POINTER, kStructSize = INT4Q_ERR
 constexpr int32_t kMin32 = INT32_MIN, kMax32 = INT32_MAX;
 constexpr int64_t kMin64 = INT64_MIN, kMax64 = INT64_MAX;
 
+template <typename T>
+inline std::string BytesOf(const T &object) {
+    return std::string(reinterpret_cast<const char *>(&object), sizeof object);
+}
+
 // One way to break a call. `other` is a second argument that the error may name as well.
 template <typename Call>
 struct Bad {
@@ -185,7 +190,7 @@ inline BadTable<int4q_scheme> BadSchemes() {
     return table;
 }
 
-constexpr int32_t kKinds[] = {INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK};
+constexpr int32_t kAllKinds[] = {INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK};
 
 inline int4q_scheme SmallScheme(int32_t kind) {
     int4q_scheme scheme{};

@@ -101,7 +101,7 @@ def offset(w: np.ndarray, scale_type: int) -> Group:
 
 def codebook(w: np.ndarray, scale_type: int, table: np.ndarray) -> Group:
     scale = rounded(np.abs(w).max(axis=1) / np.abs(table).max(), scale_type)
-    distance = np.abs(divided(w, scale)[:, :, None].astype(np.float64) - table.astype(np.float64))
+    distance = np.abs(divided(w, scale)[:, :, None] - table)
     codes = distance.argmin(axis=2)  # the first of equals: the lower code
     codes = np.where(scale[:, None] == 0, 0, codes)
     return Group(codes, scale, np.zeros(len(w)), np.zeros(len(w), np.float32))

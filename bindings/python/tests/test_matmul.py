@@ -1,0 +1,287 @@
+"""Products on packed weights: against float64, and against themselves to the bit."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+import reference
+from conftest import all_schemes, as_float32, four_kinds
+from hypothesis import given
+from hypothesis import strategies as st
+
+import int4q
+
+EPSILON = 2.0**-24  # half a unit in the last place of binary32
+TYPE_STEP = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-11, int4q.Type.BF16: 2.0**-8}
+TYPE_SMALLEST = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-25, int4q.Type.BF16: 0.0}
+ISA_LIMITS = [isa for isa in int4q.Isa if isa <= int4q.isa_detected()]
+
+
+def group_length(scheme: int4q.Scheme, k: int) -> int:
+    return k if scheme.group_size == int4q.PER_ROW else min(scheme.group_size, k)
+
+
+def terms(tensor: int4q.QuantizedTensor) -> np.ndarray:
+    """float64[n][k]: scale |code - 8| + the zero point's or offset's share, which the sums are made of."""
+    codes = tensor.code_matrix().astype(np.float64)
+    size = group_length(tensor.scheme, tensor.k)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.repeat(as_float32(values).astype(np.float64), size, axis=1)[:, : tensor.k]
+
+    scale = np.abs(spread(tensor.scales))
+    if tensor.codebook is not None:
+        return scale * np.abs(tensor.codebook[tensor.code_matrix()])
+    size_of_terms = scale * np.abs(codes - 8)
+    if tensor.zero_points is not None:
+        size_of_terms += scale * np.abs(8 - np.repeat(tensor.zero_points, size, axis=1)[:, : tensor.k].astype(float))
+    if tensor.offsets is not None:
+        size_of_terms += scale * 8 + np.abs(spread(tensor.offsets))
+    return size_of_terms
+
+
+def f32_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, scale_of_terms: float = 1.0) -> np.ndarray:
+    """docs/numerics.md: chained summation within a group, then three operations a group, first order plus a tenth."""
+    size = group_length(tensor.scheme, tensor.k)
+    operations = size + 3 * tensor.scheme.groups_per_row(tensor.k) + 2
+    return 1.1 * operations * EPSILON * scale_of_terms * (np.abs(x).astype(np.float64) @ terms(tensor).T)
+
+
+def int8_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, exact_weights: np.ndarray) -> np.ndarray:
+    """Each x is off by half a step of its group, which is max|x| / 127; then the float operations of the groups."""
+    size = group_length(tensor.scheme, tensor.k)
+    starts = range(0, tensor.k, size)
+    steps = np.stack([np.abs(x[:, begin : begin + size]).max(axis=1) / 127 for begin in starts], axis=1)
+    half_steps = np.repeat(steps.astype(np.float64), size, axis=1)[:, : tensor.k] * 0.5001
+    return half_steps @ np.abs(exact_weights).T + f32_bound(np.abs(x) + half_steps, tensor, 1.5)
+
+
+def exact_weights(tensor: int4q.QuantizedTensor) -> np.ndarray:
+    """float64[n][k] that the tensor stands for, without the rounding of dequantize()."""
+    scales = as_float32(tensor.scales)
+    zeros = tensor.zero_points if tensor.zero_points is not None else np.zeros_like(scales)
+    offsets = as_float32(tensor.offsets) if tensor.offsets is not None else np.zeros_like(scales)
+    return reference.dequantize(tensor.code_matrix(), scales, zeros, offsets, tensor.scheme)
+
+
+def assert_close(y: np.ndarray, x: np.ndarray, tensor: int4q.QuantizedTensor, mode: int4q.Mode,
+                 y_type: int4q.Type = int4q.Type.F32) -> None:
+    x = as_float32(x)
+    weights = exact_weights(tensor)
+    exact = x.astype(np.float64) @ weights.T
+    bound = f32_bound(x, tensor) if mode == int4q.Mode.F32 else int8_bound(x, tensor, weights)
+    bound = bound + TYPE_STEP[y_type] * (np.abs(exact) + bound) + TYPE_SMALLEST[y_type] + 1e-300
+    error = np.abs(as_float32(y) - exact)
+    worst = np.unravel_index((error / bound).argmax(), error.shape)
+    assert (error <= bound).all(), f"at {worst}: error {error[worst]:.3e}, bound {bound[worst]:.3e}"
+
+
+def modes_of(name: str) -> list[int4q.Mode]:
+    return [int4q.Mode.F32] if name == "codebook" else [int4q.Mode.F32, int4q.Mode.INT8]
+
+
+CASES = [(name, mode) for name in four_kinds() for mode in modes_of(name)]
+case = pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{name}-{mode.name}" for name, mode in CASES])
+SHAPES = [(1, 1, 1), (1, 17, 33), (3, 16, 32), (5, 67, 64), (2, 100, 300), (17, 33, 256), (64, 48, 515), (1, 256, 1024)]
+
+
+@case
+@pytest.mark.parametrize("group_size", [16, 32, 64, 128, 256, int4q.PER_ROW])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64(
+    name: str, mode: int4q.Mode, group_size: int, shape: tuple[int, int, int], generator: np.random.Generator
+) -> None:
+    m, n, k = shape
+    tensor = int4q.quantize(generator.standard_normal((n, k)).astype(np.float32), four_kinds(group_size)[name])
+    x = generator.standard_normal((m, k)).astype(np.float32)
+    assert_close(tensor.pack().matmul(x, mode=mode), x, tensor, mode)
+
+
+@case
+@given(
+    m=st.integers(1, 20),
+    n=st.integers(1, 70),
+    k=st.integers(1, 200),
+    seed=st.integers(0, 2**32),
+    limit=st.sampled_from(ISA_LIMITS),
+)
+def test_any_shape(name: str, mode: int4q.Mode, m: int, n: int, k: int, seed: int, limit: int4q.Isa) -> None:
+    generator = np.random.default_rng(seed)
+    tensor = int4q.quantize(generator.standard_normal((n, k)).astype(np.float32), four_kinds()[name])
+    x = generator.standard_normal((m, k)).astype(np.float32)
+    with int4q.set_isa_limit(limit):
+        assert_close(tensor.pack().matmul(x, mode=mode), x, tensor, mode)
+
+
+@pytest.mark.parametrize("mode", list(int4q.Mode), ids=lambda mode: mode.name)
+@pytest.mark.parametrize("scale_type", list(int4q.Type), ids=lambda t: t.name)
+@pytest.mark.parametrize("y_type", list(int4q.Type), ids=lambda t: t.name)
+@pytest.mark.parametrize("x_type", list(int4q.Type), ids=lambda t: t.name)
+def test_every_type(
+    x_type: int4q.Type, y_type: int4q.Type, scale_type: int4q.Type, mode: int4q.Mode, generator: np.random.Generator
+) -> None:
+    scheme = int4q.Scheme.asymmetric(32, scale_type=scale_type)
+    tensor = int4q.quantize(generator.standard_normal((35, 130)).astype(np.float32), scheme)
+    values = generator.standard_normal((4, 130)).astype(np.float32)
+    x = {
+        int4q.Type.F32: values,
+        int4q.Type.F16: values.astype(np.float16),
+        int4q.Type.BF16: reference.bfloat16_bits(values),
+    }[x_type]
+    y = tensor.pack().matmul(x, mode=mode, dtype=y_type, element_type=x_type)
+    assert_close(y, x, tensor, mode, y_type)
+
+
+@pytest.mark.parametrize("name", list(all_schemes()))
+def test_all_conventions_multiply(name: str, generator: np.random.Generator) -> None:
+    tensor = int4q.quantize(generator.standard_normal((40, 96)).astype(np.float32), all_schemes()[name])
+    x = generator.standard_normal((3, 96)).astype(np.float32)
+    assert_close(tensor.pack().matmul(x), x, tensor, int4q.Mode.F32)
+
+
+@case
+@pytest.mark.parametrize("group_size", [16, 32, 128, int4q.PER_ROW])
+def test_same_bits_always(name: str, mode: int4q.Mode, group_size: int, generator: np.random.Generator) -> None:
+    """Whatever the instruction set, the number of workers and the batch."""
+    blob = int4q.quantize(generator.standard_normal((150, 333)).astype(np.float32), four_kinds(group_size)[name]).pack()
+    x = (generator.standard_normal((9, 333)) * 10.0 ** generator.integers(-6, 6, (9, 1))).astype(np.float32)
+    with int4q.set_isa_limit("portable"):
+        expected = blob.matmul(x, mode=mode).tobytes()
+    for limit in ISA_LIMITS:
+        with int4q.set_isa_limit(limit):
+            assert blob.plan(9, "f32", "f32", mode).isa == limit
+            assert blob.matmul(x, mode=mode).tobytes() == expected
+            rows = [blob.matmul(x[i : i + 1], mode=mode).tobytes() for i in range(9)]
+            assert b"".join(rows) == expected
+            for workers in (1, 2, 3, 4):
+                with int4q.Pool(workers) as pool:
+                    assert blob.matmul(x, mode=mode, pool=pool).tobytes() == expected
+
+
+def test_threads_share_a_blob_and_a_pool(generator: np.random.Generator) -> None:
+    blob = int4q.quantize(generator.standard_normal((200, 256)).astype(np.float32)).pack()
+    inputs = [generator.standard_normal((m, 256)).astype(np.float32) for m in (1, 2, 3, 4, 5, 6, 7, 8)] * 8
+    expected = [blob.matmul(x).tobytes() for x in inputs]
+    with int4q.Pool(2) as pool, concurrent.futures.ThreadPoolExecutor(4) as executor:
+        alone = list(executor.map(lambda x: blob.matmul(x).tobytes(), inputs))
+        pooled = list(executor.map(lambda x: blob.matmul(x, pool=pool).tobytes(), inputs))
+    assert alone == expected
+    assert pooled == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("mode", list(int4q.Mode), ids=lambda mode: mode.name)
+def test_not_finite_x_spoils_its_row_only(mode: int4q.Mode, bad: float, generator: np.random.Generator) -> None:
+    tensor = int4q.quantize(generator.standard_normal((30, 70)).astype(np.float32), int4q.Scheme.asymmetric())
+    blob = tensor.pack()
+    x = generator.standard_normal((4, 70)).astype(np.float32)
+    good = blob.matmul(x, mode=mode)
+    x[2, 50] = bad
+    y = blob.matmul(x, mode=mode)
+    assert (np.isnan(y[2]).all() if mode == int4q.Mode.INT8 else not np.isfinite(y[2]).any())
+    kept = [0, 1, 3]
+    np.testing.assert_array_equal(y[kept], good[kept])
+
+
+def test_shapes_of_x_and_out(generator: np.random.Generator) -> None:
+    blob = int4q.quantize(generator.standard_normal((24, 40)).astype(np.float32)).pack()
+    x = generator.standard_normal((2, 3, 40)).astype(np.float32)
+    y = blob.matmul(x)
+    assert y.shape == (2, 3, 24)
+    np.testing.assert_array_equal(blob.matmul(x[1, 2]), y[1, 2])
+    np.testing.assert_array_equal(blob.matmul(x[1]), y[1])
+    out = np.empty((2, 3, 24), np.float32)
+    assert blob.matmul(x, out=out) is out
+    np.testing.assert_array_equal(out, y)
+    room = np.full((6, 30), 5, np.float32)
+    blob.matmul(x.reshape(6, 40), out=room[:, :24])
+    np.testing.assert_array_equal(room[:, :24], y.reshape(6, 24))
+    assert (room[:, 24:] == 5).all()
+    assert blob.matmul(np.empty((0, 40), np.float32)).shape == (0, 24)
+    assert blob.matmul(np.empty((2, 0, 40), np.float32)).shape == (2, 0, 24)
+
+
+def test_wrong_x_and_out() -> None:
+    blob = int4q.quantize(np.ones((24, 40), np.float32)).pack()
+    x = np.ones((2, 40), np.float32)
+    for wrong in (np.ones((2, 39), np.float32), np.float32(1)):
+        with pytest.raises(ValueError, match="x has shape"):
+            blob.matmul(wrong)
+    with pytest.raises(TypeError, match="dtype int64"):
+        blob.matmul(np.ones((2, 40), np.int64))
+    with pytest.raises(ValueError, match="out has shape"):
+        blob.matmul(x, out=np.empty((2, 23), np.float32))
+    with pytest.raises(TypeError, match="float64"):
+        blob.matmul(x, out=np.empty((2, 24)))
+    with pytest.raises(ValueError, match="strides"):
+        blob.matmul(x, out=np.empty((24, 2), np.float32).T)
+    with pytest.raises(ValueError, match="read-only"):
+        read_only = np.empty((2, 24), np.float32)
+        read_only.flags.writeable = False
+        blob.matmul(x, out=read_only)
+    with pytest.raises(TypeError, match="NumPy array"):
+        blob.matmul(x, out=[0.0])  # type: ignore[arg-type]
+
+
+def test_codebook_has_no_int8_mode() -> None:
+    blob = int4q.quantize(np.ones((4, 32), np.float32), four_kinds()["codebook"]).pack()
+    with pytest.raises(int4q.Int4QError) as caught:
+        blob.matmul(np.ones((1, 32), np.float32), mode=int4q.Mode.INT8)
+    assert isinstance(caught.value, (int4q.UnsupportedError, int4q.InvalidArgumentError))
+    assert caught.value.message
+
+
+def test_plans_are_kept_and_few() -> None:
+    blob = int4q.quantize(np.ones((16, 32), np.float32)).pack()
+    assert blob.plan(3, "f32", "f32") is blob.plan(3, "f32", "f32")
+    assert blob.plan(3, "f32", "f32") is not blob.plan(4, "f32", "f32")
+    for m in range(1, 200):
+        blob.matmul(np.ones((m, 32), np.float32))
+    assert 1 <= len(blob._plans) <= 64
+
+
+def test_plan_follows_the_limit() -> None:
+    blob = int4q.quantize(np.ones((16, 32), np.float32)).pack()
+    before = blob.plan(2, "f32", "f32").isa
+    assert before == int4q.isa_active()
+    with int4q.set_isa_limit(int4q.Isa.PORTABLE):
+        assert blob.plan(2, "f32", "f32").isa == int4q.Isa.PORTABLE
+    assert blob.plan(2, "f32", "f32").isa == before
+
+
+def test_linear(generator: np.random.Generator) -> None:
+    weights = generator.standard_normal((20, 64)).astype(np.float32)
+    bias = generator.standard_normal(20).astype(np.float32)
+    x = generator.standard_normal((2, 5, 64)).astype(np.float32)
+    with int4q.Pool(2) as pool:
+        layer = int4q.Linear.from_weights(weights, bias, scheme=int4q.Scheme.asymmetric(), pool=pool)
+        np.testing.assert_array_equal(layer(x), layer.blob.matmul(x) + bias)
+    plain = int4q.Linear(layer.blob, mode=int4q.Mode.INT8)
+    np.testing.assert_array_equal(plain(x), layer.blob.matmul(x, mode=int4q.Mode.INT8))
+    with pytest.raises(ValueError, match="bias has shape"):
+        int4q.Linear(layer.blob, bias[:-1])
+
+
+def test_pool_ends() -> None:
+    blob = int4q.quantize(np.ones((16, 32), np.float32)).pack()
+    pool = int4q.Pool(3)
+    assert pool.workers == 3
+    pool.close()
+    pool.close()
+    with pytest.raises(ValueError, match="closed"):
+        blob.matmul(np.ones((1, 32), np.float32), pool=pool)
+    for workers in (0, 1025, -1):
+        with pytest.raises(ValueError, match="1.*1024"):
+            int4q.Pool(workers)
+
+
+def test_describe() -> None:
+    text = int4q.describe_dispatch(int4q.Scheme.symmetric(), 1, 4096, 4096, mode=int4q.Mode.INT8, workers=2)
+    assert int4q.isa_name(int4q.isa_active()) in text
+    blob = int4q.quantize(np.ones((16, 32), np.float32)).pack()
+    with int4q.set_isa_limit("portable"):
+        assert "portable" in blob.describe()
+    with pytest.raises(int4q.InvalidArgumentError):
+        int4q.describe_dispatch(int4q.Scheme.symmetric(33), 1, 16, 32)
