@@ -113,7 +113,7 @@ TEST(Quantize, EverySchemeEqualsTheRederivation) {
     int64_t number = 0;
     for (int4q_type source_type : kTypes) {
         for (int4q_type scale_type : kTypes) {
-            for (int32_t group_size : kGroupSizes) {
+            for (int32_t group_size : kAllGroupSizes) {
                 for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
                     for (int64_t k : {1, 15, 16, 33, 95, 130, 321}) {
                         const Placement placement = number++ % 2 ? Placement::kLeft : Placement::kRight;
@@ -143,7 +143,7 @@ TEST(Quantize, GroupsOfAnyMagnitudeEqualTheRederivation) {
     int finite = 0, overflowing = 0;
     for (int i = 0; i < Samples(3000); i++) {
         int4q_scheme scheme = random.Pick(AllSchemes(16, kTypes[random.Integer(0, 2)]));
-        scheme.group_size = kGroupSizes[random.Integer(0, 5)];
+        scheme.group_size = kAllGroupSizes[random.Integer(0, 5)];
         // ggml's arithmetic overflows in float-to-int conversions outside binary16; the test with its blocks covers it.
         if (scheme.rounding == INT4Q_ROUNDING_GGML) scheme.scale_type = INT4Q_TYPE_F16;
         const bool ggml = scheme.rounding == INT4Q_ROUNDING_GGML;
@@ -202,7 +202,7 @@ TEST(Quantize, RowSplitsAndStridesDoNotMatter) {
 TEST(Quantize, ZeroGroupsAndConstantGroupsComeBack) {
     const float constants[] = {0.0f, -0.0f, 1.0f, -1.0f, 0.1f, -0.1f, 300.7f, -17.3f, 0x1p-9f, -1.2345e-2f};
     for (int4q_type scale_type : kTypes) {
-        for (int32_t group_size : kGroupSizes) {
+        for (int32_t group_size : kAllGroupSizes) {
             for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
                 for (int64_t k : {1, 16, 51}) {
                     for (float constant : constants) {

@@ -71,9 +71,9 @@ public func int4q_gather_rows(_ blob: UnsafeRawPointer?, _ blob_bytes: UInt64, _
         let type = try ElementType(destination_type, "destination_type")
         try requireAtLeast(count, 0, "count")
         if count == 0 { return }
-        let rows = try blob.requireRows(row_indices, count, "row_indices")
         let matrix = try Matrix(destination, type, rows: count, columns: blob.layout.k, stride: destination_stride,
                                 .init("destination", stride: "destination_stride"))
+        let rows = try blob.requireRows(row_indices, count, "row_indices")
         gather(blob, rows: rows, count: count, into: matrix, try InstructionSetLimit.active().kernels)
     }
 }

@@ -152,7 +152,7 @@ inline int64_t GroupLength(const int4q_scheme &scheme, int64_t k) {
 // weight(row, column) is the finite source element as binary32.
 template <typename Weight>
 ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t k, const float *codebook,
-                                  Weight weight) {
+                                  const Weight &weight) {
     const int64_t length = GroupLength(scheme, k), groups = (k + length - 1) / length, row_bytes = (k + 1) / 2;
     ReferenceTensor out;
     out.codes.assign(static_cast<size_t>(n * row_bytes), 0);

@@ -34,7 +34,7 @@ inline int4q_scheme MakeScheme(int32_t kind, int32_t group_size, int4q_type scal
     return scheme;
 }
 
-constexpr int32_t kGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
+constexpr int32_t kAllGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
 
 // Every combination of kind, rule, range and rounding that the header allows.
 inline std::vector<int4q_scheme> AllSchemes(int32_t group_size, int4q_type scale_type) {

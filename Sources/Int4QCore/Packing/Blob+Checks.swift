@@ -31,6 +31,7 @@ extension Blob {
     /// Each index in 0..<n.
     public func requireRows(_ indices: UnsafePointer<Int64>?, _ count: Int64, _ name: StaticString) throws(Failure) -> UnsafePointer<Int64> {
         let indices = try require(indices, name)
+        _ = try CheckedSize(UInt64(count), "count").times(8).plus(UInt64(UInt(bitPattern: indices)))
         for index in 0..<Int(count) where indices[index] < 0 || indices[index] >= layout.n {
             throw .invalid(name, indices[index], expected: "row numbers of 0 or more and below", bound: UInt64(layout.n))
         }

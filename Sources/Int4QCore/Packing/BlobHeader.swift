@@ -71,7 +71,7 @@ public struct Blob {
             scheme = try Scheme(raw)
             layout = try BlobLayout(scheme, n: n, k: k)
         } catch {
-            throw Failure(INT4Q_ERROR_CORRUPT, error.argument, error.value, expected: error.expected, bound: error.bound)
+            throw error.asCorruption
         }
         self.base = base
         try checkDerivedFields()
@@ -123,11 +123,18 @@ public struct Blob {
 
     private func checkCodebook() throws(Failure) {
         if scheme.kind == .codebook {
-            try requireUsable(codebook: codebook, "blob")
+            do throws(Failure) { try requireUsable(codebook: codebook, "blob") } catch { throw error.asCorruption }
             return
         }
         for index in 0..<16 where codebook[index].bitPattern != 0 {
             throw corrupt(UInt64(codebook[index].bitPattern), expected: "in an unused codebook", 0)
         }
+    }
+}
+
+extension Failure {
+    /// A header that states the impossible is a damaged one, whatever the same value would be in an argument.
+    fileprivate var asCorruption: Failure {
+        Failure(INT4Q_ERROR_CORRUPT, argument, value, expected: expected, bound: bound)
     }
 }
