@@ -101,7 +101,7 @@ inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vecto
         scale = R(constant ? magnitude : (std::max(high, 0.0f) - std::min(low, 0.0f)) / 15.0f);
     } else if (scheme.kind == INT4Q_KIND_OFFSET) {
         scale = R((high - low) / 15.0f);
-        group.offset = R(low);
+        group.offset = R(low) == 0 ? 0.0f : R(low);  // a zero of either sign is stored without one
     } else {
         float largest = 0;
         for (int i = 0; i < 16; i++) largest = std::max(largest, std::fabs(codebook[i]));

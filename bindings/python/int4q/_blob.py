@@ -98,6 +98,8 @@ class Blob:
         Raises CorruptError, BlobVersionError or BufferTooSmallError for what is no whole blob. `validate` False
         checks the header alone.
         """
+        if not memoryview(data).nbytes:
+            raise ValueError("data is empty")
         array = np.frombuffer(data, np.uint8)
         if not is_aligned(array):
             copy = aligned_bytes(array.nbytes)

@@ -137,6 +137,6 @@ def test_torch_tensors() -> None:
 
 
 def test_memory_is_aligned() -> None:
-    for count in (0, 1, 63, 64, 1000):
+    for count in (1, 63, 64, 1000):
         room = _arrays.aligned_bytes(count)
         assert len(room) == count and room.ctypes.data % 64 == 0

@@ -145,6 +145,8 @@ def test_truncated_files(tmp_path: pathlib.Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ValueError):
         int4q.Blob.map(path)
+    with pytest.raises(ValueError, match="empty"):
+        int4q.Blob.from_bytes(b"")
     with pytest.raises(FileNotFoundError):
         int4q.Blob.map(tmp_path / "absent")
 

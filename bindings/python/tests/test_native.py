@@ -134,7 +134,9 @@ def import_with(library: str | None, package: pathlib.Path = PACKAGE) -> subproc
     if library is not None:
         environment["INT4Q_LIBRARY"] = library
     program = "import int4q; print('library:', int4q.library_path())"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    # Python looks in the current folder first, which may hold the package too.
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=package.parent)
 
 
 def false_library(folder: pathlib.Path, source: str) -> str:
