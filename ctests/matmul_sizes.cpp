@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <utility>
+#include <limits>
 #include <vector>
 
 #include "support/exact_product.hpp"
@@ -44,17 +44,21 @@ protected:
 
 TEST_P(MatmulSizes, EveryMFrom1To67) {
     for (int64_t m = 1; m <= 67; m++) {
-        for (const auto &nk : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 33}, {16, 64}, {17, 127}, {33, 96}}) {
-            Check(m, nk.first, nk.second);
-        }
+        Check(m, 1, 1);
+        Check(m, 5, 33);
+        Check(m, 16, 64);
+        Check(m, 17, 127);
+        Check(m, 33, 96);
     }
 }
 
 TEST_P(MatmulSizes, EveryNFrom1To67) {
     for (int64_t n = 1; n <= 67; n++) {
-        for (const auto &mk : std::vector<std::pair<int64_t, int64_t>>{{1, 31}, {2, 130}, {3, 64}, {7, 101}, {16, 48}}) {
-            Check(mk.first, n, mk.second);
-        }
+        Check(1, n, 31);
+        Check(2, n, 130);
+        Check(3, n, 64);
+        Check(7, n, 101);
+        Check(16, n, 48);
     }
 }
 

@@ -286,8 +286,8 @@ TEST(Quantize, EqualsGgmlByteForByte) {
         for (int4q_isa isa : UsableIsas()) {
             IsaLimit limit(isa);
             const auto ggml = INT4Q_ROUNDING_GGML;
-            TensorMemory symmetric(MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, ggml),
-                                   1, 32);
+            const int32_t rule = INT4Q_SCALE_SIGNED_MAX_8;
+            TensorMemory symmetric(MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, rule, 0, ggml), 1, 32);
             TensorMemory offset(MakeScheme(INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, ggml), 1, 32);
             ASSERT_OK(source.Quantize(symmetric));
             ASSERT_OK(source.Quantize(offset));
@@ -324,7 +324,9 @@ TEST(Dequantize, EqualsTheFormulaInAllTypesAndRowRanges) {
                         ASSERT_OK(int4q_dequantize_rows(tensor.get(), got.buffer.data(), type, stride, begin, end));
                         Source wanted(type, n, k, stride);
                         for (int64_t row = begin; row < end; row++) {
-                            for (int64_t i = 0; i < k; i++) wanted.Set(row, i, DequantizeReference(*tensor.get(), row, i));
+                            for (int64_t i = 0; i < k; i++) {
+                                wanted.Set(row, i, DequantizeReference(*tensor.get(), row, i));
+                            }
                         }
                         // Rows outside the range and the gaps between rows still have the guard's fill in both.
                         ASSERT_EQ(std::memcmp(got.buffer.data(), wanted.buffer.data(), got.buffer.size()), 0)

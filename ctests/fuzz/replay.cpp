@@ -66,9 +66,10 @@ void DamageHeader(Random &random, std::vector<uint8_t> &bytes) {
     }
     const size_t at = int4q_test::kTotalBytesAt + 8 * static_cast<size_t>(random.Integer(0, 13));
     const uint64_t old = int4q_test::GetField<uint64_t>(bytes.data(), at);
-    const uint64_t values[] = {0,       1,           UINT64_MAX,  uint64_t{1} << 63, uint64_t{1} << 62, uint64_t{1} << 60,
-                               1u << 31, uint64_t{1} << 32, old + 1, old - 1,    old + 16,       old - 16,
-                               old + 64, old - 64,    old * 2,     old / 2,      UINT64_MAX - 63,   random.Bits()};
+    const uint64_t one = 1;
+    const uint64_t values[] = {0,         1,         one << 31, one << 32, one << 60, one << 62,
+                               one << 63, ~0ull,     ~63ull,    old + 1,   old - 1,   old + 16,
+                               old - 16,  old + 64,  old - 64,  old * 2,   old / 2,   random.Bits()};
     int4q_test::SetField<uint64_t>(bytes.data(), at, values[random.Integer(0, 17)]);
 }
 
@@ -90,7 +91,7 @@ void DamageBytes(Random &random, std::vector<uint8_t> &bytes) {
             bytes.resize(at);
             break;
         default:
-            bytes.resize(bytes.size() + static_cast<size_t>(random.Integer(1, 200)), static_cast<uint8_t>(random.Bits()));
+            bytes.insert(bytes.end(), static_cast<size_t>(random.Integer(1, 200)), static_cast<uint8_t>(random.Bits()));
     }
 }
 

@@ -5,10 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -97,11 +97,11 @@ public:
             tensor.codebook = codebook_.as<float>();
             codebook_.ForbidWriting();
         }
-        spec.quantize ? QuantizeWeights() : DrawWeights();
-        for (GuardedBuffer *part : {&codes_, &scales_, &zero_points_, &offsets_}) {
-            if (part->size()) part->ForbidWriting();
+        if (spec.quantize) {
+            SetWeights([&](int64_t, int64_t) { return 0.05f * random_.Normal() + 0.01f; });
+        } else {
+            DrawWeights();
         }
-        Pack();
         DrawX();
     }
 
@@ -142,6 +142,20 @@ public:
         return offsets_.size() ? LoadElement(offsets_.data(), spec.scale_type, row * layout.groups_per_row + group) : 0;
     }
 
+    // Replaces the weights by value(row, column), quantized, and packs them.
+    void SetWeights(const std::function<float(int64_t, int64_t)> &value) {
+        GuardedBuffer source(static_cast<size_t>(spec.n * spec.k) * sizeof(float), spec.placement);
+        for (int64_t row = 0; row < spec.n; row++) {
+            for (int64_t column = 0; column < spec.k; column++) {
+                source.as<float>()[row * spec.k + column] = value(row, column);
+            }
+        }
+        source.ForbidWriting();
+        ForEachPart([](GuardedBuffer &part) { part.AllowWriting(); });
+        EXPECT_OK(int4q_quantize_rows(&tensor, source.data(), INT4Q_TYPE_F32, spec.k, 0, spec.n)) << spec.Text();
+        Pack();
+    }
+
     // Replaces the scales (and OFFSET's offsets) by value(), rounded to their type, and packs again.
     void SetScales(const std::function<float()> &value) {
         for (GuardedBuffer *part : {&scales_, &offsets_}) {
@@ -150,7 +164,6 @@ public:
             for (int64_t i = 0; i < spec.n * layout.groups_per_row; i++) {
                 StoreElement(part->data(), spec.scale_type, i, value());
             }
-            part->ForbidWriting();
         }
         Pack();
     }
@@ -170,14 +183,6 @@ private:
         return part.data();
     }
 
-    void QuantizeWeights() {
-        const int64_t count = spec.n * spec.k;
-        GuardedBuffer source(static_cast<size_t>(count) * sizeof(float), spec.placement);
-        for (int64_t i = 0; i < count; i++) source.as<float>()[i] = 0.05f * random_.Normal() + 0.01f;
-        source.ForbidWriting();
-        EXPECT_OK(int4q_quantize_rows(&tensor, source.data(), INT4Q_TYPE_F32, spec.k, 0, spec.n)) << spec.Text();
-    }
-
     void DrawWeights() {
         std::memset(codes_.data(), 0, codes_.size());
         for (int64_t row = 0; row < spec.n; row++) {
@@ -192,9 +197,18 @@ private:
             if (zero_points_.size()) zero_points_.data()[i] = static_cast<unsigned char>(random_.Integer(0, 15));
             if (offsets_.size()) StoreElement(offsets_.data(), spec.scale_type, i, 0.1f * random_.Normal());
         }
+        Pack();
+    }
+
+    template <typename Visit>
+    void ForEachPart(Visit visit) {
+        for (GuardedBuffer *part : {&codes_, &scales_, &zero_points_, &offsets_}) {
+            if (part->size()) visit(*part);
+        }
     }
 
     void Pack() {
+        ForEachPart([](GuardedBuffer &part) { part.ForbidWriting(); });
         uint64_t bytes = 0;
         EXPECT_OK(int4q_blob_size(&scheme, spec.n, spec.k, &bytes)) << spec.Text();
         blob = GuardedBuffer(bytes, spec.placement, INT4Q_ALIGNMENT);

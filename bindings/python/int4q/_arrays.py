@@ -15,9 +15,10 @@ from ._native import ALIGNMENT
 
 def _bfloat16_dtype() -> np.dtype | None:
     try:
-        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+        dtype: np.dtype = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
     except ImportError:
         return None
+    return dtype
 
 
 BFLOAT16 = _bfloat16_dtype()

@@ -6,9 +6,8 @@ import enum
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 try:
     import typer
@@ -123,18 +122,20 @@ def describe(
     typer.echo(f"library {'.'.join(map(str, int4q.library_version()))} at {int4q.library_path()}")
     typer.echo(f"instruction set {int4q.isa_name(int4q.isa_detected())} detected")
     try:
-        typer.echo(
-            int4q.describe_dispatch(
-                make_scheme(scheme, group_size, scale_type), m, n, k, mode=int4q.Mode[mode.name.upper()], workers=workers
-            )
-        )
+        chosen = make_scheme(scheme, group_size, scale_type)
+        chosen_mode = int4q.Mode[mode.name.upper()]
+        typer.echo(int4q.describe_dispatch(chosen, m, n, k, mode=chosen_mode, workers=workers))
     except int4q.Int4QError as error:
         raise fail(str(error)) from error
 
 
 # ---- quantize ------------------------------------------------------------------------------------------------------
 
-FLOAT_TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16)}
+FLOAT_TYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
+}
 
 
 def read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
@@ -168,7 +169,7 @@ def blob_name(tensor_name: str) -> str:
 
 
 def quantize_one(
-    weights: np.ndarray, element_type: str, scheme: int4q.Scheme, path: pathlib.Path, threads: Optional[int]
+    weights: np.ndarray, element_type: str, scheme: int4q.Scheme, path: pathlib.Path, threads: int | None
 ) -> tuple[int4q.Metrics, int]:
     tensor = int4q.quantize(weights, scheme, element_type=element_type, threads=threads)
     blob = tensor.pack(threads=threads)
@@ -197,7 +198,7 @@ def quantize(
     scheme: SchemeName = typer.Option(SchemeName.asymmetric),
     group_size: int = typer.Option(32, help="16, 32, 64, 128, 256, or -1 for one group per row"),
     scale_type: TypeName = typer.Option(TypeName.f16),
-    threads: Optional[int] = typer.Option(None, help="default: one per processor"),
+    threads: int | None = typer.Option(None, help="default: one per processor"),
 ) -> None:
     """Quantizes every 2-D float tensor of a safetensors file into a blob of its own."""
     try:
@@ -215,7 +216,7 @@ def quantize(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("quantizing", total=len(matrices))
-        for (name, weights, element_type), file_name in zip(matrices, names):
+        for (name, weights, element_type), file_name in zip(matrices, names, strict=True):
             progress.update(task, description=name)
             try:
                 metrics, size = quantize_one(weights, element_type, chosen, outdir / file_name, threads)
@@ -231,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -167,8 +167,8 @@ HEADER_FIELDS = {
     "total bytes": (16, "<Q"), "n": (24, "<q"), "k": (32, "<q"), "kind": (40, "<i"), "group size": (44, "<i"),
     "scale type": (48, "<i"), "scale rule": (52, "<i"), "code range": (56, "<i"), "rounding": (60, "<i"),
     "checksums offset": (64, "<Q"), "blocks offset": (72, "<Q"), "block bytes": (80, "<Q"),
-    "scales offset": (88, "<Q"), "zero offset": (96, "<Q"), "group count": (104, "<q"), "group size packed": (112, "<q"),
-    "k padded": (120, "<q"), "reserved": (192, "<q"),
+    "scales offset": (88, "<Q"), "zero offset": (96, "<Q"), "group count": (104, "<q"),
+    "group size packed": (112, "<q"), "k padded": (120, "<q"), "reserved": (192, "<q"),
 }
 
 

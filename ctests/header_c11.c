@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The header by itself in C11: complete, and structs of the sizes that the library and the Python binding count on. */
+#include "int4q.h"
+
+_Static_assert(sizeof(int4q_scheme) == 48, "int4q_scheme is fixed");
+_Static_assert(sizeof(int4q_error) == 48, "int4q_error");
+_Static_assert(sizeof(int4q_tensor_layout) == 56, "int4q_tensor_layout");
+_Static_assert(sizeof(int4q_tensor) == 144, "int4q_tensor");
+_Static_assert(sizeof(int4q_blob_info) == 168, "int4q_blob_info");
+_Static_assert(sizeof(int4q_matmul_desc) == 96, "int4q_matmul_desc");
+_Static_assert(sizeof(int4q_matmul_plan) == 296, "int4q_matmul_plan");
+_Static_assert(sizeof(int4q_matmul_args) == 72, "int4q_matmul_args");
+_Static_assert(sizeof(int4q_metrics) == 56, "int4q_metrics");
+
+/* The pool's function is one of the kind that int4q_matmul() takes. */
+int4q_parallel_for header_c11_parallel_for(void);
+int4q_parallel_for header_c11_parallel_for(void) { return int4q_pool_parallel_for; }
