@@ -110,9 +110,7 @@ TEST_P(MatmulIsa, SameBitsForRowsLongerThanOnePackedGroup) {
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryIsa, MatmulIsa, ::testing::ValuesIn(kIsas),
-                         [](const ::testing::TestParamInfo<int4q_isa> &info) {
-                             return std::string(int4q_isa_name(info.param));
-                         });
+                         [](const auto &info) { return std::string(int4q_isa_name(info.param)); });
 
 // ---- Threads, order, batches, strides ----
 
@@ -345,10 +343,7 @@ TEST_P(MatmulEquality, BlobInAMappedFileForReadingOnly) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, MatmulEquality, ::testing::ValuesIn(kModes),
-                         [](const ::testing::TestParamInfo<int4q_compute_mode> &info) {
-                             return info.param == INT4Q_MODE_F32 ? "F32" : "Int8";
-                         });
+INSTANTIATE_TEST_SUITE_P(Modes, MatmulEquality, ::testing::ValuesIn(kModes), ModeName);
 
 }  // namespace
 }  // namespace int4q_test

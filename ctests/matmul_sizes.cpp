@@ -105,10 +105,7 @@ TEST_P(MatmulSizes, ThreeBy257By1100) {
     ForEachKindAndGroup(GetParam(), [&](int32_t kind, int32_t group_size) { Check(3, 257, 1100, kind, group_size); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, MatmulSizes, ::testing::ValuesIn(kModes),
-                         [](const ::testing::TestParamInfo<int4q_compute_mode> &info) {
-                             return info.param == INT4Q_MODE_F32 ? "F32" : "Int8";
-                         });
+INSTANTIATE_TEST_SUITE_P(Modes, MatmulSizes, ::testing::ValuesIn(kModes), ModeName);
 
 // The comparisons above are worth something only if they see a wrong result.
 TEST(MatmulSizesComparison, SeesASingleWrongElement) {

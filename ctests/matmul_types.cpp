@@ -321,9 +321,11 @@ TEST(MatmulTypes, LargestInt8Sums) {
             spec.k = 65536 + 40;
             spec.group_size = INT4Q_GROUP_PER_ROW;
             Problem problem(spec);
-            // A row of equal weights has the code farthest from its zero point everywhere; one more step down in x
-            // makes the sum odd, so that its conversion to binary32 rounds.
-            problem.SetWeights([](int64_t row, int64_t) { return row ? -1.0f : 1.0f; });
+            // Weights that are all as large as the row's largest but one, which is 0, have the code farthest from the
+            // zero point; one step less in one x makes the sum odd, so that its conversion to binary32 rounds.
+            problem.SetWeights([&](int64_t row, int64_t column) {
+                return column == spec.k - 1 ? 0.0f : row ? -1.0f : 1.0f;
+            });
             problem.SetX([&](int64_t, int64_t column) { return column == 7 ? sign * 126 : sign * 127; });
             if (spec.kind == INT4Q_KIND_ASYMMETRIC) {
                 ASSERT_EQ(problem.Code(0, 0) - problem.ZeroPoint(0, 0), 15);

@@ -3,8 +3,6 @@ import CInt4QShims
 
 /// The one symbol of this module that others call.
 @c @implementation
-public func i4q_kernels_portable() -> UnsafePointer<i4q_kernels>? {
-    withUnsafePointer(to: &table) { $0 }
+public func i4q_kernels_portable() -> i4q_kernels {
+    makeTable(f32: "portable-f32-fma", int8: "portable-int8")
 }
-
-private nonisolated(unsafe) var table = makeTable(f32: "portable-f32-fma", int8: "portable-int8")

@@ -104,7 +104,7 @@ func description(mode: Int = INT4Q_MODE_F32, m: Int64, n: Int64, k: Int64, schem
 /// (Each subclass needs a test of its own: SwiftPM on Linux does not see a class that only inherits.)
 class KernelTestCase: XCTestCase {
     var instructionSet: InstructionSet { .portable }
-    var kernels: i4q_kernels { instructionSet.kernels.pointee }
+    var kernels: i4q_kernels { instructionSet.kernels }
 
     override func setUpWithError() throws {
         if !instructionSet.isDetected { throw XCTSkip("no \(instructionSet.name) on this machine") }

@@ -25,6 +25,11 @@ constexpr int32_t kKinds[] = {INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q
 constexpr int32_t kGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
 constexpr int4q_compute_mode kModes[] = {INT4Q_MODE_F32, INT4Q_MODE_INT8};
 
+// The name of a test's parameter.
+inline std::string ModeName(const ::testing::TestParamInfo<int4q_compute_mode> &info) {
+    return info.param == INT4Q_MODE_F32 ? "F32" : "Int8";
+}
+
 struct Spec {
     int64_t m = 1;
     int64_t n = 1;

@@ -108,8 +108,8 @@ typedef struct i4q_kernels {
     void (*decode)(const i4q_decoding *decoding, const uint8_t *codes, int64_t count, float *floats);
 } i4q_kernels;
 
-const i4q_kernels *i4q_kernels_portable(void);
-const i4q_kernels *i4q_kernels_avx2(void);
-const i4q_kernels *i4q_kernels_avx512vnni(void);
+i4q_kernels i4q_kernels_portable(void);
+i4q_kernels i4q_kernels_avx2(void);
+i4q_kernels i4q_kernels_avx512vnni(void);
 
 #endif

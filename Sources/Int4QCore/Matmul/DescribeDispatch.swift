@@ -7,7 +7,7 @@ public func describeDispatch(_ shape: MatmulShape, _ writer: inout TextWriter) t
     let isa = try InstructionSetLimit.active()
     let plan = try MatmulPlan(shape)
     let isF32 = shape.mode == .f32
-    let kernel = isF32 ? isa.kernels.pointee.tile_f32_name : isa.kernels.pointee.tile_int8_name
+    let kernel = isF32 ? isa.kernels.tile_f32_name : isa.kernels.tile_int8_name
     writer.write("Kernel ")
     writer.write(kernel.unsafelyUnwrapped)
     writer.write(" (instruction set ")

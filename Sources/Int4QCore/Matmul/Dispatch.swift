@@ -36,15 +36,15 @@ public enum InstructionSet: Int32 {
         return .portable
     }
 
-    public var kernels: UnsafePointer<i4q_kernels> {
+    public var kernels: i4q_kernels {
         #if arch(x86_64)
         switch self {
-        case .portable: i4q_kernels_portable().unsafelyUnwrapped
-        case .avx2: i4q_kernels_avx2().unsafelyUnwrapped
-        case .avx512vnni: i4q_kernels_avx512vnni().unsafelyUnwrapped
+        case .portable: i4q_kernels_portable()
+        case .avx2: i4q_kernels_avx2()
+        case .avx512vnni: i4q_kernels_avx512vnni()
         }
         #else
-        i4q_kernels_portable().unsafelyUnwrapped
+        i4q_kernels_portable()
         #endif
     }
 }

@@ -6,7 +6,7 @@ import CInt4QShims
 public struct Product {
     let plan: MatmulPlan
     let workerCount: UInt32
-    let kernels: UnsafePointer<i4q_kernels>
+    let kernels: i4q_kernels
     let scratch: UnsafeMutableRawPointer
     var x: Matrix?
     var y: Matrix?
@@ -67,9 +67,9 @@ public struct Product {
         for row in tasks.lowerBound * plan.rowsPerPrepare..<max(lastRow, tasks.lowerBound * plan.rowsPerPrepare) {
             var activations = describe(x.row(Int(row)), row)
             if plan.mode == Int64(INT4Q_MODE_F32) {
-                kernels.pointee.prepare_f32.unsafelyUnwrapped(&activations)
+                kernels.prepare_f32.unsafelyUnwrapped(&activations)
             } else {
-                kernels.pointee.prepare_int8.unsafelyUnwrapped(&activations)
+                kernels.prepare_int8.unsafelyUnwrapped(&activations)
             }
         }
     }
@@ -99,9 +99,9 @@ public struct Product {
         for index in tiles {
             var tile = describeTile(index, out)
             if plan.mode == Int64(INT4Q_MODE_F32) {
-                kernels.pointee.tile_f32.unsafelyUnwrapped(&product, &tile)
+                kernels.tile_f32.unsafelyUnwrapped(&product, &tile)
             } else {
-                kernels.pointee.tile_int8.unsafelyUnwrapped(&product, &tile)
+                kernels.tile_int8.unsafelyUnwrapped(&product, &tile)
             }
             store(tile, into: y)
         }
@@ -131,7 +131,7 @@ public struct Product {
         let column = tile.block_begin * BlobLayout.blockRows
         let count = min(tile.block_count * BlobLayout.blockRows, plan.n - column)
         for row in 0..<Int(tile.row_count) {
-            kernels.pointee.store.unsafelyUnwrapped(
+            kernels.store.unsafelyUnwrapped(
                 tile.out.unsafelyUnwrapped + row * Int(tile.out_stride), count, Int64(y.type.raw),
                 y.mutableRow(Int(tile.row_begin) + row) + Int(column) * y.type.size)
         }

@@ -17,7 +17,7 @@ extension Scheme {
 /// Decodes a run of codes into a destination of any type, through a small buffer.
 struct RunDecoder {
     static let chunk = 256
-    let kernels: UnsafePointer<i4q_kernels>
+    let kernels: i4q_kernels
     let type: ElementType
     let floats: UnsafeMutablePointer<Float>
 
@@ -27,15 +27,15 @@ struct RunDecoder {
         var index = 0
         while index < count {
             let part = min(count - index, RunDecoder.chunk)
-            kernels.pointee.decode.unsafelyUnwrapped(&decoding, codes + index / 2, Int64(part), floats)
-            kernels.pointee.store.unsafelyUnwrapped(floats, Int64(part), Int64(type.raw), destination + index * type.size)
+            kernels.decode.unsafelyUnwrapped(&decoding, codes + index / 2, Int64(part), floats)
+            kernels.store.unsafelyUnwrapped(floats, Int64(part), Int64(type.raw), destination + index * type.size)
             index += part
         }
     }
 }
 
 public func dequantize(_ tensor: QuantizedTensor, into destination: Matrix, rows: Range<Int64>,
-                       _ kernels: UnsafePointer<i4q_kernels>) {
+                       _ kernels: i4q_kernels) {
     withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4, alignment: 64) { buffer in
         let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
         let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: floats)

@@ -9,11 +9,11 @@ public struct RowQuantizer {
 
     let tensor: QuantizedTensor
     let source: Matrix
-    let kernels: UnsafePointer<i4q_kernels>
+    let kernels: i4q_kernels
     let floats: UnsafeMutablePointer<Float>
 
     public static func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>,
-                                _ kernels: UnsafePointer<i4q_kernels>) throws(Failure) {
+                                _ kernels: i4q_kernels) throws(Failure) {
         let failure = withUnsafeTemporaryAllocation(byteCount: chunk * 4, alignment: 64) { buffer in
             let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
             let quantizer = RowQuantizer(tensor: tensor, source: source, kernels: kernels, floats: floats)
@@ -42,7 +42,7 @@ public struct RowQuantizer {
 
     private func load(_ row: Int, _ begin: Int, _ count: Int) {
         let pointer = source.row(row) + begin * source.type.size
-        kernels.pointee.load.unsafelyUnwrapped(pointer, Int64(source.type.raw), Int64(count), floats)
+        kernels.load.unsafelyUnwrapped(pointer, Int64(source.type.raw), Int64(count), floats)
     }
 
     // MARK: Range
@@ -54,7 +54,7 @@ public struct RowQuantizer {
             let count = min(end - index, RowQuantizer.chunk)
             load(row, index, count)
             var part = i4q_group_range()
-            kernels.pointee.group_range.unsafelyUnwrapped(floats, Int64(count), &part)
+            kernels.group_range.unsafelyUnwrapped(floats, Int64(count), &part)
             if part.first_not_finite >= 0 {
                 let column = Int64(index) + part.first_not_finite
                 throw Failure(INT4Q_ERROR_NOT_FINITE, "source",
@@ -116,7 +116,7 @@ public struct RowQuantizer {
         while index < end {
             let count = min(end - index, RowQuantizer.chunk)
             if !isLoaded { load(row, index, count) }
-            kernels.pointee.encode.unsafelyUnwrapped(&encoding, floats, Int64(count), codes + index / 2)
+            kernels.encode.unsafelyUnwrapped(&encoding, floats, Int64(count), codes + index / 2)
             index += count
         }
     }
