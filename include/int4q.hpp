@@ -8,6 +8,7 @@
 #ifndef INT4Q_HPP
 #define INT4Q_HPP
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -70,96 +71,62 @@ inline void agree(int64_t value, int64_t expected, const char *function, const c
     throw Error(INT4Q_ERROR_MISMATCH, function, argument, std::to_string(value), std::to_string(expected));
 }
 
-// Zeroed bytes that start at a multiple of INT4Q_ALIGNMENT.
-class AlignedBytes {
+}  // namespace detail
+
+// Zeroed memory that starts at a multiple of INT4Q_ALIGNMENT. A product's scratch; matmul() lets it grow.
+class Scratch {
 public:
-    AlignedBytes() noexcept = default;
-    explicit AlignedBytes(uint64_t bytes) : bytes_(bytes) {
+    explicit Scratch(uint64_t bytes = 0) { reserve(bytes); }
+    void reserve(uint64_t bytes) {  // what was in it is lost if it grows
+        if (bytes <= this->bytes()) return;
         if (bytes > static_cast<uint64_t>(PTRDIFF_MAX)) throw std::bad_alloc();
-        memory_.reset(::operator new(static_cast<size_t>(bytes), std::align_val_t(INT4Q_ALIGNMENT)));
-        std::memset(memory_.get(), 0, static_cast<size_t>(bytes));
-    }
-    AlignedBytes(AlignedBytes &&other) noexcept
-        : memory_(std::move(other.memory_)), bytes_(std::exchange(other.bytes_, uint64_t{0})) {}
-    AlignedBytes &operator=(AlignedBytes &&other) noexcept {
-        memory_ = std::move(other.memory_);
-        bytes_ = memory_ ? std::exchange(other.bytes_, bytes_) : 0;
-        if (this != &other) other.bytes_ = 0;
-        return *this;
+        void *memory = ::operator new(static_cast<size_t>(bytes), std::align_val_t(INT4Q_ALIGNMENT));
+        memory_ = Owner(std::memset(memory, 0, static_cast<size_t>(bytes)), Free{bytes});
     }
     void *data() const noexcept { return memory_.get(); }
-    uint64_t bytes() const noexcept { return bytes_; }
+    uint64_t bytes() const noexcept { return memory_ ? memory_.get_deleter().bytes : 0; }
 
 private:
     struct Free {
+        uint64_t bytes;
         void operator()(void *p) const noexcept { ::operator delete(p, std::align_val_t(INT4Q_ALIGNMENT)); }
     };
-    std::unique_ptr<void, Free> memory_;
-    uint64_t bytes_ = 0;
+    using Owner = std::unique_ptr<void, Free>;
+    Owner memory_{nullptr, Free{0}};
 };
-
-}  // namespace detail
-
-// ---- Versions and instruction sets ----------------------------------------------------------------------------------
-
-// Throws unless the loaded library is one that this program was compiled for.
-inline void check_abi() { detail::agree(int4q_abi_version(), INT4Q_ABI_VERSION, "check_abi", "int4q_abi_version()"); }
-
-inline int4q_isa detected_isa() {
-    int4q_isa isa = INT4Q_ISA_PORTABLE;
-    check(int4q_isa_detected(&isa));
-    return isa;
-}
-inline int4q_isa active_isa() {
-    int4q_isa isa = INT4Q_ISA_PORTABLE;
-    check(int4q_isa_active(&isa));
-    return isa;
-}
-inline void set_isa_limit(int4q_isa limit) { check(int4q_isa_set_limit(limit)); }
-
-// ---- Schemes and matrices -------------------------------------------------------------------------------------------
 
 struct Scheme {
     static constexpr int4q_scheme symmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
-                                            int32_t scale_rule = INT4Q_SCALE_DEFAULT,
-                                            int32_t code_range = INT4Q_RANGE_FULL) {
-        return {INT4Q_KIND_SYMMETRIC, group_size, scale_type, scale_rule, code_range, INT4Q_ROUNDING_NEAREST_EVEN, {}};
+                                            int32_t rule = INT4Q_SCALE_DEFAULT, int32_t range = INT4Q_RANGE_FULL) {
+        return {INT4Q_KIND_SYMMETRIC, group_size, scale_type, rule, range, INT4Q_ROUNDING_NEAREST_EVEN, {}};
     }
     static constexpr int4q_scheme asymmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return plain(INT4Q_KIND_ASYMMETRIC, group_size, scale_type);
+        return {INT4Q_KIND_ASYMMETRIC, group_size, scale_type, 0, 0, 0, {}};
     }
     static constexpr int4q_scheme offset(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return plain(INT4Q_KIND_OFFSET, group_size, scale_type);
+        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, 0, {}};
     }
     static constexpr int4q_scheme codebook(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return plain(INT4Q_KIND_CODEBOOK, group_size, scale_type);
+        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, 0, 0, 0, {}};
     }
-    static constexpr int4q_scheme ggml_q4_0() { return ggml(INT4Q_KIND_SYMMETRIC, INT4Q_SCALE_SIGNED_MAX_8); }
-    static constexpr int4q_scheme ggml_q4_1() { return ggml(INT4Q_KIND_OFFSET, INT4Q_SCALE_DEFAULT); }
-
-private:
-    static constexpr int4q_scheme plain(int32_t kind, int32_t group_size, int4q_type scale_type) {
-        return {kind, group_size, scale_type, INT4Q_SCALE_DEFAULT, INT4Q_RANGE_FULL, INT4Q_ROUNDING_NEAREST_EVEN, {}};
+    static constexpr int4q_scheme ggml_q4_0() {
+        return {INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, INT4Q_ROUNDING_GGML, {}};
     }
-    static constexpr int4q_scheme ggml(int32_t kind, int32_t rule) {
-        return {kind, 32, INT4Q_TYPE_F16, rule, INT4Q_RANGE_FULL, INT4Q_ROUNDING_GGML, {}};
+    static constexpr int4q_scheme ggml_q4_1() {
+        return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, {}};
     }
 };
 
 // Somebody else's row-major matrix; Pointer is const void * (to read) or void * (to write).
 template <typename Pointer>
 struct BasicMatrix {
-    Pointer data = nullptr;
-    int4q_type type = INT4Q_TYPE_F32;
-    int64_t rows = 0;
-    int64_t columns = 0;
-    int64_t stride = 0;
+    Pointer data;
+    int4q_type type;
+    int64_t rows, columns, stride;
 
-    BasicMatrix(Pointer data_, int4q_type type_, int64_t rows_, int64_t columns_)
-        : BasicMatrix(data_, type_, rows_, columns_, columns_) {}
-    BasicMatrix(Pointer data_, int4q_type type_, int64_t rows_, int64_t columns_, int64_t stride_)
-        : data(data_), type(type_), rows(rows_), columns(columns_), stride(stride_) {}
-
+    // stride_ 0: rows follow one another without gaps.
+    BasicMatrix(Pointer data_, int4q_type type_, int64_t rows_, int64_t columns_, int64_t stride_ = 0)
+        : data(data_), type(type_), rows(rows_), columns(columns_), stride(stride_ ? stride_ : columns_) {}
     // All of a vector of floats.
     template <typename Vector, typename = std::enable_if_t<std::is_same_v<std::remove_const_t<Vector>, std::vector<float>>>>
     BasicMatrix(Vector &floats, int64_t rows_, int64_t columns_)
@@ -176,8 +143,198 @@ struct BasicMatrix {
 using Matrix = BasicMatrix<void *>;
 using ConstMatrix = BasicMatrix<const void *>;
 
-}  // namespace int4q
 
-#include "int4q_owners.hpp"
+class Pool {
+public:
+    explicit Pool(uint32_t workers) : workers_(workers) {
+        int4q_pool *pool = nullptr;
+        check(int4q_pool_create(workers, &pool));
+        pool_.reset(pool);
+    }
+    int4q_pool *get() const noexcept { return pool_.get(); }
+    uint32_t worker_count() const noexcept { return workers_; }
+
+    // body(index, worker) for each index. If bodies throw, all still run and the lowest index's exception comes out.
+    template <typename Body>
+    void parallel_for(int64_t count, Body &&body) {
+        struct Job {
+            std::remove_reference_t<Body> &body;
+            std::mutex mutex{};
+            std::exception_ptr error{};
+            int64_t index = 0;
+        } job{body};
+        const auto task = [](void *context, int64_t index, uint32_t worker) {
+            Job &mine = *static_cast<Job *>(context);
+            try {
+                mine.body(index, worker);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mine.mutex);
+                if (!mine.error || index < mine.index) mine.error = std::current_exception(), mine.index = index;
+            }
+        };
+        int4q_pool_parallel_for(get(), count, worker_count(), task, &job);
+        if (job.error) std::rethrow_exception(job.error);
+    }
+
+private:
+    struct Destroy {
+        void operator()(int4q_pool *pool) const noexcept { int4q_pool_destroy(pool); }
+    };
+    std::unique_ptr<int4q_pool, Destroy> pool_;
+    uint32_t workers_;
+};
+
+class Tensor {
+public:
+    // Zeroed. `codebook` has 16 values for INT4Q_KIND_CODEBOOK and is empty for the other kinds.
+    Tensor(const int4q_scheme &scheme, int64_t n, int64_t k, std::vector<float> codebook_values = {})
+        : scheme(scheme), n(n), k(k), codebook(std::move(codebook_values)) {
+        int4q_tensor_layout sizes{};
+        sizes.struct_size = sizeof sizes;
+        check(int4q_tensor_sizes(&scheme, n, k, &sizes));
+        const int64_t entries = scheme.kind == INT4Q_KIND_CODEBOOK ? 16 : 0;
+        detail::agree(static_cast<int64_t>(codebook.size()), entries, "Tensor", "codebook.size()");
+        codes.resize(sizes.codes_bytes), scales.resize(sizes.scales_bytes);
+        zero_points.resize(sizes.zero_points_bytes), offsets.resize(sizes.offsets_bytes);
+    }
+    // Valid until the vectors change or go.
+    int4q_tensor view() {
+        return {sizeof(int4q_tensor), 0, scheme, n, k, at(codes), codes.size(), at(scales), scales.size(),
+                at(zero_points), zero_points.size(), at(offsets), offsets.size(), at(codebook)};
+    }
+    // To be read only.
+    int4q_tensor view() const { return const_cast<Tensor *>(this)->view(); }
+
+    void dequantize(Matrix out) const {
+        detail::agree(out.rows, n, "Tensor::dequantize", "out.rows");
+        detail::agree(out.columns, k, "Tensor::dequantize", "out.columns");
+        const int4q_tensor tensor = view();
+        check(int4q_dequantize_rows(&tensor, out.data, out.type, out.stride, 0, n));
+    }
+
+    int4q_scheme scheme;
+    int64_t n, k;
+    std::vector<unsigned char> codes, scales, zero_points, offsets;
+    std::vector<float> codebook;
+
+private:
+    template <typename T>
+    static T *at(std::vector<T> &values) { return values.empty() ? nullptr : values.data(); }
+};
+
+// A packed matrix: its own bytes, or (map) somebody else's, such as a mapped file's, which must outlive it.
+class Blob {
+public:
+    Blob(const int4q_scheme &scheme, int64_t n, int64_t k) {
+        check(int4q_blob_size(&scheme, n, k, &bytes_));
+        own_.reserve(bytes_);
+        data_ = own_.data();
+    }
+    static Blob map(const void *data, uint64_t bytes, int32_t validate_level = INT4Q_VALIDATE_FULL) {
+        check(int4q_blob_validate(data, bytes, validate_level));
+        return Blob(data, bytes);
+    }
+    Blob(Blob &&) noexcept = default;
+    Blob &operator=(Blob &&) noexcept = default;
+
+    const void *data() const noexcept { return data_; }
+    uint64_t bytes() const noexcept { return bytes_; }
+    void *writable() noexcept { return own_.data(); }  // null for mapped memory
+    void validate(int32_t level = INT4Q_VALIDATE_FULL) const { check(int4q_blob_validate(data_, bytes_, level)); }
+
+    int4q_blob_info info() const {
+        int4q_blob_info info{};
+        info.struct_size = sizeof info;
+        check(int4q_blob_get_info(data_, bytes_, &info));
+        return info;
+    }
+    Tensor unpack() const {
+        const int4q_blob_info about = info();
+        std::vector<float> codebook;
+        if (about.scheme.kind == INT4Q_KIND_CODEBOOK) codebook.assign(about.codebook, about.codebook + 16);
+        Tensor result(about.scheme, about.n, about.k, std::move(codebook));
+        const int4q_tensor tensor = result.view();
+        check(int4q_unpack_rows(data_, bytes_, &tensor, 0, about.n));
+        return result;
+    }
+
+private:
+    Blob(const void *data, uint64_t bytes) noexcept : data_(data), bytes_(bytes) {}
+    Scratch own_;
+    const void *data_ = nullptr;
+    uint64_t bytes_ = 0;
+};
+
+class Plan {
+public:
+    explicit Plan(const int4q_matmul_desc &description) : desc(description) { check(int4q_matmul_plan_init(&desc, &plan)); }
+    Plan(int4q_compute_mode mode, int64_t m, const Blob &blob, uint32_t workers = 1, int4q_type x_type = INT4Q_TYPE_F32,
+         int4q_type y_type = INT4Q_TYPE_F32)
+        : Plan(describe(mode, m, blob.info(), workers, x_type, y_type)) {}
+
+    static int4q_matmul_desc describe(int4q_compute_mode mode, int64_t m, const int4q_blob_info &w, uint32_t workers,
+                                      int4q_type x_type, int4q_type y_type) {
+        return {sizeof(int4q_matmul_desc), mode, m, w.n, w.k, w.scheme, x_type, y_type, workers, 0};
+    }
+    int4q_matmul_desc desc;
+    int4q_matmul_plan plan{};
+};
+
+namespace detail {
+// The rows 0..n-1 in blocks of INT4Q_BLOB_BLOCK_ROWS over the pool's threads, or at once on this one.
+template <typename Rows>
+void split_rows(int64_t n, Pool *pool, Rows rows) {
+    if (!pool) return rows(int64_t{0}, n);
+    const int64_t block = INT4Q_BLOB_BLOCK_ROWS;
+    pool->parallel_for((n - 1) / block + 1, [&](int64_t i, uint32_t) { rows(i * block, std::min(n, (i + 1) * block)); });
+}
+}  // namespace detail
+
+inline Tensor quantize(ConstMatrix w, const int4q_scheme &scheme, std::vector<float> codebook = {}, Pool *pool = nullptr) {
+    Tensor result(scheme, w.rows, w.columns, std::move(codebook));
+    const int4q_tensor tensor = result.view();
+    detail::split_rows(w.rows, pool, [&](int64_t begin, int64_t end) {
+        check(int4q_quantize_rows(&tensor, w.data, w.type, w.stride, begin, end));
+    });
+    return result;
+}
+
+inline Blob pack(const Tensor &source, Pool *pool = nullptr) {
+    Blob blob(source.scheme, source.n, source.k);
+    const int4q_tensor tensor = source.view();
+    detail::split_rows(source.n, pool, [&](int64_t begin, int64_t end) {
+        check(int4q_pack_rows(&tensor, blob.writable(), blob.bytes(), begin, end));
+    });
+    return blob;
+}
+
+inline void matmul(const Plan &plan, ConstMatrix x, const Blob &blob, Matrix y, Scratch &scratch, Pool *pool = nullptr) {
+    const int4q_matmul_desc &d = plan.desc;
+    detail::agree(x.rows, d.m, "matmul", "x.rows"), detail::agree(x.columns, d.k, "matmul", "x.columns");
+    detail::agree(y.rows, d.m, "matmul", "y.rows"), detail::agree(y.columns, d.n, "matmul", "y.columns");
+    detail::agree(x.type, d.x_type, "matmul", "x.type"), detail::agree(y.type, d.y_type, "matmul", "y.type");
+    scratch.reserve(plan.plan.scratch_bytes);
+    const int4q_matmul_args args{sizeof args, 0, x.data, x.stride, blob.data(), blob.bytes(), y.data, y.stride,
+                                 scratch.data(), scratch.bytes()};
+    check(int4q_matmul(&plan.plan, &args, pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr));
+}
+
+// With a plan and scratch memory for this one product.
+inline void matmul(int4q_compute_mode mode, ConstMatrix x, const Blob &blob, Matrix y, Pool *pool = nullptr) {
+    Scratch scratch;
+    matmul(Plan(mode, x.rows, blob, pool ? pool->worker_count() : 1, x.type, y.type), x, blob, y, scratch, pool);
+}
+
+inline int4q_metrics compare(ConstMatrix reference, ConstMatrix candidate) {
+    detail::agree(candidate.rows, reference.rows, "compare", "candidate.rows");
+    detail::agree(candidate.columns, reference.columns, "compare", "candidate.columns");
+    int4q_metrics metrics{};
+    metrics.struct_size = sizeof metrics;
+    check(int4q_compare(reference.data, reference.type, reference.stride, candidate.data, candidate.type,
+                        candidate.stride, reference.rows, reference.columns, &metrics));
+    return metrics;
+}
+
+}  // namespace int4q
 
 #endif  // INT4Q_HPP

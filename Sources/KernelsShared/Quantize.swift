@@ -61,7 +61,7 @@ private func chooseCodes(_ e: i4q_encoding, _ values: Floats) -> Ints {
         let usable = steps .< Floats(repeating: 1024)
         return clip(i4q_truncate_f32(Floats(repeating: 0).replacing(with: steps, where: usable)), low: 0, high: 15)
     }
-    let steps = (values - Floats(repeating: e.offset)) / Floats(repeating: e.scale)
+    let steps = (values * Floats(repeating: e.gain) - Floats(repeating: e.offset)) / Floats(repeating: e.scale)
     // A scale that was rounded down in its type can make steps large, never useful ones: keep them where rounding works.
     let limit = Floats(repeating: 1024)
     let bounded = steps.replacing(with: limit, where: steps .> limit).replacing(with: -limit, where: steps .< -limit)

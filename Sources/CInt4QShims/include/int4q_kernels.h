@@ -68,10 +68,12 @@ typedef struct i4q_group_range {
     int64_t first_not_finite; /* index, or -1: then min and max are valid */
 } i4q_group_range;
 
-/* How a run of values becomes codes: q = clip(round((x - offset) / scale) + zero, low, high). */
+/* How a run of values becomes codes: q = clip(round((x * gain - offset) / scale) + zero, low, high). The gain is 1, or
+ * one half (and scale and offset halved) where x - offset would overflow. */
 typedef struct i4q_encoding {
     float scale;
     float offset;
+    float gain;
     int32_t zero;
     int32_t low;
     int32_t high;

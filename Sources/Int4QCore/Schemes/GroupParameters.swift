@@ -68,7 +68,10 @@ extension Scheme {
         let offset = scaleType.rounded(range.min) + 0 // a zero without a sign
         let scale = scaleType.rounded(fifteenth(range.min, range.max))
         var parameters = scale == 0 ? zeroGroup(0) : linear(scale, zero: 0, low: 0)
-        parameters.encoding?.offset = offset
+        let gain: Float = (range.max - range.min).isFinite ? 1 : 0.5
+        parameters.encoding?.gain = gain
+        parameters.encoding?.scale = scale * gain
+        parameters.encoding?.offset = offset * gain
         parameters.offset = offset
         return parameters
     }
@@ -99,14 +102,14 @@ extension Scheme {
 
     private func ggml(_ exact: Float, offset: Float, bias: Float) -> GroupParameters {
         let reciprocal = exact != 0 ? 1 / exact : 0
-        let encoding = i4q_encoding(scale: exact, offset: offset, zero: 0, low: 0, high: 15, reciprocal: reciprocal,
+        let encoding = i4q_encoding(scale: exact, offset: offset, gain: 1, zero: 0, low: 0, high: 15, reciprocal: reciprocal,
                                     ggml_bias: bias, codebook: nil)
         return GroupParameters(scale: scaleType.rounded(exact), encoding: encoding)
     }
 
     private func linear(_ scale: Float, zero: Int32, low: Int32) -> GroupParameters {
-        GroupParameters(scale: scale, encoding: i4q_encoding(scale: scale, offset: 0, zero: zero, low: low, high: 15,
-                                                             reciprocal: 0, ggml_bias: 0, codebook: nil))
+        GroupParameters(scale: scale, encoding: i4q_encoding(scale: scale, offset: 0, gain: 1, zero: zero, low: low,
+                                                             high: 15, reciprocal: 0, ggml_bias: 0, codebook: nil))
     }
 
     private func only(_ code: UInt8, _ scale: Float) -> GroupParameters { GroupParameters(scale: scale, onlyCode: code) }
