@@ -95,6 +95,21 @@ private:
     Owner memory_{nullptr, Free{0}};
 };
 
+// Throws unless the loaded library is one that this program was compiled for.
+inline void check_abi() { detail::agree(int4q_abi_version(), INT4Q_ABI_VERSION, "check_abi", "int4q_abi_version()"); }
+
+inline int4q_isa detected_isa() {
+    int4q_isa isa = INT4Q_ISA_PORTABLE;
+    check(int4q_isa_detected(&isa));
+    return isa;
+}
+inline int4q_isa active_isa() {
+    int4q_isa isa = INT4Q_ISA_PORTABLE;
+    check(int4q_isa_active(&isa));
+    return isa;
+}
+inline void set_isa_limit(int4q_isa limit) { check(int4q_isa_set_limit(limit)); }
+
 struct Scheme {
     static constexpr int4q_scheme symmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
                                             int32_t rule = INT4Q_SCALE_DEFAULT, int32_t range = INT4Q_RANGE_FULL) {
@@ -143,7 +158,7 @@ struct BasicMatrix {
 using Matrix = BasicMatrix<void *>;
 using ConstMatrix = BasicMatrix<const void *>;
 
-
+// A pool of threads; the calling thread works too.
 class Pool {
 public:
     explicit Pool(uint32_t workers) : workers_(workers) {
