@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Quantizes a random matrix to 4 bits, packs it, multiplies by it, and compares with the product in floats. */
 #include <int4q.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -60,5 +59,7 @@ int main(void) {
     check(int4q_compare(reference, INT4Q_TYPE_F32, N, y, INT4Q_TYPE_F32, N, M, N, &metrics));
     printf("%d x %d floats: %d bytes; blob: %d bytes; product: SQNR %.1f dB, cosine %.5f\n", N, K, N * K * 4,
            (int)blob_bytes, metrics.sqnr_db, metrics.cosine);
+    void *const memory[] = {w, x, y, reference, tensor.codes, tensor.scales, tensor.zero_points, blob, args.scratch};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) free(memory[i]);
     return metrics.sqnr_db > 18 ? 0 : 1;
 }
