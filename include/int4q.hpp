@@ -201,9 +201,9 @@ private:
 
 class Tensor {
 public:
-    // Zeroed. `codebook` has 16 values for INT4Q_KIND_CODEBOOK and is empty for the other kinds.
-    Tensor(const int4q_scheme &scheme, int64_t n, int64_t k, std::vector<float> codebook_values = {})
-        : scheme(scheme), n(n), k(k), codebook(std::move(codebook_values)) {
+    // Zeroed. `codebook_` has 16 values for INT4Q_KIND_CODEBOOK and is empty for the other kinds.
+    Tensor(const int4q_scheme &scheme_, int64_t n_, int64_t k_, std::vector<float> codebook_ = {})
+        : scheme(scheme_), n(n_), k(k_), codebook(std::move(codebook_)) {
         int4q_tensor_layout sizes{};
         sizes.struct_size = sizeof sizes;
         check(int4q_tensor_sizes(&scheme, n, k, &sizes));
@@ -243,7 +243,6 @@ public:
     Blob(const int4q_scheme &scheme, int64_t n, int64_t k) {
         check(int4q_blob_size(&scheme, n, k, &bytes_));
         own_.reserve(bytes_);
-        data_ = own_.data();
     }
     static Blob map(const void *data, uint64_t bytes, int32_t validate_level = INT4Q_VALIDATE_FULL) {
         check(int4q_blob_validate(data, bytes, validate_level));
@@ -252,15 +251,15 @@ public:
     Blob(Blob &&) noexcept = default;
     Blob &operator=(Blob &&) noexcept = default;
 
-    const void *data() const noexcept { return data_; }
+    const void *data() const noexcept { return own_.data() ? own_.data() : mapped_; }  // null once moved from
     uint64_t bytes() const noexcept { return bytes_; }
     void *writable() noexcept { return own_.data(); }  // null for mapped memory
-    void validate(int32_t level = INT4Q_VALIDATE_FULL) const { check(int4q_blob_validate(data_, bytes_, level)); }
+    void validate(int32_t level = INT4Q_VALIDATE_FULL) const { check(int4q_blob_validate(data(), bytes_, level)); }
 
     int4q_blob_info info() const {
         int4q_blob_info info{};
         info.struct_size = sizeof info;
-        check(int4q_blob_get_info(data_, bytes_, &info));
+        check(int4q_blob_get_info(data(), bytes_, &info));
         return info;
     }
     Tensor unpack() const {
@@ -269,14 +268,14 @@ public:
         if (about.scheme.kind == INT4Q_KIND_CODEBOOK) codebook.assign(about.codebook, about.codebook + 16);
         Tensor result(about.scheme, about.n, about.k, std::move(codebook));
         const int4q_tensor tensor = result.view();
-        check(int4q_unpack_rows(data_, bytes_, &tensor, 0, about.n));
+        check(int4q_unpack_rows(data(), bytes_, &tensor, 0, about.n));
         return result;
     }
 
 private:
-    Blob(const void *data, uint64_t bytes) noexcept : data_(data), bytes_(bytes) {}
+    Blob(const void *data, uint64_t bytes) noexcept : mapped_(data), bytes_(bytes) {}
     Scratch own_;
-    const void *data_ = nullptr;
+    const void *mapped_ = nullptr;
     uint64_t bytes_ = 0;
 };
 
