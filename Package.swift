@@ -15,7 +15,10 @@ func kernels(_ name: String, _ machine: [String]) -> Target {
 #if arch(x86_64)
 let avx2 = ["-mavx2", "-mfma", "-mf16c"]
 let avx512vnni = avx2 + ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
-let machineKernels = [kernels("KernelsAVX2", avx2), kernels("KernelsAVX512VNNI", avx512vnni)]
+let machineKernels = [
+    kernels("KernelsAVX2", avx2), kernels("KernelsAVXVNNI", avx2 + ["-mavxvnni"]),
+    kernels("KernelsAVX512VNNI", avx512vnni), kernels("KernelsAVX512BF16", avx512vnni + ["-mavx512bf16"]),
+]
 #else
 let machineKernels: [Target] = []
 #endif

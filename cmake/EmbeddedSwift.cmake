@@ -18,20 +18,24 @@ set(int4q_swift_flags
   -enable-experimental-feature Embedded -wmo -parse-as-library -warnings-as-errors -Xfrontend -function-sections
   -I ${PROJECT_SOURCE_DIR}/include -I ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include)
 
-# int4q_swift_object(OBJECT NAME [KERNELS] [TARGET triple] [IMPORTS modules...] [MACHINE flags...]): sets the variable OBJECT
-# to the object file of Sources/NAME/*.swift. KERNELS also compiles Sources/KernelsShared into it, without checks:
-# kernels' arguments have been checked. MACHINE flags go to the clang importer, which sets Swift's code generation too.
+# int4q_swift_object(OBJECT NAME [KERNELS folders...] [TARGET triple] [IMPORTS modules...] [MACHINE flags...]): sets the
+# variable OBJECT to the object file of Sources/NAME/*.swift. KERNELS also compiles Sources/KernelsShared and those folders of
+# Sources into it, without checks: kernels' arguments have been checked. MACHINE flags go to the clang importer, which sets Swift's code generation too.
 function(int4q_swift_object object name)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "KERNELS" "TARGET" "IMPORTS;MACHINE")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "TARGET" "IMPORTS;MACHINE;KERNELS")
   if(NOT arg_TARGET)
     set(arg_TARGET ${INT4Q_SWIFT_TARGET})
   endif()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/Sources/${name}/*.swift)
   set(flags ${int4q_swift_flags} -target ${arg_TARGET} -module-name ${name})
   if(arg_KERNELS)
-    list(FILTER sources EXCLUDE REGEX /Shared/) # a link, for SwiftPM
-    file(GLOB shared CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/Sources/KernelsShared/*.swift)
-    list(APPEND sources ${shared})
+    list(FILTER sources EXCLUDE REGEX /Shared[^/]*/) # links, for SwiftPM
+    list(APPEND arg_KERNELS KernelsShared)
+    list(REMOVE_DUPLICATES arg_KERNELS)
+    foreach(folder IN LISTS arg_KERNELS)
+      file(GLOB shared CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/Sources/${folder}/*.swift)
+      list(APPEND sources ${shared})
+    endforeach()
     list(APPEND flags -Ounchecked)
   else()
     list(APPEND flags -O)

@@ -106,7 +106,7 @@ INT4Q_API int4q_status int4q_last_error(int4q_error *error);
  *
  * The library detects once what the processor and the operating system offer (cpuid and xgetbv) and runs nothing beyond
  * it. A limit lowers the choice; in F32 and INT8 mode results have the same bits whatever the limit. The environment
- * variable INT4Q_ISA ("portable", "avx2", "avx512vnni") sets a limit unless int4q_isa_set_limit() was called; a name
+ * variable INT4Q_ISA (a name as int4q_isa_name() has them) sets a limit unless int4q_isa_set_limit() was called; a name
  * that is none of these makes every call that chooses kernels fail with INT4Q_ERROR_INVALID_ARGUMENT. An empty value
  * counts as unset.
  * ------------------------------------------------------------------------------------------------------------------ */
@@ -115,7 +115,10 @@ typedef int32_t int4q_isa;
 enum {
     INT4Q_ISA_PORTABLE = 0,    /* any processor; on x86-64 no more than SSE2 */
     INT4Q_ISA_AVX2 = 100,      /* AVX2, FMA, F16C */
-    INT4Q_ISA_AVX512VNNI = 200 /* AVX-512 F, BW, VL, DQ and VNNI */
+    INT4Q_ISA_AVXVNNI = 150,   /* and AVX-VNNI */
+    INT4Q_ISA_AVX512VNNI = 200, /* AVX-512 F, BW, VL, DQ and VNNI */
+    INT4Q_ISA_AVX512BF16 = 250, /* and AVX-512 BF16 */
+    INT4Q_ISA_AMX = 300        /* and AMX with int8 and bf16, if the system grants its registers */
 };
 
 /* For int4q_isa_set_limit(): no limit by call; the environment's counts again. */
@@ -131,7 +134,7 @@ INT4Q_API int4q_status int4q_isa_active(int4q_isa *isa);
  * (one above what is detected is no error: nothing undetected is ever used) or INT4Q_ISA_NO_LIMIT. */
 INT4Q_API int4q_status int4q_isa_set_limit(int4q_isa limit);
 
-/* "portable", "avx2", "avx512vnni", or "unknown". Static memory; never NULL. */
+/* "portable", "avx2", "avxvnni", "avx512vnni", "avx512bf16", "amx", or "unknown". Static memory; never NULL. */
 INT4Q_API const char *int4q_isa_name(int4q_isa isa);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -303,6 +306,13 @@ INT4Q_API int4q_status int4q_blob_size(const int4q_scheme *scheme, int64_t n, in
 INT4Q_API int4q_status int4q_pack_rows(const int4q_tensor *tensor, void *blob, uint64_t blob_bytes, int64_t row_begin,
                                        int64_t row_end);
 
+/* Quantizes rows row_begin..row_end-1 of source[n][k] and packs them, without a tensor between: gives the bytes that
+ * int4q_quantize_rows() and then int4q_pack_rows() give, in one pass over the source. Rules for rows and errors as there;
+ * after a failure the blob is incomplete. codebook: 16 values for CODEBOOK, else NULL. */
+INT4Q_API int4q_status int4q_quantize_pack_rows(const int4q_scheme *scheme, int64_t n, int64_t k, const float *codebook,
+                                                const void *source, int4q_type source_type, int64_t source_stride,
+                                                void *blob, uint64_t blob_bytes, int64_t row_begin, int64_t row_end);
+
 /* Checks bytes from anywhere, trusted or not. After INT4Q_OK with INT4Q_VALIDATE_FULL the blob can be used without
  * surprise; after INT4Q_VALIDATE_HEADER at least nothing outside its blob_bytes is touched. Every call that takes a blob
  * validates the header by itself. blob_bytes may exceed the blob's own size, as where it lies inside a larger file. */
@@ -324,29 +334,55 @@ INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, 
                                          int64_t destination_stride);
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * 5. Matrix product:  y[m][n] = x[m][k] * W[n][k]^T
+ * 5. Matrix product:  y[m][n] = activation(x[m][k] * W[n][k]^T + bias[n]) + residual[m][n]
  *
- *     describe the product -> plan -> scratch of plan.scratch_bytes -> prepare all rows of x -> run all tiles
+ *     describe the product -> plan -> scratch of plan.scratch_bytes -> prepare all of x -> run all tiles
  *
  * A plan is plain data: it may be copied, kept, and used by many threads and many products at once (each with its own
  * scratch). int4q_matmul() does the last two steps; a host with threads of its own calls the two step functions.
  *
- * Modes. The caller names one; results of a mode have the same bits for every thread count, split, batch size and
- * instruction set (but for the payloads of NaNs). With the group sums written out (xs = sum of the group's x, in the documented order):
+ * Modes. The caller names one; results of a mode have the same bits for every thread count, split and batch size, and
+ * those of F32 and INT8 for every instruction set too (but for the payloads of NaNs).
  *   F32   x as given; in each group a chain of binary32 fused multiply-adds over k, then one for the group's scale.
- *   INT8  each group of a row of x is quantized to -127..127 with its own scale (max|x| / 127, half to even); the
- *         group's dot product is an exact int32; then binary32 as in F32. Not for CODEBOOK.
+ *   BF16  x rounded to bfloat16 (half to even), a CODEBOOK's values perhaps too, and with INT4Q_ISA_AMX the dequantized
+ *         weights; sums in binary32. Needs INT4Q_ISA_AVX512BF16 to be faster than F32. The mode for many rows.
+ *   INT8  each group of a row of x is quantized to -127..127, at run time with its own scale (max|x| / 127, half to even)
+ *         or with a scale of the caller; the group's dot product is an exact int32; then binary32 as in F32. A CODEBOOK is
+ *         rounded to 255 levels first. The mode for few rows, and with groups of 128 and more for many.
  * The order of every operation: docs/numerics.md.
  *
- * NaN and infinity in x: every y of that row of x is NaN or infinite in F32 mode, NaN in INT8 mode; other rows are not
- * affected. Denormals are computed as IEEE 754 says, as long as the host has not switched flushing on. In INT8 mode a
- * group of x with max|x| below 2^-100 counts as zeros.
+ * NaN and infinity in x: every y of that row of x (before the activation) is NaN or infinite in F32 and BF16 mode, NaN in
+ * INT8 mode; other rows are not affected. Denormals are computed as IEEE 754 says, whatever the host has set: the library
+ * sets its own rounding and flushing modes in each call and restores the host's (in BF16 mode the processor's own
+ * instructions flush denormals). In INT8 mode with scales found at run time a group of x with max|x| below
+ * 2^-100 counts as zeros.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef int32_t int4q_compute_mode;
 enum {
     INT4Q_MODE_F32 = 1,
-    INT4Q_MODE_INT8 = 2
+    INT4Q_MODE_INT8 = 2,
+    INT4Q_MODE_BF16 = 3
+};
+
+/* Applied after the bias. GELU_ERF is x * Phi(x) with the normal distribution function Phi; GELU_TANH its approximation
+ * x / (1 + exp(-2 sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks and Gimpel 2016); SILU is x / (1 + exp(-x)).
+ * Computed in binary32 with an absolute error of at most 4e-7 * max(1, |x|); the same bits on every machine. */
+enum {
+    INT4Q_ACTIVATION_NONE = 0,
+    INT4Q_ACTIVATION_RELU = 1,
+    INT4Q_ACTIVATION_GELU_ERF = 2,
+    INT4Q_ACTIVATION_GELU_TANH = 3,
+    INT4Q_ACTIVATION_SILU = 4
+};
+
+/* Values of int4q_matmul_desc.flags. */
+enum {
+    /* Two matrices of one shape and scheme, y = activation(x Wg^T + bias) * (x Wu^T + up_bias) + residual: the gate is
+     * args.blob, the other args.up_blob. */
+    INT4Q_MATMUL_GATED = 1,
+    /* INT8 mode: activations are quantized with args.x_scales instead of scales found at run time. */
+    INT4Q_MATMUL_STATIC_SCALES = 2
 };
 
 typedef struct int4q_matmul_desc {
@@ -359,7 +395,11 @@ typedef struct int4q_matmul_desc {
     int4q_type x_type;
     int4q_type y_type;
     uint32_t worker_count; /* how many threads may run tiles at the same time, 1..1024; each adds some scratch */
-    uint32_t reserved;
+    uint32_t flags;        /* INT4Q_MATMUL_*, or 0 */
+    int32_t activation;    /* INT4Q_ACTIVATION_* */
+    int4q_type bias_type;     /* of args.bias and args.up_bias; 0: there is none */
+    int4q_type residual_type; /* of args.residual; 0: there is none */
+    uint32_t expert_count; /* 0: one matrix for all rows of x. 1..65536: each row of x has its expert (args.experts) */
 } int4q_matmul_desc;
 
 /* Made by int4q_matmul_plan_init(); to be read only. Position-independent and free of pointers. */
@@ -371,11 +411,24 @@ typedef struct int4q_matmul_plan {
     int64_t tile_count;     /* independent tiles */
     uint32_t worker_count;
     uint32_t reserved;
-    int64_t opaque[32];
+    int64_t opaque[40];
 } int4q_matmul_plan;
 
+/* One expert of a mixture: its matrix, and with INT4Q_MATMUL_GATED its second one (else NULL and 0). */
+typedef struct int4q_expert {
+    const void *blob;
+    uint64_t blob_bytes;
+    const void *up_blob;
+    uint64_t up_blob_bytes;
+} int4q_expert;
+
 /* The memory of one product. x[m][k] has stride ldx, y[m][n] has stride ldy. The scratch's contents on entry do not
- * matter; between prepare and the last tile they must be left alone. */
+ * matter; between prepare and the last tile they must be left alone. Fields that the plan does not call for are NULL and
+ * 0.
+ *
+ * Experts (desc.expert_count > 0): row i of x is multiplied with experts[row_experts[i]], i in any order; a row_experts of
+ * -1 leaves row i of y alone. Then blob and up_blob are NULL, and bias and up_bias are [expert_count][n].
+ * The residual may be y itself (same pointer, stride and type); otherwise they must not overlap. */
 typedef struct int4q_matmul_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -387,6 +440,15 @@ typedef struct int4q_matmul_args {
     int64_t ldy;
     void *scratch;
     uint64_t scratch_bytes;
+    const void *up_blob;        /* INT4Q_MATMUL_GATED */
+    uint64_t up_blob_bytes;
+    const void *bias;           /* [n] of desc.bias_type */
+    const void *up_bias;        /* [n] of desc.bias_type; INT4Q_MATMUL_GATED, may be NULL for none */
+    const void *residual;       /* [m][n] of desc.residual_type, stride ldr */
+    int64_t ldr;
+    const float *x_scales;      /* INT4Q_MATMUL_STATIC_SCALES: one for each group of k, 2^-100..2^100; code = round(x / scale) */
+    const int4q_expert *experts;  /* [desc.expert_count] */
+    const int32_t *row_experts;   /* [m], each -1..expert_count-1; read by prepare only */
 } int4q_matmul_args;
 
 /* A piece of work: do index `index`. No two calls that run at the same time have the same `worker`. */
@@ -399,13 +461,14 @@ typedef void (*int4q_parallel_for)(void *host, int64_t count, uint32_t worker_co
 /* Fills *plan for a product as described. */
 INT4Q_API int4q_status int4q_matmul_plan_init(const int4q_matmul_desc *desc, int4q_matmul_plan *plan);
 
-/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, writes scratch. args->blob and args->y are not used and
- * may be NULL. */
+/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, x_scales and row_experts, writes scratch. The other fields
+ * of *args are not used and may be NULL. */
 INT4Q_API int4q_status int4q_matmul_prepare(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
                                             int64_t begin, int64_t end);
 
-/* Runs tiles begin..end-1 of 0..tile_count-1: reads the blob and the scratch, writes y. args->x is not used and may be
- * NULL. `worker` (0..worker_count-1) names a part of the scratch that no other call may use at the same time. */
+/* Runs tiles begin..end-1 of 0..tile_count-1: reads blobs, bias, residual and scratch, writes y. args->x, x_scales and
+ * row_experts are not used and may be NULL. `worker` (0..worker_count-1) names a part of the scratch that no other call may
+ * use at the same time. With experts some tiles may have nothing to do. */
 INT4Q_API int4q_status int4q_matmul_tiles(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
                                           uint32_t worker, int64_t begin, int64_t end);
 
@@ -413,6 +476,23 @@ INT4Q_API int4q_status int4q_matmul_tiles(const int4q_matmul_plan *plan, const i
  * parallel_for is NULL. All arguments are checked before parallel_for is called, so its tasks do not fail. */
 INT4Q_API int4q_status int4q_matmul(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
                                     int4q_parallel_for parallel_for, void *host);
+
+/* How far results may be from the product of x and the dequantized weights in exact arithmetic. */
+enum {
+    /* Never exceeded, whatever the values: every rounding goes the worst way. */
+    INT4Q_BOUND_WORST_CASE = 0,
+    /* Exceeded in fewer than one of 10^12 results if rounding errors are independent with mean zero (Higham and Mary, "A
+     * new approach to probabilistic rounding error analysis", 2019; Hoeffding's inequality). Much tighter. */
+    INT4Q_BOUND_PROBABLE = 1
+};
+
+/* Writes bounds[m][n] (stride ldb): |y[i][j] - sum over l of x[i][l] * w[j][l]| <= bounds[i][j] for the y that the plan's
+ * product would give in exact arithmetic's stead, rounding to y's type included; w as int4q_dequantize_rows() has it, but
+ * not rounded. Reads args->x, ldx, blob, x_scales; y and scratch may be NULL. Rows of x that are not finite get infinity.
+ * A bound is an analysis tool: it takes as long as a slow product. For plans without activation, gate, bias, residual and
+ * experts; others are INT4Q_ERROR_UNSUPPORTED. */
+INT4Q_API int4q_status int4q_error_bound(const int4q_matmul_plan *plan, const int4q_matmul_args *args, int32_t bound,
+                                         double *bounds, int64_t ldb);
 
 /* Writes a sentence or more, zero-terminated, into text[text_bytes]: which kernel a plan made now for this description
  * would use, how it would be cut, and why not a better one. *needed_bytes (may be NULL) receives the size of the whole

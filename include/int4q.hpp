@@ -288,7 +288,14 @@ public:
 
     static int4q_matmul_desc describe(int4q_compute_mode mode, int64_t m, const int4q_blob_info &w, uint32_t workers,
                                       int4q_type x_type, int4q_type y_type) {
-        return {sizeof(int4q_matmul_desc), mode, m, w.n, w.k, w.scheme, x_type, y_type, workers, 0};
+        int4q_matmul_desc desc{};
+        desc.struct_size = sizeof desc;
+        desc.mode = mode;
+        desc.m = m, desc.n = w.n, desc.k = w.k;
+        desc.scheme = w.scheme;
+        desc.x_type = x_type, desc.y_type = y_type;
+        desc.worker_count = workers;
+        return desc;
     }
     int4q_matmul_desc desc;
     int4q_matmul_plan plan{};
@@ -322,15 +329,39 @@ inline Blob pack(const Tensor &source, Pool *pool = nullptr) {
     return blob;
 }
 
-inline void matmul(const Plan &plan, ConstMatrix x, const Blob &blob, Matrix y, Scratch &scratch, Pool *pool = nullptr) {
+// Straight from floats to a blob, without a tensor between.
+inline Blob quantize_pack(ConstMatrix w, const int4q_scheme &scheme, const std::vector<float> &codebook = {}, Pool *pool = nullptr) {
+    Blob blob(scheme, w.rows, w.columns);
+    const float *values = codebook.empty() ? nullptr : codebook.data();
+    detail::split_rows(w.rows, pool, [&](int64_t begin, int64_t end) {
+        check(int4q_quantize_pack_rows(&scheme, w.rows, w.columns, values, w.data, w.type, w.stride, blob.writable(),
+                                       blob.bytes(), begin, end));
+    });
+    return blob;
+}
+
+// The memory of a product, for plans with fields that matmul() has no parameter for (bias, residual, up_blob, ...).
+inline int4q_matmul_args arguments(const Plan &plan, ConstMatrix x, const Blob &blob, Matrix y, Scratch &scratch) {
     const int4q_matmul_desc &d = plan.desc;
     detail::agree(x.rows, d.m, "matmul", "x.rows"), detail::agree(x.columns, d.k, "matmul", "x.columns");
     detail::agree(y.rows, d.m, "matmul", "y.rows"), detail::agree(y.columns, d.n, "matmul", "y.columns");
     detail::agree(x.type, d.x_type, "matmul", "x.type"), detail::agree(y.type, d.y_type, "matmul", "y.type");
     scratch.reserve(plan.plan.scratch_bytes);
-    const int4q_matmul_args args{sizeof args, 0, x.data, x.stride, blob.data(), blob.bytes(), y.data, y.stride,
-                                 scratch.data(), scratch.bytes()};
+    int4q_matmul_args args{};
+    args.struct_size = sizeof args;
+    args.x = x.data, args.ldx = x.stride;
+    args.blob = blob.data(), args.blob_bytes = blob.bytes();
+    args.y = y.data, args.ldy = y.stride;
+    args.scratch = scratch.data(), args.scratch_bytes = scratch.bytes();
+    return args;
+}
+
+inline void matmul(const Plan &plan, const int4q_matmul_args &args, Pool *pool = nullptr) {
     check(int4q_matmul(&plan.plan, &args, pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr));
+}
+
+inline void matmul(const Plan &plan, ConstMatrix x, const Blob &blob, Matrix y, Scratch &scratch, Pool *pool = nullptr) {
+    matmul(plan, arguments(plan, x, blob, y, scratch), pool);
 }
 
 // With a plan and scratch memory for this one product.

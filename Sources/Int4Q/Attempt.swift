@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 @_exported import CInt4Q
+import CInt4QShims
 import Int4QCore
 
-/// Runs an entry point's body; a failure becomes the thread's error text and a status.
+/// Runs an entry point's body with the library's own floating-point mode; a failure becomes the thread's error text and
+/// a status.
 @inline(__always)
 func attempt(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
+    let hostMode = i4q_float_mode_enter()
+    defer { i4q_float_mode_leave(hostMode) }
     do throws(Failure) {
         try body()
         return int4q_status(INT4Q_OK)

@@ -28,6 +28,24 @@ public func int4q_pack_rows(_ tensor: UnsafePointer<int4q_tensor>?, _ blob: Unsa
 }
 
 @c @implementation
+public func int4q_quantize_pack_rows(_ scheme: UnsafePointer<int4q_scheme>?, _ n: Int64, _ k: Int64, _ codebook: UnsafePointer<Float>?,
+                                     _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
+                                     _ blob: UnsafeMutableRawPointer?, _ blob_bytes: UInt64, _ row_begin: Int64,
+                                     _ row_end: Int64) -> int4q_status {
+    attempt("int4q_quantize_pack_rows") { () throws(Failure) in
+        let scheme = try Scheme(try require(scheme, "scheme").pointee)
+        let layout = try BlobLayout(scheme, n: n, k: k)
+        let type = try ElementType(source_type, "source_type")
+        let matrix = try Matrix(source, type, rows: n, columns: k, stride: source_stride, .init("source", stride: "source_stride"))
+        let blob = try require(blob, "blob", alignment: Int(INT4Q_ALIGNMENT))
+        try requireBytes(blob_bytes, needed: layout.totalBytes, "blob_bytes")
+        try requireRange(row_begin, row_end, of: n, step: BlobLayout.blockRows, "row_begin", "row_end")
+        let kernels = try InstructionSetLimit.active().kernels
+        try BlobQuantizer(scheme, codebook, layout, matrix, into: blob, kernels).run(row_begin..<row_end)
+    }
+}
+
+@c @implementation
 public func int4q_blob_validate(_ blob: UnsafeRawPointer?, _ blob_bytes: UInt64, _ level: Int32) -> int4q_status {
     attempt("int4q_blob_validate") { () throws(Failure) in
         let isFull = Int(level) == Int(INT4Q_VALIDATE_FULL)

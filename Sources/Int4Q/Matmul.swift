@@ -11,7 +11,7 @@ public func int4q_matmul_plan_init(_ desc: UnsafePointer<int4q_matmul_desc>?,
         let shape = try MatmulShape(try require(desc, "desc").pointee)
         let plan = try require(plan, "plan")
         let isa = try InstructionSetLimit.active()
-        try MatmulPlan(shape).write(isa, workers: shape.workerCount, to: plan)
+        try MatmulPlan(shape, bfloatBytes: isa.kernels.bf16_element_bytes).write(isa, workers: shape.workerCount, to: plan)
     }
 }
 
@@ -33,7 +33,7 @@ public func int4q_matmul_tiles(_ plan: UnsafePointer<int4q_matmul_plan>?, _ args
     attempt("int4q_matmul_tiles") { () throws(Failure) in
         let args = try require(args, "args").pointee
         var product = try Product(try require(plan, "plan"), args)
-        try product.take(blobAndY: args)
+        try product.take(weightsAndY: args)
         try requireRange(begin, end, of: product.tileCount, "begin", "end")
         if worker >= product.workers {
             throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "worker", .unsigned(UInt64(worker)), expected: "below",
@@ -50,8 +50,23 @@ public func int4q_matmul(_ plan: UnsafePointer<int4q_matmul_plan>?, _ args: Unsa
         let args = try require(args, "args").pointee
         var product = try Product(try require(plan, "plan"), args)
         try product.take(x: args)
-        try product.take(blobAndY: args)
+        try product.take(weightsAndY: args)
         try product.run(parallel_for, host: host)
+    }
+}
+
+@c @implementation
+public func int4q_error_bound(_ plan: UnsafePointer<int4q_matmul_plan>?, _ args: UnsafePointer<int4q_matmul_args>?, _ bound: Int32,
+                              _ bounds: UnsafeMutablePointer<Double>?, _ ldb: Int64) -> int4q_status {
+    attempt("int4q_error_bound") { () throws(Failure) in
+        let args = try require(args, "args").pointee
+        var product = try Product(try require(plan, "plan"), args, usesScratch: false)
+        try product.requirePlain()
+        let kind = try ErrorBound.Kind(bound)
+        try product.take(x: args)
+        try product.takeWeights(args)
+        let target = try product.requireBounds(bounds, stride: ldb)
+        try ErrorBound(product, args, kind).write(to: target, stride: Int(ldb))
     }
 }
 

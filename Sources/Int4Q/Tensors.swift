@@ -31,7 +31,7 @@ public func int4q_quantize_rows(_ tensor: UnsafePointer<int4q_tensor>?, _ source
         let matrix = try Matrix(source, type, rows: tensor.layout.n, columns: tensor.layout.k, stride: source_stride,
                                 .init("source", stride: "source_stride"))
         try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
-        try RowQuantizer.quantize(tensor, matrix, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try quantize(tensor, matrix, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
     }
 }
 

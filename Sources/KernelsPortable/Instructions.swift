@@ -70,88 +70,27 @@ struct LinearCodes: CodeReader {
     @inline(__always) init(codebook: UnsafePointer<Float>?) {}
 
     @inline(__always)
-    func values(_ words: Words, nibble: UInt32) -> Floats {
-        let code = (words &>> Words(repeating: 4 &* nibble)) & Words(repeating: 15)
+    func values(_ words: Words, pair: UInt32) -> (even: Floats, odd: Floats) { (value(words, 4 &* pair), value(words, 4 &* pair &+ 16)) }
+
+    @inline(__always)
+    private func value(_ words: Words, _ shift: UInt32) -> Floats {
+        let code = (words &>> Words(repeating: shift)) & Words(repeating: 15)
         return i4q_float_from_i32(unsafeBitCast(code, to: Ints.self) &- Ints(repeating: 8))
     }
 }
 
 struct TableCodes: CodeReader {
-    let table: UnsafePointer<Float>
+    private let table: UnsafePointer<Float>
     @inline(__always) init(codebook: UnsafePointer<Float>?) { table = codebook.unsafelyUnwrapped }
 
     @inline(__always)
-    func values(_ words: Words, nibble: UInt32) -> Floats {
-        let code = (words &>> Words(repeating: 4 &* nibble)) & Words(repeating: 15)
+    func values(_ words: Words, pair: UInt32) -> (even: Floats, odd: Floats) { (value(words, 4 &* pair), value(words, 4 &* pair &+ 16)) }
+
+    @inline(__always)
+    private func value(_ words: Words, _ shift: UInt32) -> Floats {
+        let code = (words &>> Words(repeating: shift)) & Words(repeating: 15)
         var result = Floats(repeating: 0)
         for lane in 0..<lanes { result[lane] = table[Int(code[lane])] }
         return result
-    }
-}
-
-/// Products of 15 * 127 summed in 16 bits: 16 of them fit, which is what 32 values of k give each half of a lane.
-struct DotSum {
-    static let depth = 32
-    var sum: Words
-
-    @inline(__always) init(_ start: Ints) { sum = Words(repeating: 0) }
-
-    @inline(__always)
-    static func unpack(_ packed: Words) -> InlineArray<4, Words> {
-        let mask = Words(repeating: 0x000f_000f)
-        return [
-            packed & mask,
-            (packed &>> Words(repeating: 4)) & mask,
-            (packed &>> Words(repeating: 8)) & mask,
-            (packed &>> Words(repeating: 12)) & mask,
-        ]
-    }
-
-    /// x holds k0 k4 k1 k5 k2 k6 k3 k7; nibble j of a half lane is k 2j in the lower half and 2j + 1 in the upper.
-    @inline(__always)
-    mutating func add(_ codes: InlineArray<4, Words>, _ x: UnsafeRawPointer) {
-        sum = i4q_multiply_add_i16(sum, codes[0], DotSum.pair(x, 0, 2))
-        sum = i4q_multiply_add_i16(sum, codes[1], DotSum.pair(x, 4, 6))
-        sum = i4q_multiply_add_i16(sum, codes[2], DotSum.pair(x, 1, 3))
-        sum = i4q_multiply_add_i16(sum, codes[3], DotSum.pair(x, 5, 7))
-    }
-
-    @inline(__always)
-    private static func pair(_ x: UnsafeRawPointer, _ low: Int, _ high: Int) -> Words {
-        let first = UInt32(UInt16(bitPattern: Int16(x.loadUnaligned(fromByteOffset: low, as: Int8.self))))
-        let second = UInt32(UInt16(bitPattern: Int16(x.loadUnaligned(fromByteOffset: high, as: Int8.self))))
-        return Words(repeating: first | (second &<< 16))
-    }
-
-    @inline(__always)
-    func total(startedFrom start: Ints) -> Ints {
-        let both = unsafeBitCast(sum, to: Ints.self)
-        let low = (both &<< Ints(repeating: 16)) &>> Ints(repeating: 16)
-        return start &+ low &+ (both &>> Ints(repeating: 16))
-    }
-}
-
-/// Shapes of register tiles: a vector of 16 lanes is four registers of SSE2 or NEON.
-enum RegisterTile {
-    static let tall = TileShape(rows: 2, blocks: 1)
-    static let middle = TileShape(rows: 2, blocks: 1)
-    static let flat = TileShape(rows: 1, blocks: 1)
-
-    @inline(__always)
-    static func runF32<Codes: CodeReader>(_ codes: Codes.Type, _ shape: TileShape, _ p: i4q_product, row: Int,
-                                          block: Int, out: UnsafeMutablePointer<Float>, outStride: Int) {
-        switch (shape.rows, shape.blocks) {
-        case (2, 1): RegisterProductF32<2, 1, Codes>.run(p, row: row, block: block, out: out, outStride: outStride)
-        default: RegisterProductF32<1, 1, Codes>.run(p, row: row, block: block, out: out, outStride: outStride)
-        }
-    }
-
-    @inline(__always)
-    static func runInt8(_ shape: TileShape, _ p: i4q_product, row: Int, block: Int,
-                        out: UnsafeMutablePointer<Float>, outStride: Int) {
-        switch (shape.rows, shape.blocks) {
-        case (2, 1): RegisterProductInt8<2, 1>.run(p, row: row, block: block, out: out, outStride: outStride)
-        default: RegisterProductInt8<1, 1>.run(p, row: row, block: block, out: out, outStride: outStride)
-        }
     }
 }

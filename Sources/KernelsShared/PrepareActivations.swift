@@ -12,7 +12,26 @@ func sumLanes(_ v: Floats) -> Float {
     return two[0] + two[1]
 }
 
-func prepareF32(_ a: i4q_activations) {
+func prepareF32(_ a: i4q_activations) { prepareFloats(a) { $0 } }
+
+/// BF16 mode where F32's kernels do the rest.
+func prepareRounded(_ a: i4q_activations) { prepareFloats(a) { widenBFloats(narrowToBFloats($0)) } }
+
+@inline(__always)
+private func prepareFloats(_ a: i4q_activations, _ rounded: (Floats) -> Floats) {
+    prepareGroups(a, elementBytes: 4, rounded) { values, pointer in pointer.storeBytes(of: values, as: Floats.self) }
+}
+
+/// BF16 mode with products of bfloat16.
+func prepareBFloats(_ a: i4q_activations) {
+    prepareGroups(a, elementBytes: 2, { widenBFloats(narrowToBFloats($0)) }) { values, pointer in
+        pointer.storeBytes(of: narrowToBFloats(values), as: Halves.self)
+    }
+}
+
+@inline(__always)
+private func prepareGroups(_ a: i4q_activations, elementBytes: Int, _ rounded: (Floats) -> Floats,
+                           _ store: (Floats, UnsafeMutableRawPointer) -> Void) {
     let source = a.source.unsafelyUnwrapped
     let prepared = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
     let k = Int(a.k), padded = Int(a.k_padded), groupSize = Int(a.group_size)
@@ -22,26 +41,28 @@ func prepareF32(_ a: i4q_activations) {
         var index = group &* groupSize
         let end = min(index &+ groupSize, padded)
         while index < end {
-            let values = loadElements(source, a.source_type, index, count: max(k &- index, 0))
+            let values = rounded(loadElements(source, a.source_type, index, count: max(k &- index, 0)))
             partial += values
-            prepared.storeBytes(of: values, toByteOffset: index &* 4, as: Floats.self)
+            store(values, prepared + index &* elementBytes)
             index &+= lanes
         }
         sums.storeBytes(of: sumLanes(partial), toByteOffset: group &* 4, as: Float.self)
     }
-    zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded) &* 4, to: padded &* 4)
+    zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded) &* elementBytes, to: padded &* elementBytes)
 }
 
 func prepareInt8(_ a: i4q_activations) {
     let prepared = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
     let padded = Int(a.k_padded), groupSize = Int(a.group_size)
+    let parameters = prepared + Int(a.scales_offset)
     for group in 0..<Int(a.group_count) {
         let begin = group &* groupSize
         let end = min(begin &+ groupSize, padded)
-        let step = quantizationStep(largestMagnitude(a, begin, end))
+        let magnitude = largestMagnitude(a, begin, end)
+        let step = a.steps.map { givenStep($0[group &* Int(a.steps_stride)], magnitude) } ?? quantizationStep(magnitude)
         let sum = quantizeGroup(a, begin, end, inverse: step.inverse)
-        prepared.storeBytes(of: step.scale, toByteOffset: Int(a.scales_offset) &+ group &* 4, as: Float.self)
-        prepared.storeBytes(of: sum, toByteOffset: Int(a.sums_offset) &+ group &* 4, as: Int32.self)
+        parameters.storeBytes(of: step.scale, toByteOffset: group &* 8, as: Float.self)
+        parameters.storeBytes(of: sum &* a.share_factor, toByteOffset: group &* 8 &+ 4, as: Int32.self)
     }
     zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded), to: padded)
 }
@@ -57,9 +78,10 @@ private func largestMagnitude(_ a: i4q_activations, _ begin: Int, _ end: Int) ->
         largest = largest.replacing(with: magnitude, where: magnitude .> largest)
         index &+= lanes
     }
-    var result: UInt32 = 0
-    for lane in 0..<lanes { result = max(result, largest[lane]) }
-    return result
+    let eight = pointwiseMax(largest.lowHalf, largest.highHalf)
+    let four = pointwiseMax(eight.lowHalf, eight.highHalf)
+    let two = pointwiseMax(four.lowHalf, four.highHalf)
+    return max(two[0], two[1])
 }
 
 /// The scale of a group of activations and what to multiply by. A row that is not finite gets a NaN scale, which makes
@@ -72,6 +94,12 @@ private func quantizationStep(_ magnitudeBits: UInt32) -> (scale: Float, inverse
     return (magnitude / 127, 127 / magnitude)
 }
 
+/// The same for a scale of the caller.
+@inline(__always)
+private func givenStep(_ step: Float, _ magnitudeBits: UInt32) -> (scale: Float, inverse: Float) {
+    magnitudeBits >= 0x7f80_0000 ? (Float.nan, 0) : (step, 1 / step)
+}
+
 @inline(__always)
 private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inverse: Float) -> Int32 {
     let output = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
@@ -81,7 +109,7 @@ private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inver
         var codes = Ints(repeating: 0)
         if inverse != 0 {
             let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
-            codes = roundToIntegers(values * Floats(repeating: inverse))
+            codes = roundToIntegers(clipped(values * Floats(repeating: inverse)))
         }
         sums &+= codes
         let bytes = i4q_narrow_u32_u8(unsafeBitCast(codes, to: Words.self))
@@ -89,6 +117,13 @@ private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inver
         index &+= lanes
     }
     return sums.wrappedSum()
+}
+
+/// Scales of the caller may be too small for a value.
+@inline(__always)
+private func clipped(_ steps: Floats) -> Floats {
+    let limit = Floats(repeating: 127)
+    return steps.replacing(with: limit, where: steps .> limit).replacing(with: -limit, where: steps .< -limit)
 }
 
 /// k0 k1 .. k7 -> k0 k4 k1 k5 k2 k6 k3 k7, twice: a lane's low nibbles hold k0 k4 k1 k5, its high ones k2 k6 k3 k7

@@ -1,43 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-/// How the codes of a packed lane become floats.
+/// How two neighbours in k of each packed lane become floats.
 protocol CodeReader {
     init(codebook: UnsafePointer<Float>?)
-    /// The value of nibble `nibble` (0..7) of each lane.
-    @inline(__always) func values(_ words: Words, nibble: UInt32) -> Floats
+    /// The values of k 2 `pair` and 2 `pair` + 1 of each lane; pair 0..3.
+    @inline(__always) func values(_ words: Words, pair: UInt32) -> (even: Floats, odd: Floats)
 }
 
-/// F32 mode, a register tile of `rows` x `blocks`: weights are decoded once for all rows of the tile.
-///
-/// Running totals stay in the output, in memory, so that the registers belong to the group's own sums.
+/// F32 mode: weights are decoded once for all rows of the register product.
 ///
 /// The order of operations is part of the contract (docs/numerics.md): per group one chain of fused multiply-adds over
 /// k, then the zero point's share, then the scale. Every lane is one output, so no lane is ever summed with another.
-enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
-    typealias Accumulators = InlineArray<rows, InlineArray<blocks, Floats>>
+enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: RegisterProduct {
+    typealias Accumulators = InlineArray<blocks, InlineArray<rows, Floats>>
+    typealias Totals = TotalsInMemory<rows, blocks>
 
-    @inline(__always)
-    static func zeros() -> Accumulators { Accumulators(repeating: .init(repeating: Floats(repeating: 0))) }
+    static var rowCount: Int { rows }
+    static var blockCount: Int { blocks }
 
     @inline(never)
-    static func run(_ p: i4q_product, row: Int, block: Int, out: UnsafeMutablePointer<Float>, outStride: Int) {
+    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+                    outStride: Int) {
         let codes = Codes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let xStride = Int(p.prepared_row_bytes), blockBytes = Int(p.block_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        let totals = TotalsInMemory<rows, blocks>(zeroing: out, stride: outStride)
-        for group in 0..<Int(p.group_count) {
+        let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
+        for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
-            var dots = zeros()
+            var dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
             var k = begin
             while k < end {
                 accumulate(&dots, codes, weights + k &* 8, blockBytes, x + k &* 4, xStride)
                 k &+= codeRowDepth
             }
-            finish(totals, dots, p, group, weights, x)
+            scaleGroup(totals, dots, p, group, weights, x)
         }
     }
 
@@ -48,86 +48,69 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader> {
         var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
         for b in 0..<blocks { packed[b] = weights.words(b &* blockBytes) }
         step(&dots, codes, packed, 0, x, xStride)
-        step(&dots, codes, packed, 4, x + 4, xStride)
         step(&dots, codes, packed, 1, x + 8, xStride)
-        step(&dots, codes, packed, 5, x + 12, xStride)
         step(&dots, codes, packed, 2, x + 16, xStride)
-        step(&dots, codes, packed, 6, x + 20, xStride)
         step(&dots, codes, packed, 3, x + 24, xStride)
-        step(&dots, codes, packed, 7, x + 28, xStride)
     }
 
-    /// One value of k.
+    /// Two values of k. Blocks inside rows: a broadcast activation is used up before the next one needs a register.
     @inline(__always)
     private static func step(_ dots: inout Accumulators, _ codes: Codes, _ packed: InlineArray<blocks, Words>,
-                             _ nibble: UInt32, _ x: UnsafeRawPointer, _ xStride: Int) {
-        for b in 0..<blocks {
-            let weight = codes.values(packed[b], nibble: nibble)
+                             _ pair: UInt32, _ x: UnsafeRawPointer, _ xStride: Int) {
+        var even = InlineArray<blocks, Floats>(repeating: Floats(repeating: 0)), odd = even
+        for b in 0..<blocks { (even[b], odd[b]) = codes.values(packed[b], pair: pair) }
+        for r in 0..<rows {
+            let activation = Floats(repeating: x.float(r &* xStride))
+            for b in 0..<blocks { dots[b][r] = fusedMultiplyAdd(activation, even[b], dots[b][r]) }
+        }
+        for r in 0..<rows {
+            let activation = Floats(repeating: x.float(r &* xStride &+ 4))
+            for b in 0..<blocks { dots[b][r] = fusedMultiplyAdd(activation, odd[b], dots[b][r]) }
+        }
+    }
+
+    @inline(__always)
+    private static func scaleGroup(_ totals: Totals, _ dots: Accumulators, _ p: i4q_product, _ group: Int,
+                                   _ weights: UnsafeRawPointer, _ x: UnsafeRawPointer) {
+        let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
+        GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, sums)
+    }
+}
+
+/// What follows a group's float dot products: the zero point's or offset's share, and the scale. For F32 and BF16 mode.
+enum GroupScaling<let rows: Int, let blocks: Int> {
+    typealias Dots = InlineArray<blocks, InlineArray<rows, Floats>>
+    typealias Totals = TotalsInMemory<rows, blocks>
+
+    /// `sums` points at the group's sum of x for the first row.
+    @inline(__always)
+    static func run(_ totals: Totals, _ dots: Dots, _ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer,
+                    _ sums: UnsafeRawPointer) {
+        block(0, totals, dots[0], p, group, weights, sums)
+        if blocks > 1 { block(1, totals, dots[1], p, group, weights, sums) }
+        if blocks > 2 { block(2, totals, dots[2], p, group, weights, sums) }
+        if blocks > 3 { block(3, totals, dots[3], p, group, weights, sums) }
+    }
+
+    @inline(__always)
+    private static func block(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
+                              _ weights: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
+        let block = weights + b &* Int(p.block_bytes)
+        let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
+        if p.kind == Kind.asymmetric {
+            let shift = i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))
             for r in 0..<rows {
-                let activation = Floats(repeating: x.float(r &* xStride))
-                dots[r][b] = fusedMultiplyAdd(activation, weight, dots[r][b])
+                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
+                totals[r, b] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r, b])
             }
+        } else if p.kind == Kind.offset {
+            let offset = centredOffset(p, block, group, scale)
+            for r in 0..<rows {
+                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
+                totals[r, b] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r, b]))
+            }
+        } else {
+            for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
         }
     }
-
-    @inline(__always)
-    private static func finish(_ totals: TotalsInMemory<rows, blocks>, _ dots: Accumulators, _ p: i4q_product,
-                               _ group: Int, _ weights: UnsafeRawPointer, _ x: UnsafeRawPointer) {
-        for b in 0..<blocks {
-            let block = weights + b &* Int(p.block_bytes)
-            let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
-            if p.kind == Kind.symmetric || p.kind == Kind.codebook {
-                for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r][b], totals[r, b]) }
-                continue
-            }
-            let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
-            if p.kind == Kind.asymmetric {
-                let shift = i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))
-                for r in 0..<rows {
-                    let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                    let dot = fusedMultiplyAdd(shift, sum, dots[r][b])
-                    totals[r, b] = fusedMultiplyAdd(scale, dot, totals[r, b])
-                }
-            } else {
-                let offset = centredOffset(p, block, group, scale)
-                for r in 0..<rows {
-                    let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                    let total = fusedMultiplyAdd(scale, dots[r][b], totals[r, b])
-                    totals[r, b] = fusedMultiplyAdd(offset, sum, total)
-                }
-            }
-        }
-    }
-}
-
-/// The running totals of a register tile, where its results will stand.
-struct TotalsInMemory<let rows: Int, let blocks: Int> {
-    private let base: UnsafeMutableRawPointer
-    private let rowBytes: Int
-
-    @inline(__always)
-    init(zeroing out: UnsafeMutablePointer<Float>, stride: Int) {
-        base = UnsafeMutableRawPointer(out)
-        rowBytes = stride &* 4
-        for r in 0..<rows { for b in 0..<blocks { self[r, b] = Floats(repeating: 0) } }
-    }
-
-    @inline(__always)
-    subscript(row: Int, block: Int) -> Floats {
-        get { base.load(fromByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
-        nonmutating set { base.storeBytes(of: newValue, toByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
-    }
-}
-
-/// 16 zero points of one group.
-@inline(__always)
-func loadZeroPoints(_ pointer: UnsafeRawPointer, _ group: Int) -> Ints {
-    unsafeBitCast(i4q_widen_u8((pointer + group &* 16).loadUnaligned(as: SIMD16<UInt8>.self)), to: Ints.self)
-}
-
-/// Codes are read as q - 8, so an offset has 8 scales added.
-@inline(__always)
-func centredOffset(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> Floats {
-    let offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
-    return fusedMultiplyAdd(Floats(repeating: 8), scale, offset)
 }

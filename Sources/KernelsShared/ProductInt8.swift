@@ -1,95 +1,175 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-/// INT8 mode, a register tile of `rows` x `blocks`. Each group's dot product is an exact int32, so instruction sets are
-/// free in how they get it; the floats after it have one order (docs/numerics.md).
-enum RegisterProductInt8<let rows: Int, let blocks: Int> {
+/// How an instruction set multiplies 4-bit codes by signed bytes, for linear codes or for a table of 16 signed bytes.
+protocol Int8Dot {
+    associatedtype Table
+    associatedtype Codes
+    /// How many parts eight values of k come in: 2 or 4.
+    static var parts: Int { get }
+    /// Values of k within which `add` may keep narrower sums.
+    static var depth: Int { get }
+    /// What `unpack` adds to each code: the products then hold that many sums of x too much.
+    static var bias: Int32 { get }
+    static func makeTable(_ bytes: UnsafePointer<Int8>?) -> Table
+    static func unpack(_ packed: Words, part: Int, _ table: Table) -> Codes
+    init(_ start: Ints)
+    mutating func add(_ codes: Codes, part: Int, _ x: UnsafeRawPointer)
+    func total(startedFrom start: Ints) -> Ints
+}
+
+/// INT8 mode. Each group's dot product is an exact int32, so instruction sets are free in how they get it; the floats
+/// after it have one order (docs/numerics.md).
+enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: RegisterProduct {
     typealias Totals = TotalsInMemory<rows, blocks>
-    typealias Dots = InlineArray<rows, InlineArray<blocks, Ints>>
+    typealias Dots = InlineArray<blocks, InlineArray<rows, Ints>>
+
+    static var rowCount: Int { rows }
+    static var blockCount: Int { blocks }
 
     @inline(never)
-    static func run(_ p: i4q_product, row: Int, block: Int, out: UnsafeMutablePointer<Float>, outStride: Int) {
+    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+                    outStride: Int) {
+        let table = Dot.makeTable(p.int8_codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        let totals = Totals(zeroing: out, stride: outStride)
-        for group in 0..<Int(p.group_count) {
+        let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
+        var kept = Totals.Values(repeating: .init(repeating: Floats(repeating: 0)))
+        if Totals.inRegisters { kept = totals.load() }
+        for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
-            var dots = zeroPointShares(p, group, weights, x)
+            let parameters = x + (Int(p.prepared_scales_offset) &+ group &* 8)
+            var dots = startingSums(p, group, weights, parameters)
             var k = begin
             while k < end {
-                let count = min(end &- k, DotSum.depth)
-                accumulate(&dots, p, weights + k &* 8, x + k, codeRows: count / codeRowDepth)
+                let count = min(end &- k, Dot.depth)
+                accumulate(&dots, p, table, weights + k &* 8, x + k, codeRows: count / codeRowDepth)
                 k &+= count
             }
-            finish(totals, dots, p, group, weights, x)
+            scaleGroup(totals, &kept, dots, p, group, weights, parameters)
         }
+        if Totals.inRegisters { totals.store(kept) }
     }
 
-    /// Sums start at -(zero point) * (sum of the activation codes), since codes are read as 0..15.
+    /// Sums start at what turns products with unsigned codes into those with codes less their zero point.
     @inline(__always)
-    private static func zeroPointShares(_ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer,
-                                        _ x: UnsafeRawPointer) -> Dots {
+    private static func startingSums(_ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer,
+                                     _ parameters: UnsafeRawPointer) -> Dots {
         var dots = Dots(repeating: .init(repeating: Ints(repeating: 0)))
-        let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
+        let stride = Int(p.prepared_row_bytes)
         if p.kind == Kind.asymmetric {
             for b in 0..<blocks {
                 let zeros = loadZeroPoints(weights + (b &* Int(p.block_bytes) &+ Int(p.zeros_offset)), group)
-                for r in 0..<rows {
-                    let negated = Ints(repeating: 0 &- sums.int32(r &* Int(p.prepared_row_bytes)))
-                    dots[r][b] = zeros &* negated
-                }
+                for r in 0..<rows { dots[b][r] = zeros &* Ints(repeating: parameters.int32(r &* stride &+ 4)) }
             }
-        } else {
+        } else if p.kind != Kind.codebook || Dot.bias != 0 {
             for r in 0..<rows {
-                let share = Ints(repeating: -8 &* sums.int32(r &* Int(p.prepared_row_bytes)))
-                for b in 0..<blocks { dots[r][b] = share }
+                var share = Ints(repeating: parameters.int32(r &* stride &+ 4))
+                if Dot.bias > 1 { share = share &* Ints(repeating: Dot.bias) }
+                for b in 0..<blocks { dots[b][r] = share }
             }
         }
         return dots
     }
 
-    /// Up to DotSum.depth values of k, within which an instruction set may keep narrower sums.
+    /// Up to Dot.depth values of k.
     @inline(__always)
-    private static func accumulate(_ dots: inout Dots, _ p: i4q_product, _ weights: UnsafeRawPointer,
+    private static func accumulate(_ dots: inout Dots, _ p: i4q_product, _ table: Dot.Table, _ weights: UnsafeRawPointer,
                                    _ x: UnsafeRawPointer, codeRows: Int) {
         let blockBytes = Int(p.block_bytes), xStride = Int(p.prepared_row_bytes)
-        var sums = InlineArray<rows, InlineArray<blocks, DotSum>>(repeating: .init(repeating: DotSum(Ints(repeating: 0))))
-        for r in 0..<rows { for b in 0..<blocks { sums[r][b] = DotSum(dots[r][b]) } }
+        var sums = InlineArray<blocks, InlineArray<rows, Dot>>(repeating: .init(repeating: Dot(Ints(repeating: 0))))
+        for b in 0..<blocks { for r in 0..<rows { sums[b][r] = Dot(dots[b][r]) } }
         for codeRow in 0..<codeRows {
+            var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
             for b in 0..<blocks {
-                let packed = weights.words(b &* blockBytes &+ codeRow &* codeRowBytes)
-                let codes = DotSum.unpack(packed)
-                for r in 0..<rows {
-                    sums[r][b].add(codes, x + (r &* xStride &+ codeRow &* codeRowDepth))
-                }
+                let here = weights + (b &* blockBytes &+ codeRow &* codeRowBytes)
+                if rows > 1 && rows <= 4 { i4q_prefetch(here + prefetchDistance) }
+                packed[b] = here.words(0)
             }
+            let here = x + codeRow &* codeRowDepth
+            add(&sums, packed, table, here, xStride, part: 0)
+            add(&sums, packed, table, here, xStride, part: 1)
+            if Dot.parts == 2 { continue }
+            add(&sums, packed, table, here, xStride, part: 2)
+            add(&sums, packed, table, here, xStride, part: 3)
         }
-        for r in 0..<rows { for b in 0..<blocks { dots[r][b] = sums[r][b].total(startedFrom: dots[r][b]) } }
+        for b in 0..<blocks { for r in 0..<rows { dots[b][r] = sums[b][r].total(startedFrom: dots[b][r]) } }
+    }
+
+    /// Blocks inside rows: a broadcast activation is used up before the next one needs a register.
+    @inline(__always)
+    private static func add(_ sums: inout InlineArray<blocks, InlineArray<rows, Dot>>, _ packed: InlineArray<blocks, Words>,
+                            _ table: Dot.Table, _ x: UnsafeRawPointer, _ xStride: Int, part: Int) {
+        if blocks == 1 {
+            let codes = Dot.unpack(packed[0], part: part, table)
+            for r in 0..<rows { sums[0][r].add(codes, part: part, x + r &* xStride) }
+            return
+        }
+        let first = Dot.unpack(packed[0], part: part, table), second = Dot.unpack(packed[1], part: part, table)
+        if blocks == 2 {
+            for r in 0..<rows {
+                sums[0][r].add(first, part: part, x + r &* xStride)
+                sums[1][r].add(second, part: part, x + r &* xStride)
+            }
+            return
+        }
+        let third = Dot.unpack(packed[2], part: part, table), fourth = Dot.unpack(packed[3], part: part, table)
+        for r in 0..<rows {
+            sums[0][r].add(first, part: part, x + r &* xStride)
+            sums[1][r].add(second, part: part, x + r &* xStride)
+            sums[2][r].add(third, part: part, x + r &* xStride)
+            sums[3][r].add(fourth, part: part, x + r &* xStride)
+        }
     }
 
     @inline(__always)
-    private static func finish(_ totals: Totals, _ dots: Dots, _ p: i4q_product, _ group: Int,
-                               _ weights: UnsafeRawPointer, _ x: UnsafeRawPointer) {
-        let xStride = Int(p.prepared_row_bytes)
-        let xScales = x + (Int(p.prepared_scales_offset) &+ group &* 4)
-        for b in 0..<blocks {
-            let block = weights + b &* Int(p.block_bytes)
-            let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
+    private static func scaleGroup(_ totals: Totals, _ kept: inout Totals.Values, _ dots: Dots, _ p: i4q_product, _ group: Int,
+                                   _ weights: UnsafeRawPointer, _ parameters: UnsafeRawPointer) {
+        scaleBlock(0, totals, &kept[0], dots[0], p, group, weights, parameters)
+        if blocks > 1 { scaleBlock(1, totals, &kept[1], dots[1], p, group, weights, parameters) }
+        if blocks > 2 { scaleBlock(2, totals, &kept[2], dots[2], p, group, weights, parameters) }
+        if blocks > 3 { scaleBlock(3, totals, &kept[3], dots[3], p, group, weights, parameters) }
+    }
+
+    @inline(__always)
+    private static func scaleBlock(_ b: Int, _ totals: Totals, _ kept: inout InlineArray<rows, Floats>, _ dots: InlineArray<rows, Ints>, _ p: i4q_product,
+                                   _ group: Int, _ weights: UnsafeRawPointer, _ parameters: UnsafeRawPointer) {
+        let stride = Int(p.prepared_row_bytes)
+        let block = weights + b &* Int(p.block_bytes)
+        var scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
+        if p.kind == Kind.codebook { scale = scale * Floats(repeating: p.int8_codebook_step) }
+        for r in 0..<rows {
+            let both = scale * Floats(repeating: parameters.float(r &* stride))
+            let dot = i4q_float_from_i32(dots[r])
+            if Totals.inRegisters { kept[r] = fusedMultiplyAdd(dot, both, kept[r]) } else { totals[r, b] = fusedMultiplyAdd(dot, both, totals[r, b]) }
+        }
+        if p.kind == Kind.offset {
+            let offset = centredOffset(p, block, group, scale)
             for r in 0..<rows {
-                let both = scale * Floats(repeating: xScales.float(r &* xStride))
-                totals[r, b] = fusedMultiplyAdd(i4q_float_from_i32(dots[r][b]), both, totals[r, b])
-            }
-            if p.kind == Kind.offset {
-                let offset = centredOffset(p, block, group, scale)
-                let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
-                for r in 0..<rows {
-                    let both = offset * Floats(repeating: xScales.float(r &* xStride))
-                    let sum = Floats(repeating: Float(sums.int32(r &* xStride)))
-                    totals[r, b] = fusedMultiplyAdd(sum, both, totals[r, b])
-                }
+                let both = offset * Floats(repeating: parameters.float(r &* stride))
+                // The share is -8 sums, so this is the sum exactly as if converted by itself.
+                let sum = Floats(repeating: Float(parameters.int32(r &* stride &+ 4)) * -0.125)
+                if Totals.inRegisters { kept[r] = fusedMultiplyAdd(sum, both, kept[r]) } else { totals[r, b] = fusedMultiplyAdd(sum, both, totals[r, b]) }
             }
         }
+    }
+}
+
+/// A codebook as signed bytes: round(127 value / max), and the step max / 127 that goes into the scale.
+struct Int8Codebook {
+    var bytes = InlineArray<16, Int8>(repeating: 0)
+    var step: Float = 1
+
+    init(_ codebook: UnsafePointer<Float>) {
+        var largest: Float = 0
+        for code in 0..<16 { largest = max(largest, codebook[code].magnitude) }
+        for code in 0..<16 {
+            // In binary64, where nothing can overflow; adding 1.5 * 2^52 rounds to an integer, half to even.
+            let value = Double(codebook[code]) * 127 / Double(largest)
+            bytes[code] = Int8(truncatingIfNeeded: Int32((value + 0x1.8p52) - 0x1.8p52))
+        }
+        step = largest / 127
     }
 }

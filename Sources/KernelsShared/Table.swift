@@ -4,54 +4,66 @@ import CInt4QShims
 // The functions of the table that an instruction set's Kernels.swift hands out. A C function pointer is made from each,
 // so they take and return what C can.
 
-enum ProductF32Runner<Codes: CodeReader>: RegisterTileRunner {
-    @inline(__always)
-    static func run(_ shape: TileShape, _ p: i4q_product, row: Int, block: Int,
-                    out: UnsafeMutablePointer<Float>, outStride: Int) {
-        RegisterTile.runF32(Codes.self, shape, p, row: row, block: block, out: out, outStride: outStride)
+@inline(__always)
+func constant(_ text: StaticString) -> UnsafePointer<CChar> { UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self) }
+
+/// Linear codes and tables of floats have kernels of their own; so have their bytes.
+@inline(__always)
+func multiplyF32<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ table: Table.Type, _ p: i4q_product, _ t: i4q_tile) {
+    if p.codebook == nil { coverTile(linear, p, t) } else { coverTile(table, p, t) }
+}
+
+@inline(__always)
+func multiplyInt8<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ table: Table.Type, _ p: i4q_product, _ t: i4q_tile) {
+    guard let values = p.codebook else {
+        coverTile(linear, p, t)
+        return
+    }
+    let codebook = Int8Codebook(values)
+    withUnsafePointer(to: codebook.bytes) { bytes in
+        var product = p
+        product.int8_codebook = UnsafeRawPointer(bytes).assumingMemoryBound(to: Int8.self)
+        product.int8_codebook_step = codebook.step
+        coverTile(table, product, t)
     }
 }
 
-enum ProductInt8Runner: RegisterTileRunner {
+extension i4q_kernels {
+    /// Rows of activations.
     @inline(__always)
-    static func run(_ shape: TileShape, _ p: i4q_product, row: Int, block: Int,
-                    out: UnsafeMutablePointer<Float>, outStride: Int) {
-        RegisterTile.runInt8(shape, p, row: row, block: block, out: out, outStride: outStride)
+    mutating func fillPreparing() {
+        prepare_f32 = { prepareF32($0.unsafelyUnwrapped.pointee) }
+        prepare_int8 = { prepareInt8($0.unsafelyUnwrapped.pointee) }
+        prepare_bf16 = { prepareRounded($0.unsafelyUnwrapped.pointee) }
+        bf16_element_bytes = 4
     }
-}
 
-func makeTable(f32 f32Name: StaticString, int8 int8Name: StaticString) -> i4q_kernels {
-    i4q_kernels(
-        tile_f32_name: UnsafeRawPointer(f32Name.utf8Start).assumingMemoryBound(to: CChar.self),
-        tile_int8_name: UnsafeRawPointer(int8Name.utf8Start).assumingMemoryBound(to: CChar.self),
-        prepare_f32: { prepareF32($0.unsafelyUnwrapped.pointee) },
-        prepare_int8: { prepareInt8($0.unsafelyUnwrapped.pointee) },
-        tile_f32: { product, tile in
-            let p = product.unsafelyUnwrapped, t = tile.unsafelyUnwrapped.pointee
-            if p.pointee.codebook == nil {
-                coverTile(ProductF32Runner<LinearCodes>.self, p.pointee, t)
-            } else {
-                coverTile(ProductF32Runner<TableCodes>.self, p.pointee, t)
-            }
-        },
-        tile_int8: { product, tile in
-            coverTile(ProductInt8Runner.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
-        },
-        load: { source, type, count, floats in
+    /// Conversions, quantizing, results.
+    @inline(__always)
+    mutating func fillElementwise() {
+        finish_row = { epilogue, totals, count, type, destination in
+            finishRow(epilogue.unsafelyUnwrapped.pointee, totals.unsafelyUnwrapped, count: Int(count), type: type,
+                      into: destination.unsafelyUnwrapped)
+        }
+        load = { source, type, count, floats in
             loadRow(source.unsafelyUnwrapped, type: type, count: Int(count), into: floats.unsafelyUnwrapped)
-        },
-        store: { floats, count, type, destination in
+        }
+        store = { floats, count, type, destination in
             storeRow(floats.unsafelyUnwrapped, count: Int(count), type: type, into: destination.unsafelyUnwrapped)
-        },
-        group_range: { floats, count, range in
+        }
+        group_range = { floats, count, range in
             range.unsafelyUnwrapped.pointee = findRange(floats.unsafelyUnwrapped, count: Int(count))
-        },
-        encode: { encoding, floats, count, codes in
+        }
+        encode = { encoding, floats, count, codes in
             encodeRun(encoding.unsafelyUnwrapped.pointee, floats.unsafelyUnwrapped, count: Int(count),
                       codes.unsafelyUnwrapped)
-        },
-        decode: { decoding, codes, count, floats in
+        }
+        quantize_block = { quantization, first in
+            Int64(quantizeBlock(quantization.unsafelyUnwrapped.pointee, from: Int(first)))
+        }
+        decode = { decoding, codes, count, floats in
             decodeRun(decoding.unsafelyUnwrapped.pointee, codes.unsafelyUnwrapped, count: Int(count),
                       floats.unsafelyUnwrapped)
-        })
+        }
+    }
 }

@@ -27,6 +27,11 @@ static uint32_t read_features(void) {
     /* opmask, ZMM_Hi256, Hi16_ZMM saved; F 16, DQ 17, BW 30, VL 31; VNNI 11 */
     if (features && (state & 0xe0) == 0xe0 && has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31) && has(c7, 11))
         features |= I4Q_CPU_AVX512VNNI;
+
+    uint32_t a1 = 0, more;
+    if (a >= 1 && !__get_cpuid_count(7, 1, &a1, &more, &more, &more)) a1 = 0;
+    if ((features & I4Q_CPU_AVX2_FMA_F16C) && has(a1, 4)) features |= I4Q_CPU_AVXVNNI;
+    if ((features & I4Q_CPU_AVX512VNNI) && has(a1, 5)) features |= I4Q_CPU_AVX512BF16;
     return features;
 }
 #else

@@ -16,10 +16,14 @@
  *
  *     [k_padded floats, zero beyond k] [group_count floats: each group's sum]
  *
- * and INT8, where each run of eight codes is stored as k0 k4 k1 k5 k2 k6 k3 k7, the order in which the low and then the
- * high nibbles of a packed lane come out:
+ * BF16: as F32 with values rounded to bfloat16, and stored as bfloat16 where the table's bf16_element_bytes is 2. INT8, where
+ * each run of eight codes is stored as k0 k4 k1 k5 k2 k6 k3 k7, the order in which the low and then the high nibbles of a
+ * packed lane come out:
  *
- *     [k_padded signed bytes] [group_count floats: scales] [group_count int32: sums of the codes]
+ *     [k_padded signed bytes] [group_count pairs: float step, int32 share]
+ *
+ * A share is the sum of the group's codes times what each code of the weights is too large by: -8, or for ASYMMETRIC and
+ * CODEBOOK -1 (the zero point is the column's, the bias of a table the instruction set's).
  */
 typedef struct i4q_activations {
     const void *source;      /* k elements */
@@ -29,8 +33,11 @@ typedef struct i4q_activations {
     int64_t group_size;      /* multiple of 16 */
     int64_t group_count;
     uint8_t *prepared;       /* aligned to 64 */
-    int64_t scales_offset;   /* bytes from `prepared`; INT8 only */
-    int64_t sums_offset;
+    int64_t scales_offset;   /* bytes from `prepared`, to the pairs; INT8 only */
+    int64_t sums_offset;     /* F32 and BF16 only */
+    const float *steps;      /* INT8: the caller's scales; NULL: found here */
+    int64_t steps_stride;    /* 1, or 0 if all groups have the same */
+    int32_t share_factor;    /* INT8: -8 or -1 */
 } i4q_activations;
 
 /* What all tiles of one product share. */
@@ -49,6 +56,8 @@ typedef struct i4q_product {
     int64_t prepared_row_bytes;
     int64_t prepared_scales_offset;
     int64_t prepared_sums_offset;
+    const int8_t *int8_codebook;  /* 16 values; filled in by the kernels themselves */
+    float int8_codebook_step;
 } i4q_product;
 
 /* A rectangle of the result: rows of x times blocks of 16 columns, written as dense floats. */
@@ -59,7 +68,21 @@ typedef struct i4q_tile {
     int64_t block_count;
     float *out;          /* [row_count][block_count * 16], aligned to 64 */
     int64_t out_stride;  /* floats */
+    void *panel;         /* I4Q_PANEL_BYTES of working memory, aligned to 64 */
 } i4q_tile;
+
+enum { I4Q_PANEL_BYTES = 40960 };
+
+/* What follows the product in one row of a tile; pointers stand at the row's first column of the tile. */
+typedef struct i4q_epilogue {
+    int64_t activation;    /* INT4Q_ACTIVATION_* */
+    const void *bias;      /* or NULL */
+    const void *up_bias;   /* or NULL */
+    int64_t bias_type;
+    const float *up;       /* totals of the second matrix, or NULL: not gated */
+    const void *residual;  /* or NULL */
+    int64_t residual_type;
+} i4q_epilogue;
 
 /* What a quantizer needs to know of a group. */
 typedef struct i4q_group_range {
@@ -90,15 +113,41 @@ typedef struct i4q_decoding {
     const float *codebook;
 } i4q_decoding;
 
+/* 16 rows of a matrix, to be quantized into a block of a blob; for schemes that round to nearest and have no codebook. */
+typedef struct i4q_block_quantization {
+    const void *source;      /* the block's first row */
+    int64_t source_type;     /* INT4Q_TYPE_* */
+    int64_t row_bytes;       /* from one row to the next */
+    int64_t row_count;       /* 1..16 */
+    int64_t k;
+    int64_t group_size;      /* of packed groups, each with a scale of its own */
+    int64_t group_count;
+    int64_t kind;            /* INT4Q_KIND_* but CODEBOOK */
+    int64_t is_signed;       /* SYMMETRIC: scale = (first value of largest magnitude) / -8 ... */
+    float divisor;           /* ... else max|w| / this */
+    int32_t low;             /* SYMMETRIC: lowest code */
+    int64_t scale_type;      /* INT4Q_TYPE_* */
+    int64_t scales_offset;   /* within the block */
+    int64_t zeros_offset;
+    uint8_t *block;          /* zeroed, aligned to 64 */
+} i4q_block_quantization;
+
 typedef struct i4q_kernels {
     const char *tile_f32_name;
     const char *tile_int8_name;
+    const char *tile_bf16_name;
+    int64_t bf16_element_bytes; /* of prepared activations: 2 or 4 */
+    int64_t bf16_rounds_weights; /* whether dequantized weights are rounded to bfloat16, too */
 
     /* Activations and products. */
     void (*prepare_f32)(const i4q_activations *activations);
     void (*prepare_int8)(const i4q_activations *activations);
+    void (*prepare_bf16)(const i4q_activations *activations);
     void (*tile_f32)(const i4q_product *product, const i4q_tile *tile);
     void (*tile_int8)(const i4q_product *product, const i4q_tile *tile);
+    void (*tile_bf16)(const i4q_product *product, const i4q_tile *tile);
+    /* `totals` has at least `count` rounded up to 16 elements. */
+    void (*finish_row)(const i4q_epilogue *epilogue, const float *totals, int64_t count, int64_t type, void *destination);
 
     /* `count` elements between a type and binary32. */
     void (*load)(const void *source, int64_t type, int64_t count, float *floats);
@@ -107,11 +156,17 @@ typedef struct i4q_kernels {
     /* Quantizing: `count` floats; codes are packed two to a byte, low nibble first, a last odd one with a zero nibble. */
     void (*group_range)(const float *floats, int64_t count, i4q_group_range *range);
     void (*encode)(const i4q_encoding *encoding, const float *floats, int64_t count, uint8_t *codes);
+    /* Quantizes groups from `first` on; returns the first group that needs `group_range` and `encode` (not finite, constant,
+     * or a scale out of its type's range) or group_count. */
+    int64_t (*quantize_block)(const i4q_block_quantization *quantization, int64_t first);
     void (*decode)(const i4q_decoding *decoding, const uint8_t *codes, int64_t count, float *floats);
 } i4q_kernels;
 
 i4q_kernels i4q_kernels_portable(void);
 i4q_kernels i4q_kernels_avx2(void);
 i4q_kernels i4q_kernels_avx512vnni(void);
+/* The table of the instruction set below, with what this one does better. */
+i4q_kernels i4q_kernels_avxvnni(i4q_kernels avx2);
+i4q_kernels i4q_kernels_avx512bf16(i4q_kernels avx512vnni);
 
 #endif

@@ -12,7 +12,10 @@
 /* ---- cpu.c: what processor and operating system offer together, read once ---- */
 enum {
     I4Q_CPU_AVX2_FMA_F16C = 1,
-    I4Q_CPU_AVX512VNNI = 2 /* with F, BW, VL, DQ */
+    I4Q_CPU_AVX512VNNI = 2, /* with F, BW, VL, DQ */
+    I4Q_CPU_AVXVNNI = 4,
+    I4Q_CPU_AVX512BF16 = 8,
+    I4Q_CPU_AMX = 16 /* int8 and bf16, and the system has granted the tile registers */
 };
 uint32_t i4q_cpu_features(void);
 
@@ -63,6 +66,33 @@ I4Q_INLINE void i4q_pause(void) {
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
+#endif
+}
+
+/* ---- floating-point mode: rounding, flushing of denormals, traps. The host's is kept and given back. ---- */
+I4Q_INLINE uint64_t i4q_float_mode_enter(void) {
+#if defined(__x86_64__)
+    uint32_t host, standard = 0x1f80; /* half to even, nothing flushed, no traps */
+    __asm__ volatile("stmxcsr %0" : "=m"(host));
+    if ((host & ~0x3fu) != standard) __asm__ volatile("ldmxcsr %0" : : "m"(standard));
+    return host;
+#elif defined(__aarch64__)
+    uint64_t host;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(host));
+    if (host != 0) __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    return host;
+#else
+    return 0;
+#endif
+}
+I4Q_INLINE void i4q_float_mode_leave(uint64_t host) {
+#if defined(__x86_64__)
+    const uint32_t mode = (uint32_t)host;
+    __asm__ volatile("ldmxcsr %0" : : "m"(mode));
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(host));
+#else
+    (void)host;
 #endif
 }
 

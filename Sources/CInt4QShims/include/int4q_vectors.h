@@ -21,6 +21,9 @@ typedef uint32_t i4q_u32x16 __attribute__((ext_vector_type(16)));
 typedef uint16_t i4q_u16x16 __attribute__((ext_vector_type(16)));
 typedef uint8_t i4q_u8x16 __attribute__((ext_vector_type(16)));
 
+/* Asks for a cache line that will be read soon. Any address is allowed: nothing is read by it. */
+I4Q_VECTOR void i4q_prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
+
 /* Conversions; to float and to integers as C converts (ties to even; integers truncate). */
 I4Q_VECTOR i4q_f64x16 i4q_widen_f32(i4q_f32x16 v) { return __builtin_convertvector(v, i4q_f64x16); }
 I4Q_VECTOR i4q_f32x16 i4q_narrow_f64(i4q_f64x16 v) { return __builtin_convertvector(v, i4q_f32x16); }
@@ -30,6 +33,28 @@ I4Q_VECTOR i4q_u32x16 i4q_widen_u16(i4q_u16x16 v) { return __builtin_convertvect
 I4Q_VECTOR i4q_u16x16 i4q_narrow_u32(i4q_u32x16 v) { return __builtin_convertvector(v, i4q_u16x16); }
 I4Q_VECTOR i4q_u32x16 i4q_widen_u8(i4q_u8x16 v) { return __builtin_convertvector(v, i4q_u32x16); }
 I4Q_VECTOR i4q_u8x16 i4q_narrow_u32_u8(i4q_u32x16 v) { return __builtin_convertvector(v, i4q_u8x16); }
+
+/* Transposes 16 x 16 floats: four rounds of zipping the first half of the rows with the second. Here, and not in Swift, since
+ * there the compiler leaves the rounds as loops over memory. `target` is aligned to 64. */
+I4Q_VECTOR void i4q_transpose_f32x16(const void *source, int64_t row_bytes, void *target) {
+    typedef float unaligned __attribute__((ext_vector_type(16), aligned(4)));
+    i4q_f32x16 rows[16], zipped[16];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 16; i++) rows[i] = *(const unaligned *)((const char *)source + i * row_bytes);
+#pragma clang loop unroll(full)
+    for (int round = 0; round < 4; round++) {
+#pragma clang loop unroll(full)
+        for (int i = 0; i < 8; i++) {
+            const i4q_f32x16 a = rows[i], b = rows[i + 8];
+            zipped[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            zipped[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        }
+#pragma clang loop unroll(full)
+        for (int i = 0; i < 16; i++) rows[i] = zipped[i];
+    }
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 16; i++) ((i4q_f32x16 *)target)[i] = rows[i];
+}
 
 /* sum + a * b in 32 lanes of 16 bits, two in each lane of 32; wraps around. (Swift's SIMD32 compiles to loops.) */
 I4Q_VECTOR i4q_u32x16 i4q_multiply_add_i16(i4q_u32x16 sum, i4q_u32x16 a, i4q_u32x16 b) {
@@ -43,19 +68,34 @@ I4Q_VECTOR __m256i i4q_avx2_maddubs(__m256i u, __m256i s) { return _mm256_maddub
 I4Q_VECTOR __m256i i4q_avx2_madd(__m256i a, __m256i b) { return _mm256_madd_epi16(a, b); }
 I4Q_VECTOR __m256 i4q_avx2_permute(__m256 table, __m256i index) { return _mm256_permutevar8x32_ps(table, index); }
 I4Q_VECTOR __m256 i4q_avx2_select_by_sign(__m256 a, __m256 b, __m256 mask) { return _mm256_blendv_ps(a, b, mask); }
+I4Q_VECTOR __m256i i4q_avx2_lookup_bytes(__m256i table, __m256i index) { return _mm256_shuffle_epi8(table, index); }
+I4Q_VECTOR __m256i i4q_avx2_abs_bytes(__m256i v) { return _mm256_abs_epi8(v); }
+I4Q_VECTOR __m256i i4q_avx2_sign_bytes(__m256i v, __m256i signs) { return _mm256_sign_epi8(v, signs); }
 I4Q_VECTOR __m256 i4q_avx2_widen_half(__m128i h) { return _mm256_cvtph_ps(h); }
 I4Q_VECTOR __m128i i4q_avx2_narrow_half(__m256 f) {
     return _mm256_cvtps_ph(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #endif
 
+#if defined(__AVXVNNI__)
+I4Q_VECTOR __m256i i4q_avxvnni_dot(__m256i sum, __m256i u, __m256i s) { return _mm256_dpbusd_avx_epi32(sum, u, s); }
+#endif
+
 #if defined(__AVX512VNNI__)
 I4Q_VECTOR __m512 i4q_avx512_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
 I4Q_VECTOR __m512 i4q_avx512_permute(__m512i index, __m512 table) { return _mm512_permutexvar_ps(index, table); }
 I4Q_VECTOR __m512i i4q_avx512_dot(__m512i sum, __m512i u, __m512i s) { return _mm512_dpbusd_epi32(sum, u, s); }
+I4Q_VECTOR __m512i i4q_avx512_permute_halves(__m512i index, __m512i table) { return _mm512_permutexvar_epi16(index, table); }
+I4Q_VECTOR __m512i i4q_avx512_lookup_bytes(__m512i table, __m512i index) { return _mm512_shuffle_epi8(table, index); }
 I4Q_VECTOR __m512 i4q_avx512_widen_half(__m256i h) { return _mm512_cvtph_ps(h); }
 I4Q_VECTOR __m256i i4q_avx512_narrow_half(__m512 f) {
     return _mm512_cvtps_ph(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#endif
+
+#if defined(__AVX512BF16__)
+I4Q_VECTOR __m512 i4q_avx512_dot_bf16(__m512 sum, __m512i a, __m512i b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 #endif
 

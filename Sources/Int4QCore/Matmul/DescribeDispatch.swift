@@ -5,9 +5,13 @@ import CInt4QShims
 /// Which kernel, how the work is cut, and why nothing better.
 public func describeDispatch(_ shape: MatmulShape, _ writer: inout TextWriter) throws(Failure) {
     let isa = try InstructionSetLimit.active()
-    let plan = try MatmulPlan(shape)
-    let isF32 = shape.mode == .f32
-    let kernel = isF32 ? isa.kernels.tile_f32_name : isa.kernels.tile_int8_name
+    let kernels = isa.kernels
+    let plan = try MatmulPlan(shape, bfloatBytes: kernels.bf16_element_bytes)
+    let kernel = switch shape.mode {
+    case .f32: kernels.tile_f32_name
+    case .bf16: kernels.tile_bf16_name
+    case .int8: kernels.tile_int8_name
+    }
     writer.write("Kernel ")
     writer.write(kernel.unsafelyUnwrapped)
     writer.write(" (instruction set ")
@@ -21,8 +25,17 @@ public func describeDispatch(_ shape: MatmulShape, _ writer: inout TextWriter) t
     writer.write(" columns for ")
     writer.write(Int64(shape.workerCount))
     writer.write(" workers.")
-    if isF32 && isa == .avx512vnni { writer.write(" F32 mode needs AVX-512 only, not VNNI.") }
+    adviseMode(shape, isa, &writer)
     try explainChoice(isa, &writer)
+}
+
+/// What another mode would do better.
+private func adviseMode(_ shape: MatmulShape, _ isa: InstructionSet, _ writer: inout TextWriter) {
+    let hasBFloats = isa.kernels.bf16_element_bytes == 2
+    if shape.mode == .bf16 && !hasBFloats {
+        writer.write(" BF16 mode is F32 mode with rounded activations here, and no faster.")
+    }
+    if shape.mode == .f32 && isa.rawValue >= InstructionSet.avx512vnni.rawValue { writer.write(" F32 mode needs AVX-512 only, not VNNI.") }
 }
 
 private func explainChoice(_ isa: InstructionSet, _ writer: inout TextWriter) throws(Failure) {
@@ -40,5 +53,5 @@ private func explainChoice(_ isa: InstructionSet, _ writer: inout TextWriter) th
             writer.write(".")
         }
     }
-    if isa == .avx512vnni { writer.write(" This library has nothing better.") }
+    if isa == InstructionSet.highest { writer.write(" This library has nothing better.") }
 }

@@ -6,13 +6,19 @@ import CInt4QShims
 public enum InstructionSet: Int32 {
     case portable = 0
     case avx2 = 100
+    case avxvnni = 150
     case avx512vnni = 200
+    case avx512bf16 = 250
+    case amx = 300
 
     public var name: StaticString {
         switch self {
         case .portable: "portable"
         case .avx2: "avx2"
+        case .avxvnni: "avxvnni"
         case .avx512vnni: "avx512vnni"
+        case .avx512bf16: "avx512bf16"
+        case .amx: "amx"
         }
     }
 
@@ -20,15 +26,22 @@ public enum InstructionSet: Int32 {
     public var isDetected: Bool {
         switch self {
         case .portable: true
-        case .avx2: i4q_cpu_features() & UInt32(I4Q_CPU_AVX2_FMA_F16C) != 0
-        case .avx512vnni: i4q_cpu_features() & UInt32(I4Q_CPU_AVX512VNNI) != 0
+        case .avx2: has(Int(I4Q_CPU_AVX2_FMA_F16C))
+        case .avxvnni: has(Int(I4Q_CPU_AVXVNNI))
+        case .avx512vnni: has(Int(I4Q_CPU_AVX512VNNI))
+        case .avx512bf16: has(Int(I4Q_CPU_AVX512BF16))
+        case .amx: has(Int(I4Q_CPU_AMX))
         }
     }
 
-    public static var detected: InstructionSet { best(notAbove: .avx512vnni) }
+    private func has(_ feature: Int) -> Bool { i4q_cpu_features() & UInt32(truncatingIfNeeded: feature) != 0 }
+
+    public static var detected: InstructionSet { best(notAbove: highest) }
+
+    static var highest: InstructionSet { ordered[0] }
 
     /// From the best downwards.
-    static var ordered: InlineArray<3, InstructionSet> { [.avx512vnni, .avx2, .portable] }
+    static var ordered: InlineArray<6, InstructionSet> { [.amx, .avx512bf16, .avx512vnni, .avxvnni, .avx2, .portable] }
 
     public static func best(notAbove limit: InstructionSet) -> InstructionSet {
         let sets = ordered
@@ -41,7 +54,9 @@ public enum InstructionSet: Int32 {
         switch self {
         case .portable: i4q_kernels_portable()
         case .avx2: i4q_kernels_avx2()
+        case .avxvnni: i4q_kernels_avxvnni(i4q_kernels_avx2())
         case .avx512vnni: i4q_kernels_avx512vnni()
+        case .avx512bf16, .amx: i4q_kernels_avx512bf16(i4q_kernels_avx512vnni())
         }
         #else
         i4q_kernels_portable()
@@ -67,11 +82,11 @@ public enum InstructionSetLimit {
     public static func current() throws(Failure) -> (limit: InstructionSet, origin: Origin) {
         let word = i4q_atomic_load_u32(i4q_isa_limit_word())
         if word != .max, let limit = InstructionSet(rawValue: Int32(bitPattern: word)) { return (limit, .call) }
-        guard let name = i4q_isa_environment() else { return (.avx512vnni, .none) }
+        guard let name = i4q_isa_environment() else { return (InstructionSet.highest, .none) }
         let sets = InstructionSet.ordered
         for index in sets.indices where matches(name, sets[index].name) { return (sets[index], .environment) }
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "INT4Q_ISA (environment)", .characters(name),
-                      expected: "portable, avx2 or avx512vnni")
+                      expected: "a name that int4q_isa_name() gives")
     }
 
     public static func active() throws(Failure) -> InstructionSet {

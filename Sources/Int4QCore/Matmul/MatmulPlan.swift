@@ -4,7 +4,7 @@ import CInt4QShims
 
 /// How one product is cut up and where its scratch memory goes: what stands in int4q_matmul_plan.opaque.
 ///
-///     scratch:  [prepared rows of x: m * preparedRowBytes] [worker 0's tile of floats] [worker 1's] ...
+///     scratch:  [prepared rows of x: m * preparedRowBytes] [experts: see ExpertRows] [worker 0's panel and tiles of floats] ...
 ///
 /// The planner knows sizes, not instruction sets: tiles are so large that a tile's activations stay in the second-level
 /// cache and its floats in the first, and so many that workers of uneven speed end together.
@@ -19,6 +19,13 @@ public struct MatmulPlan {
     var kind: Int64
     var groupSizeField: Int64
     var scaleType: Int64
+    // Of what goes with it; types are 0 where there is none.
+    var activation: Int64
+    var isGated: Int64
+    var hasStaticScales: Int64
+    var biasType: Int64
+    var residualType: Int64
+    var expertCount: Int64
     // Of prepared activations.
     var preparedRowBytes: Int64
     var preparedScalesOffset: Int64
@@ -27,15 +34,18 @@ public struct MatmulPlan {
     // Of tiles.
     var rowsPerTile: Int64
     var blocksPerTile: Int64
+    var expertsOffset: Int64
     var workersOffset: Int64
     var workerBytes: Int64
 
+    static let panelBytes = Int64(I4Q_PANEL_BYTES)
     static let longestTile: Int64 = 128
     static let widestTile: Int64 = 64
 
-    public init(_ shape: MatmulShape) throws(Failure) {
+    /// `bfloatBytes` is what a prepared activation takes in BF16 mode.
+    public init(_ shape: MatmulShape, bfloatBytes: Int64) throws(Failure) {
         let layout = shape.layout
-        mode = shape.mode == .f32 ? Int64(INT4Q_MODE_F32) : Int64(INT4Q_MODE_INT8)
+        mode = shape.mode.raw
         m = shape.m
         n = layout.n
         k = layout.k
@@ -44,21 +54,32 @@ public struct MatmulPlan {
         kind = Int64(shape.scheme.raw.kind)
         groupSizeField = Int64(shape.scheme.raw.group_size)
         scaleType = Int64(shape.scheme.scaleType.raw)
+        activation = Int64(shape.activation)
+        isGated = shape.isGated ? 1 : 0
+        hasStaticScales = shape.hasStaticScales ? 1 : 0
+        biasType = Int64(shape.biasType?.raw ?? 0)
+        residualType = Int64(shape.residualType?.raw ?? 0)
+        expertCount = Int64(shape.expertCount)
 
-        let codeBytes: UInt64 = shape.mode == .f32 ? 4 : 1
-        let codes = try CheckedSize(UInt64(layout.kPadded), "desc.k", argument: layout.k).times(codeBytes)
-        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k", argument: layout.k).times(4)
-        let scales = shape.mode == .f32 ? 0 : groups.value
-        let row = try codes.plus(scales).plus(groups.value).roundedUp(to: 64)
+        let elementBytes: Int64 = switch shape.mode {
+        case .f32: 4
+        case .bf16: bfloatBytes
+        case .int8: 1
+        }
+        let codes = try CheckedSize(UInt64(layout.kPadded), "desc.k", argument: layout.k).times(UInt64(elementBytes))
+        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k", argument: layout.k).times(shape.mode == .int8 ? 8 : 4)
+        let row = try codes.plus(groups.value).roundedUp(to: 64)
         preparedRowBytes = Int64(row.value)
         preparedScalesOffset = Int64(codes.value)
-        preparedSumsOffset = Int64(codes.value + scales)
+        preparedSumsOffset = Int64(codes.value)
         rowsPerPrepare = max(1, 16384 / layout.kPadded)
 
         rowsPerTile = min(shape.m, MatmulPlan.longestTile)
         blocksPerTile = MatmulPlan.blocksPerTile(m: shape.m, blocks: layout.blockCount, workers: Int64(shape.workerCount))
-        workersOffset = Int64(try CheckedSize(UInt64(shape.m), "desc.m").times(row.value).value)
-        workerBytes = rowsPerTile * blocksPerTile * 64
+        expertsOffset = Int64(try CheckedSize(UInt64(shape.m), "desc.m").times(row.value).value)
+        let experts = shape.expertCount == 0 ? 0 : ExpertRows.bytes(rows: shape.m, experts: Int64(shape.expertCount), rowsPerTile: rowsPerTile)
+        workersOffset = Int64(try CheckedSize(UInt64(expertsOffset), "desc.m", argument: shape.m).plus(UInt64(experts)).value)
+        workerBytes = rowsPerTile * blocksPerTile * 64 * (shape.isGated ? 2 : 1) + MatmulPlan.panelBytes
         _ = try CheckedSize(UInt64(workerBytes), "desc.m", argument: m).times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
         _ = try CheckedSize(UInt64(rowTiles), "desc.m", argument: m).times(UInt64(blockTiles))
     }
@@ -72,12 +93,17 @@ public struct MatmulPlan {
     }
 
     public var blockCount: Int64 { (n - 1) / BlobLayout.blockRows + 1 }
-    public var rowTiles: Int64 { (m - 1) / rowsPerTile + 1 }
+    /// With experts the most that there can be.
+    public var rowTiles: Int64 {
+        expertCount == 0 ? (m - 1) / rowsPerTile + 1 : ExpertRows.mostSegments(rows: m, experts: expertCount, rowsPerTile: rowsPerTile)
+    }
     public var blockTiles: Int64 { (blockCount - 1) / blocksPerTile + 1 }
     public var tileCount: Int64 { rowTiles * blockTiles }
     public var prepareCount: Int64 { (m - 1) / rowsPerPrepare + 1 }
     public var rowsInTile: Int64 { rowsPerTile }
     public var columnsInTile: Int64 { blocksPerTile * BlobLayout.blockRows }
+    /// Whether anything is left to do between the product and y's type.
+    var hasEpilogue: Bool { activation != 0 || isGated != 0 || biasType != 0 || residualType != 0 }
 
     public func scratchBytes(workers: UInt32) -> UInt64 { UInt64(workersOffset) + UInt64(workerBytes) * UInt64(workers) }
 }

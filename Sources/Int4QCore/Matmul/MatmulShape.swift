@@ -3,7 +3,7 @@ import CInt4Q
 
 /// A described product that was checked.
 public struct MatmulShape {
-    public enum Mode { case f32, int8 }
+    public enum Mode { case f32, int8, bf16 }
 
     public let mode: Mode
     public let m: Int64
@@ -12,15 +12,20 @@ public struct MatmulShape {
     public let xType: ElementType
     public let yType: ElementType
     public let workerCount: UInt32
+    public let activation: Int32
+    public let isGated: Bool
+    public let hasStaticScales: Bool
+    /// Nil where there is none.
+    public let biasType: ElementType?
+    public let residualType: ElementType?
+    /// 0: one matrix for all rows.
+    public let expertCount: UInt32
+
+    static let mostExperts: UInt32 = 65536
 
     public init(_ desc: int4q_matmul_desc) throws(Failure) {
         try requireStructSize(desc.struct_size, of: int4q_matmul_desc.self, "desc.struct_size")
-        try requireZero(desc.reserved, "desc.reserved")
-        switch Int(desc.mode) {
-        case Int(INT4Q_MODE_F32): mode = .f32
-        case Int(INT4Q_MODE_INT8): mode = .int8
-        default: throw .invalid("desc.mode", Int64(desc.mode), expected: "one of INT4Q_MODE_*")
-        }
+        mode = try Mode(desc.mode)
         try requireAtLeast(desc.m, 1, "desc.m")
         try requireAtLeast(desc.n, 1, "desc.n")
         try requireAtLeast(desc.k, 1, "desc.k")
@@ -33,9 +38,48 @@ public struct MatmulShape {
         if workerCount < 1 || workerCount > 1024 {
             throw .invalid("desc.worker_count", Int64(workerCount), expected: "1 to 1024")
         }
-        if mode == .int8 && scheme.kind == .codebook {
-            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.mode", .text("INT4Q_MODE_INT8"),
-                          expected: "INT4Q_MODE_F32 with INT4Q_KIND_CODEBOOK")
+        let known = UInt32(INT4Q_MATMUL_GATED) | UInt32(INT4Q_MATMUL_STATIC_SCALES)
+        if desc.flags & ~known != 0 { throw .invalid("desc.flags", Int64(desc.flags), expected: "INT4Q_MATMUL_* or 0") }
+        isGated = desc.flags & UInt32(INT4Q_MATMUL_GATED) != 0
+        hasStaticScales = desc.flags & UInt32(INT4Q_MATMUL_STATIC_SCALES) != 0
+        activation = desc.activation
+        biasType = desc.bias_type == 0 ? nil : try ElementType(desc.bias_type, "desc.bias_type")
+        residualType = desc.residual_type == 0 ? nil : try ElementType(desc.residual_type, "desc.residual_type")
+        expertCount = desc.expert_count
+        try checkCombination(desc)
+    }
+
+    private func checkCombination(_ desc: int4q_matmul_desc) throws(Failure) {
+        if activation < int32(INT4Q_ACTIVATION_NONE) || activation > int32(INT4Q_ACTIVATION_SILU) {
+            throw .invalid("desc.activation", Int64(activation), expected: "one of INT4Q_ACTIVATION_*")
+        }
+        if hasStaticScales && mode != .int8 {
+            throw .invalid("desc.flags", Int64(desc.flags), expected: "INT4Q_MATMUL_STATIC_SCALES in INT4Q_MODE_INT8 only")
+        }
+        if expertCount > MatmulShape.mostExperts {
+            throw .invalid("desc.expert_count", Int64(expertCount), expected: "at most", bound: UInt64(MatmulShape.mostExperts))
+        }
+        if expertCount > 0 && m > Int64(Int32.max) {
+            throw .invalid("desc.m", m, expected: "with experts at most", bound: UInt64(Int32.max))
+        }
+    }
+}
+
+extension MatmulShape.Mode {
+    init(_ raw: int4q_compute_mode) throws(Failure) {
+        switch Int(raw) {
+        case Int(INT4Q_MODE_F32): self = .f32
+        case Int(INT4Q_MODE_INT8): self = .int8
+        case Int(INT4Q_MODE_BF16): self = .bf16
+        default: throw .invalid("desc.mode", Int64(raw), expected: "one of INT4Q_MODE_*")
+        }
+    }
+
+    var raw: Int64 {
+        switch self {
+        case .f32: Int64(INT4Q_MODE_F32)
+        case .int8: Int64(INT4Q_MODE_INT8)
+        case .bf16: Int64(INT4Q_MODE_BF16)
         }
     }
 }

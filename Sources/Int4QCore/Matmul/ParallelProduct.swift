@@ -42,5 +42,7 @@ private func withShared(_ context: UnsafeMutableRawPointer?, _ index: Int64, _ w
         i4q_atomic_store_u32(&shared.pointee.misused, 1)
         return
     }
+    let hostMode = i4q_float_mode_enter()
     body(shared.pointee.product)
+    i4q_float_mode_leave(hostMode)
 }

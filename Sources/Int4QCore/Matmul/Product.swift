@@ -8,15 +8,22 @@ public struct Product {
     let workerCount: UInt32
     let kernels: i4q_kernels
     let scratch: UnsafeMutableRawPointer
+    // Of prepare.
     var x: Matrix?
+    var steps: UnsafePointer<Float>?
+    var rowExperts: UnsafePointer<Int32>?
+    // Of tiles.
     var y: Matrix?
-    var blob: Blob?
+    var weights: Weights?
+    var bias: Bias?
+    var residual: Matrix?
 
     public var prepareCount: Int64 { plan.prepareCount }
     public var tileCount: Int64 { plan.tileCount }
     public var workers: UInt32 { workerCount }
 
-    public init(_ plan: UnsafePointer<int4q_matmul_plan>, _ args: int4q_matmul_args) throws(Failure) {
+    /// `usesScratch` is false where neither step will be run.
+    public init(_ plan: UnsafePointer<int4q_matmul_plan>, _ args: int4q_matmul_args, usesScratch: Bool = true) throws(Failure) {
         self.plan = try MatmulPlan(plan)
         try requireStructSize(args.struct_size, of: int4q_matmul_args.self, "args.struct_size")
         try requireZero(args.reserved, "args.reserved")
@@ -26,114 +33,158 @@ public struct Product {
         }
         kernels = isa.kernels
         workerCount = plan.pointee.worker_count
-        scratch = try require(args.scratch, "args.scratch", alignment: Int(INT4Q_ALIGNMENT))
-        try requireBytes(args.scratch_bytes, needed: plan.pointee.scratch_bytes, "args.scratch_bytes")
-    }
-
-    public mutating func take(x args: int4q_matmul_args) throws(Failure) {
-        let type = try ElementType(int4q_type(truncatingIfNeeded: plan.xType), "plan.x_type")
-        x = try Matrix(args.x, type, rows: plan.m, columns: plan.k, stride: args.ldx, .init("args.x", stride: "args.ldx"))
-    }
-
-    public mutating func take(blobAndY args: int4q_matmul_args) throws(Failure) {
-        let blob = try Blob(args.blob, bytes: args.blob_bytes)
-        try requireAgreement(blob)
-        let type = try ElementType(int4q_type(truncatingIfNeeded: plan.yType), "plan.y_type")
-        y = try Matrix(args.y, type, rows: plan.m, columns: plan.n, stride: args.ldy, .init("args.y", stride: "args.ldy"))
-        self.blob = blob
-    }
-
-    private func requireAgreement(_ blob: Blob) throws(Failure) {
-        typealias Pair = (blob: Int64, plan: Int64, name: StaticString)
-        let raw = blob.scheme.raw
-        let pairs: InlineArray<5, Pair> = [
-            (blob.layout.n, plan.n, "args.blob (n)"), (blob.layout.k, plan.k, "args.blob (k)"),
-            (Int64(raw.kind), plan.kind, "args.blob (scheme.kind)"),
-            (Int64(raw.group_size), plan.groupSizeField, "args.blob (scheme.group_size)"),
-            (Int64(raw.scale_type), plan.scaleType, "args.blob (scheme.scale_type)"),
-        ]
-        for index in 0..<5 where pairs[index].blob != pairs[index].plan {
-            throw Failure(INT4Q_ERROR_MISMATCH, pairs[index].name, .integer(pairs[index].blob),
-                          expected: "what the plan was made for,", bound: UInt64(bitPattern: pairs[index].plan))
+        if usesScratch {
+            scratch = try require(args.scratch, "args.scratch", alignment: Int(INT4Q_ALIGNMENT))
+            try requireBytes(args.scratch_bytes, needed: plan.pointee.scratch_bytes, "args.scratch_bytes")
+        } else {
+            scratch = UnsafeMutableRawPointer(bitPattern: Int(INT4Q_ALIGNMENT)).unsafelyUnwrapped // never read
         }
     }
 
-    // MARK: Steps
+    /// Whether BF16 mode rounds weights as well as activations.
+    var roundsWeights: Bool { kernels.bf16_rounds_weights != 0 }
 
-    /// Prepares rows of x for prepare tasks begin..<end.
-    public func prepare(_ tasks: Range<Int64>) {
-        guard let x else { return }
-        let lastRow = min(tasks.upperBound * plan.rowsPerPrepare, plan.m)
-        for row in tasks.lowerBound * plan.rowsPerPrepare..<max(lastRow, tasks.lowerBound * plan.rowsPerPrepare) {
-            var activations = describe(x.row(Int(row)), row)
-            if plan.mode == Int64(INT4Q_MODE_F32) {
-                kernels.prepare_f32.unsafelyUnwrapped(&activations)
-            } else {
-                kernels.prepare_int8.unsafelyUnwrapped(&activations)
-            }
-        }
-    }
-
-    private func describe(_ source: UnsafeRawPointer, _ row: Int64) -> i4q_activations {
-        let sizes = groups
-        return i4q_activations(
-            source: source, source_type: plan.xType, k: plan.k, k_padded: sizes.kPadded, group_size: sizes.size,
-            group_count: sizes.count,
-            prepared: (scratch + Int(row * plan.preparedRowBytes)).assumingMemoryBound(to: UInt8.self),
-            scales_offset: plan.preparedScalesOffset, sums_offset: plan.preparedSumsOffset)
-    }
+    var experts: ExpertRows? { plan.expertCount == 0 ? nil : ExpertRows(plan, in: scratch) }
 
     /// As BlobLayout has them.
-    private var groups: (kPadded: Int64, size: Int64, count: Int64) {
+    var groups: (kPadded: Int64, size: Int64, count: Int64) {
         let kPadded = (plan.k + 31) & ~31
         let isPerRow = plan.groupSizeField == Int64(INT4Q_GROUP_PER_ROW)
         let size = isPerRow ? min(kPadded, BlobLayout.longestGroup) : plan.groupSizeField
         return (kPadded, size, (plan.k - 1) / size + 1)
     }
 
-    /// Runs tiles; `worker` names the part of the scratch that this call alone may use. Neighbouring tiles share weights.
-    public func runTiles(_ tiles: Range<Int64>, worker: UInt32) {
-        guard let blob, let y else { return }
-        var product = describe(blob)
-        let out = (scratch + Int(plan.workersOffset) + Int(plan.workerBytes) * Int(worker)).assumingMemoryBound(to: Float.self)
-        for index in tiles {
-            var tile = describeTile(index, out)
-            if plan.mode == Int64(INT4Q_MODE_F32) {
-                kernels.tile_f32.unsafelyUnwrapped(&product, &tile)
-            } else {
-                kernels.tile_int8.unsafelyUnwrapped(&product, &tile)
+    // MARK: Prepare
+
+    /// Prepares rows of x for prepare tasks begin..<end.
+    public func prepare(_ tasks: Range<Int64>) {
+        guard let x else { return }
+        let experts = self.experts
+        if let experts, let rowExperts, tasks.contains(0) { experts.writeSegments(rowExperts) }
+        let firstRow = tasks.lowerBound * plan.rowsPerPrepare
+        let lastRow = min(tasks.upperBound * plan.rowsPerPrepare, plan.m)
+        for row in firstRow..<max(lastRow, firstRow) {
+            var slot = Int(row)
+            if let experts, let rowExperts {
+                guard let taken = experts.takeSlot(of: Int(row), rowExperts) else { continue }
+                slot = taken
             }
-            store(tile, into: y)
+            prepareRow(x.row(Int(row)), slot)
         }
     }
 
-    private func describe(_ blob: Blob) -> i4q_product {
-        let layout = blob.layout
-        return i4q_product(
-            blocks: layout.block(0, in: blob.base).assumingMemoryBound(to: UInt8.self),
+    private func prepareRow(_ source: UnsafeRawPointer, _ slot: Int) {
+        var activations = describe(source, slot)
+        switch plan.mode {
+        case Int64(INT4Q_MODE_F32): kernels.prepare_f32.unsafelyUnwrapped(&activations)
+        case Int64(INT4Q_MODE_BF16): kernels.prepare_bf16.unsafelyUnwrapped(&activations)
+        default: kernels.prepare_int8.unsafelyUnwrapped(&activations)
+        }
+    }
+
+    private func describe(_ source: UnsafeRawPointer, _ slot: Int) -> i4q_activations {
+        let sizes = groups
+        let isShifted = plan.kind == Int64(INT4Q_KIND_SYMMETRIC) || plan.kind == Int64(INT4Q_KIND_OFFSET)
+        return i4q_activations(
+            source: source, source_type: plan.xType, k: plan.k, k_padded: sizes.kPadded, group_size: sizes.size,
+            group_count: sizes.count,
+            prepared: (scratch + slot * Int(plan.preparedRowBytes)).assumingMemoryBound(to: UInt8.self),
+            scales_offset: plan.preparedScalesOffset, sums_offset: plan.preparedSumsOffset, steps: steps,
+            steps_stride: plan.groupSizeField == Int64(INT4Q_GROUP_PER_ROW) ? 0 : 1, share_factor: isShifted ? -8 : -1)
+    }
+
+    // MARK: Tiles
+
+    /// Runs tiles; `worker` names the part of the scratch that this call alone may use. Neighbouring tiles share weights.
+    public func runTiles(_ tiles: Range<Int64>, worker: UInt32) {
+        guard let weights else { return }
+        let panel = scratch + Int(plan.workersOffset) + Int(plan.workerBytes) * Int(worker)
+        let out = (panel + Int(MatmulPlan.panelBytes)).assumingMemoryBound(to: Float.self)
+        for index in tiles {
+            guard let rows = rowsOfTile(index % plan.rowTiles) else { continue }
+            let block = index / plan.rowTiles * plan.blocksPerTile
+            var tile = i4q_tile(row_begin: rows.first, row_count: rows.count, block_begin: block,
+                                block_count: min(plan.blocksPerTile, plan.blockCount - block), out: out,
+                                out_stride: plan.blocksPerTile * BlobLayout.blockRows, panel: panel)
+            multiply(weights.gate(rows.expert), weights.layout, &tile)
+            if plan.isGated != 0 {
+                tile.out = upTotals(tile)
+                multiply(weights.up(rows.expert), weights.layout, &tile)
+                tile.out = out
+            }
+            finish(tile, rows.expert)
+        }
+    }
+
+    private struct TileRows {
+        var expert: Int
+        var first: Int64
+        var count: Int64
+    }
+
+    /// Nil if there is nothing to do; so nothing outside the scratch is touched if a caller ran tiles without prepare.
+    private func rowsOfTile(_ index: Int64) -> TileRows? {
+        guard let experts else {
+            let first = index * plan.rowsPerTile
+            return TileRows(expert: 0, first: first, count: min(plan.rowsPerTile, plan.m - first))
+        }
+        let segment = experts.segments[Int(index)]
+        let first = Int64(segment.firstSlot), count = Int64(segment.count), expert = Int64(segment.expert)
+        let isSound = first >= 0 && count > 0 && count <= plan.rowsPerTile && first + count <= plan.m
+        return isSound && expert >= 0 && expert < plan.expertCount ? TileRows(expert: Int(expert), first: first, count: count) : nil
+    }
+
+    /// Where the second matrix's totals stand, behind the first one's.
+    private func upTotals(_ tile: i4q_tile) -> UnsafeMutablePointer<Float> {
+        tile.out.unsafelyUnwrapped + Int(plan.rowsPerTile) * Int(tile.out_stride)
+    }
+
+    private func multiply(_ blob: UnsafeRawPointer, _ layout: BlobLayout, _ tile: inout i4q_tile) {
+        let codebook = (blob + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self)
+        var product = i4q_product(
+            blocks: layout.block(0, in: blob).assumingMemoryBound(to: UInt8.self),
             block_bytes: Int64(layout.blockBytes), scales_offset: Int64(layout.scalesOffset),
             zeros_offset: Int64(layout.zerosOffset), scale_type: plan.scaleType, kind: plan.kind,
             k_padded: layout.kPadded, group_size: layout.groupSize, group_count: layout.groupCount,
-            codebook: blob.codebookIfAny, prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
+            codebook: plan.kind == Int64(INT4Q_KIND_CODEBOOK) ? codebook : nil,
+            prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
             prepared_row_bytes: plan.preparedRowBytes, prepared_scales_offset: plan.preparedScalesOffset,
-            prepared_sums_offset: plan.preparedSumsOffset)
-    }
-
-    private func describeTile(_ index: Int64, _ out: UnsafeMutablePointer<Float>) -> i4q_tile {
-        let row = index % plan.rowTiles * plan.rowsPerTile
-        let block = index / plan.rowTiles * plan.blocksPerTile
-        return i4q_tile(row_begin: row, row_count: min(plan.rowsPerTile, plan.m - row), block_begin: block,
-                        block_count: min(plan.blocksPerTile, plan.blockCount - block), out: out,
-                        out_stride: plan.blocksPerTile * BlobLayout.blockRows)
-    }
-
-    private func store(_ tile: i4q_tile, into y: Matrix) {
-        let column = tile.block_begin * BlobLayout.blockRows
-        let count = min(tile.block_count * BlobLayout.blockRows, plan.n - column)
-        for row in 0..<Int(tile.row_count) {
-            kernels.store.unsafelyUnwrapped(
-                tile.out.unsafelyUnwrapped + row * Int(tile.out_stride), count, Int64(y.type.raw),
-                y.mutableRow(Int(tile.row_begin) + row) + Int(column) * y.type.size)
+            prepared_sums_offset: plan.preparedSumsOffset, int8_codebook: nil, int8_codebook_step: 1)
+        switch plan.mode {
+        case Int64(INT4Q_MODE_F32): kernels.tile_f32.unsafelyUnwrapped(&product, &tile)
+        case Int64(INT4Q_MODE_BF16): kernels.tile_bf16.unsafelyUnwrapped(&product, &tile)
+        default: kernels.tile_int8.unsafelyUnwrapped(&product, &tile)
         }
+    }
+
+    private func finish(_ tile: i4q_tile, _ expert: Int) {
+        guard let y else { return }
+        let column = Int(tile.block_begin * BlobLayout.blockRows)
+        let count = min(tile.block_count * BlobLayout.blockRows, plan.n - Int64(column))
+        let experts = self.experts
+        for index in 0..<Int(tile.row_count) {
+            var row = Int(tile.row_begin) + index
+            if let experts {
+                row = Int(experts.rowOfSlot[row])
+                if row < 0 || row >= Int(plan.m) { continue }
+            }
+            let totals = tile.out.unsafelyUnwrapped + index * Int(tile.out_stride)
+            let destination = y.mutableRow(row) + column * y.type.size
+            if plan.hasEpilogue {
+                var epilogue = describeEpilogue(tile, index, row, column, expert)
+                kernels.finish_row.unsafelyUnwrapped(&epilogue, totals, count, Int64(y.type.raw), destination)
+            } else {
+                kernels.store.unsafelyUnwrapped(totals, count, Int64(y.type.raw), destination)
+            }
+        }
+    }
+
+    private func describeEpilogue(_ tile: i4q_tile, _ index: Int, _ row: Int, _ column: Int, _ expert: Int) -> i4q_epilogue {
+        let start = expert * Int(plan.n) + column
+        return i4q_epilogue(
+            activation: plan.activation, bias: bias?.gate.map { $0 + start * (bias?.type.size ?? 0) },
+            up_bias: bias?.up.map { $0 + start * (bias?.type.size ?? 0) }, bias_type: plan.biasType,
+            up: plan.isGated == 0 ? nil : UnsafePointer(upTotals(tile) + index * Int(tile.out_stride)),
+            residual: residual.map { $0.row(row) + column * $0.type.size }, residual_type: plan.residualType)
     }
 }

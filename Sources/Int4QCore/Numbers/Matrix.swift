@@ -6,7 +6,7 @@ public struct Matrix {
     public let base: UnsafeRawPointer
     public let type: ElementType
     public let columns: Int
-    private let strideBytes: Int
+    public let strideBytes: Int
 
     public struct Names {
         let pointer: StaticString

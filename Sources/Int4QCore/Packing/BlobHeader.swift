@@ -15,6 +15,13 @@ enum BlobHeader {
         static let codebook = 128, reserved = 192, checksum = 248
     }
 
+    /// All before the first block but the checksums of blocks.
+    static func writeStart(_ scheme: Scheme, _ layout: BlobLayout, codebook: UnsafePointer<Float>?, to blob: UnsafeMutableRawPointer) {
+        let end = layout.checksumsOffset + UInt64(layout.blockCount) * 8
+        (blob + Int(end)).initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blocksOffset - end))
+        write(scheme, layout, codebook: codebook, to: blob)
+    }
+
     static func write(_ scheme: Scheme, _ layout: BlobLayout, codebook: UnsafePointer<Float>?, to blob: UnsafeMutableRawPointer) {
         blob.initializeMemory(as: UInt8.self, repeating: 0, count: Int(BlobLayout.headerBytes))
         func put<T: BitwiseCopyable>(_ value: T, _ offset: Int) { blob.storeBytes(of: value, toByteOffset: offset, as: T.self) }
@@ -53,10 +60,11 @@ public struct Blob {
     /// NULL for the kinds that have none, as kernels and decoders want it.
     public var codebookIfAny: UnsafePointer<Float>? { scheme.kind == .codebook ? codebook : nil }
 
-    public init(_ pointer: UnsafeRawPointer?, bytes: UInt64) throws(Failure) {
-        let base = try require(pointer, "blob", alignment: Int(INT4Q_ALIGNMENT))
-        try requireBytes(bytes, needed: BlobLayout.headerBytes, "blob_bytes")
-        try Blob.checkIdentity(base)
+    public init(_ pointer: UnsafeRawPointer?, bytes: UInt64, _ name: StaticString = "blob",
+                _ bytesName: StaticString = "blob_bytes") throws(Failure) {
+        let base = try require(pointer, name, alignment: Int(INT4Q_ALIGNMENT))
+        try requireBytes(bytes, needed: BlobLayout.headerBytes, bytesName)
+        try Blob.checkIdentity(base, name)
         func get<T: BitwiseCopyable>(_ type: T.Type, _ offset: Int) -> T { base.load(fromByteOffset: offset, as: T.self) }
 
         var raw = int4q_scheme()
@@ -74,29 +82,29 @@ public struct Blob {
             throw error.asCorruption
         }
         self.base = base
-        try checkDerivedFields()
-        try checkCodebook()
-        try requireBytes(bytes, needed: layout.totalBytes, "blob_bytes")
+        try checkDerivedFields(name)
+        try checkCodebook(name)
+        try requireBytes(bytes, needed: layout.totalBytes, bytesName)
     }
 
-    private static func checkIdentity(_ base: UnsafeRawPointer) throws(Failure) {
+    private static func checkIdentity(_ base: UnsafeRawPointer, _ name: StaticString) throws(Failure) {
         let magic = base.load(fromByteOffset: BlobHeader.Offset.magic, as: UInt64.self)
         if magic != BlobHeader.magic {
-            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .pointer(UInt(truncatingIfNeeded: magic)), expected: "a blob: magic \"INT4QBLB\"")
+            throw Failure(INT4Q_ERROR_CORRUPT, name, .pointer(UInt(truncatingIfNeeded: magic)), expected: "a blob: magic \"INT4QBLB\"")
         }
         let version = base.load(fromByteOffset: BlobHeader.Offset.version, as: UInt32.self)
         if version != BlobHeader.version {
-            throw Failure(INT4Q_ERROR_BLOB_VERSION, "blob", .unsigned(UInt64(version)), expected: "format version",
+            throw Failure(INT4Q_ERROR_BLOB_VERSION, name, .unsigned(UInt64(version)), expected: "format version",
                           bound: UInt64(BlobHeader.version))
         }
         let stored = base.load(fromByteOffset: BlobHeader.Offset.checksum, as: UInt64.self)
         let computed = checksum(base, count: BlobHeader.Offset.checksum)
         if stored != computed {
-            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .text("a header with another checksum"), expected: "header checksum", bound: stored)
+            throw Failure(INT4Q_ERROR_CORRUPT, name, .text("a header with another checksum"), expected: "header checksum", bound: stored)
         }
     }
 
-    private func checkDerivedFields() throws(Failure) {
+    private func checkDerivedFields(_ name: StaticString) throws(Failure) {
         typealias Field = (offset: Int, value: UInt64)
         let fields: InlineArray<10, Field> = [
             (BlobHeader.Offset.totalBytes, layout.totalBytes), (BlobHeader.Offset.checksums, layout.checksumsOffset),
@@ -107,27 +115,27 @@ public struct Blob {
         ]
         for index in 0..<10 {
             let stored = base.load(fromByteOffset: fields[index].offset, as: UInt64.self)
-            if stored != fields[index].value { throw corrupt(stored, expected: "in its header", fields[index].value) }
+            if stored != fields[index].value { throw corrupt(name, stored, expected: "in its header", fields[index].value) }
         }
         for offset in stride(from: BlobHeader.Offset.reserved, to: BlobHeader.Offset.checksum, by: 8) {
             let stored = base.load(fromByteOffset: offset, as: UInt64.self)
-            if stored != 0 { throw corrupt(stored, expected: "in a reserved field", 0) }
+            if stored != 0 { throw corrupt(name, stored, expected: "in a reserved field", 0) }
         }
         let headerBytes = UInt64(base.load(fromByteOffset: BlobHeader.Offset.headerBytes, as: UInt32.self))
-        if headerBytes != BlobLayout.headerBytes { throw corrupt(headerBytes, expected: "header bytes", BlobLayout.headerBytes) }
+        if headerBytes != BlobLayout.headerBytes { throw corrupt(name, headerBytes, expected: "header bytes", BlobLayout.headerBytes) }
     }
 
-    private func corrupt(_ stored: UInt64, expected: StaticString, _ value: UInt64) -> Failure {
-        Failure(INT4Q_ERROR_CORRUPT, "blob", .unsigned(stored), expected: expected, bound: value)
+    private func corrupt(_ name: StaticString, _ stored: UInt64, expected: StaticString, _ value: UInt64) -> Failure {
+        Failure(INT4Q_ERROR_CORRUPT, name, .unsigned(stored), expected: expected, bound: value)
     }
 
-    private func checkCodebook() throws(Failure) {
+    private func checkCodebook(_ name: StaticString) throws(Failure) {
         if scheme.kind == .codebook {
-            do throws(Failure) { try requireUsable(codebook: codebook, "blob") } catch { throw error.asCorruption }
+            do throws(Failure) { try requireUsable(codebook: codebook, name) } catch { throw error.asCorruption }
             return
         }
         for index in 0..<16 where codebook[index].bitPattern != 0 {
-            throw corrupt(UInt64(codebook[index].bitPattern), expected: "in an unused codebook", 0)
+            throw corrupt(name, UInt64(codebook[index].bitPattern), expected: "in an unused codebook", 0)
         }
     }
 }

@@ -25,6 +25,13 @@ private func spreadEven(_ word: UInt32) -> UInt32 {
     return (bytes | bytes &<< 4) & 0x0f0f_0f0f
 }
 
+extension BlobLayout {
+    func storeChecksum(of index: Int64, in blob: UnsafeMutableRawPointer) {
+        let sum = checksum(block(index, in: blob), count: Int(blockBytes))
+        (blob + Int(checksumsOffset)).storeBytes(of: sum, toByteOffset: Int(index) * 8, as: UInt64.self)
+    }
+}
+
 public struct BlobPacker {
     let tensor: QuantizedTensor
     let layout: BlobLayout
@@ -42,9 +49,7 @@ public struct BlobPacker {
             try pack(block)
         }
         if rows.lowerBound == 0 {
-            let end = layout.checksumsOffset + UInt64(layout.blockCount) * 8
-            (blob + Int(end)).initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blocksOffset - end))
-            BlobHeader.write(tensor.scheme, layout, codebook: tensor.codebook, to: blob)
+            BlobHeader.writeStart(tensor.scheme, layout, codebook: tensor.codebook, to: blob)
         }
     }
 
@@ -57,8 +62,7 @@ public struct BlobPacker {
             packCodes(tensor.codesRow(first + lane), block + lane * 4)
             try packParameters(first + lane, block, lane)
         }
-        let table = blob + Int(layout.checksumsOffset)
-        table.storeBytes(of: checksum(block, count: Int(layout.blockBytes)), toByteOffset: Int(index) * 8, as: UInt64.self)
+        layout.storeChecksum(of: index, in: blob)
     }
 
     private func packCodes(_ codes: UnsafePointer<UInt8>, _ lane: UnsafeMutableRawPointer) {

@@ -2,41 +2,51 @@
 import CInt4Q
 import CInt4QShims
 
-/// Quantizes rows of a matrix, a group at a time, through a buffer that holds the largest fixed group.
-public struct RowQuantizer {
-    /// Floats handled at once; a group of up to this length is loaded only once.
-    static let chunk = 256
+/// Where a quantizer's results go: a tensor, or a blob.
+protocol QuantizationSink {
+    var scheme: Scheme { get }
+    var codebook: UnsafePointer<Float>? { get }
+    /// Parameters of a group of the scheme, all finite.
+    func put(_ parameters: GroupParameters, row: Int, group: Int)
+    /// `count` codes from an even column on, two to a byte, low nibble first, a last odd one with a zero nibble.
+    func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int)
+}
 
-    let tensor: QuantizedTensor
+/// Quantizes rows of a matrix, a group at a time, through buffers that hold the largest fixed group.
+struct RowQuantizer<Sink: QuantizationSink> {
+    /// Floats handled at once; a group of up to this length is loaded only once.
+    static var chunk: Int { 256 }
+
+    let sink: Sink
     let source: Matrix
     let kernels: i4q_kernels
     let floats: UnsafeMutablePointer<Float>
+    let codes: UnsafeMutablePointer<UInt8>
 
-    public static func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>,
-                                _ kernels: i4q_kernels) throws(Failure) {
-        let failure = withUnsafeTemporaryAllocation(byteCount: chunk * 4, alignment: 64) { buffer in
-            let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
-            let quantizer = RowQuantizer(tensor: tensor, source: source, kernels: kernels, floats: floats)
-            return quantizer.run(rows)
+    static func with(_ sink: Sink, _ source: Matrix, _ kernels: i4q_kernels,
+                     _ body: (RowQuantizer) throws(Failure) -> Void) throws(Failure) {
+        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: chunk * 4 + chunk / 2, alignment: 64) { buffer in
+            let memory = buffer.baseAddress.unsafelyUnwrapped
+            let quantizer = RowQuantizer(sink: sink, source: source, kernels: kernels,
+                                         floats: memory.assumingMemoryBound(to: Float.self),
+                                         codes: (memory + chunk * 4).assumingMemoryBound(to: UInt8.self))
+            do throws(Failure) {
+                try body(quantizer)
+                return nil
+            } catch { return error }
         }
         if let failure { throw failure }
     }
 
-    private func run(_ rows: Range<Int64>) -> Failure? {
-        do throws(Failure) {
-            for row in rows {
-                for group in 0..<Int(tensor.layout.groupsPerRow) { try quantize(Int(row), group) }
-            }
-            return nil
-        } catch { return error }
-    }
-
-    private func quantize(_ row: Int, _ group: Int) throws(Failure) {
-        let begin = group * tensor.layout.groupSize
-        let end = min(begin + tensor.layout.groupSize, source.columns)
+    func quantize(_ row: Int, _ group: Int) throws(Failure) {
+        let size = Int(sink.scheme.groupSize(k: Int64(source.columns)))
+        let begin = group * size
+        let end = min(begin + size, source.columns)
         let range = try findRange(row, begin, end)
-        let parameters = tensor.scheme.parameters(for: range, codebook: tensor.codebook)
-        try store(parameters, row, group, begin)
+        let parameters = sink.scheme.parameters(for: range, codebook: sink.codebook)
+        try requireFits(parameters.scale, row, begin)
+        try requireFits(parameters.offset, row, begin)
+        sink.put(parameters, row: row, group: group)
         encode(parameters, row, begin, end)
     }
 
@@ -89,16 +99,6 @@ public struct RowQuantizer {
 
     // MARK: Codes
 
-    private func store(_ parameters: GroupParameters, _ row: Int, _ group: Int, _ column: Int) throws(Failure) {
-        let index = tensor.groupIndex(row, group)
-        let type = tensor.scheme.scaleType
-        try requireFits(parameters.scale, row, column)
-        try requireFits(parameters.offset, row, column)
-        type.store(parameters.scale, tensor.scales, index)
-        if let zeroPoints = tensor.zeroPoints { zeroPoints[index] = parameters.zeroPoint }
-        if let offsets = tensor.offsets { type.store(parameters.offset, offsets, index) }
-    }
-
     private func requireFits(_ value: Float, _ row: Int, _ column: Int) throws(Failure) {
         if value.isFinite { return }
         throw Failure(INT4Q_ERROR_NOT_FINITE, "source", .element(row: Int64(row), column: Int64(column), value),
@@ -106,23 +106,50 @@ public struct RowQuantizer {
     }
 
     private func encode(_ parameters: GroupParameters, _ row: Int, _ begin: Int, _ end: Int) {
-        let codes = tensor.codesRow(row)
-        guard var encoding = parameters.encoding else {
-            fill(codes, parameters.onlyCode, begin, end)
-            return
-        }
         let isLoaded = end - begin <= RowQuantizer.chunk
         var index = begin
         while index < end {
             let count = min(end - index, RowQuantizer.chunk)
-            if !isLoaded { load(row, index, count) }
-            kernels.encode.unsafelyUnwrapped(&encoding, floats, Int64(count), codes + index / 2)
+            if var encoding = parameters.encoding {
+                if !isLoaded { load(row, index, count) }
+                kernels.encode.unsafelyUnwrapped(&encoding, floats, Int64(count), codes)
+            } else {
+                fill(parameters.onlyCode, count)
+            }
+            sink.put(codes, count: count, row: row, column: index)
             index += count
         }
     }
 
-    private func fill(_ codes: UnsafeMutablePointer<UInt8>, _ code: UInt8, _ begin: Int, _ end: Int) {
-        for index in begin / 2..<end / 2 { codes[index] = code | code << 4 }
-        if end & 1 == 1 { codes[end / 2] = code }
+    private func fill(_ code: UInt8, _ count: Int) {
+        for index in 0..<count / 2 { codes[index] = code | code << 4 }
+        if count & 1 == 1 { codes[count / 2] = code }
+    }
+}
+
+/// A tensor's codes, scales, zero points and offsets.
+struct TensorSink: QuantizationSink {
+    let tensor: QuantizedTensor
+    var scheme: Scheme { tensor.scheme }
+    var codebook: UnsafePointer<Float>? { tensor.codebook }
+
+    func put(_ parameters: GroupParameters, row: Int, group: Int) {
+        let index = tensor.groupIndex(row, group)
+        let type = tensor.scheme.scaleType
+        type.store(parameters.scale, tensor.scales, index)
+        if let zeroPoints = tensor.zeroPoints { zeroPoints[index] = parameters.zeroPoint }
+        if let offsets = tensor.offsets { type.store(parameters.offset, offsets, index) }
+    }
+
+    func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int) {
+        (tensor.codesRow(row) + column / 2).update(from: codes, count: (count + 1) / 2)
+    }
+}
+
+public func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
+    try RowQuantizer.with(TensorSink(tensor: tensor), source, kernels) { (quantizer) throws(Failure) in
+        for row in rows {
+            for group in 0..<Int(tensor.layout.groupsPerRow) { try quantizer.quantize(Int(row), group) }
+        }
     }
 }

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// A block of a blob, zeroed, as a quantizer's sink.
+struct BlockSink: QuantizationSink {
+    let scheme: Scheme
+    let codebook: UnsafePointer<Float>?
+    let layout: BlobLayout
+    let block: UnsafeMutableRawPointer
+    let firstRow: Int
+
+    func put(_ parameters: GroupParameters, row: Int, group: Int) {
+        let type = scheme.scaleType
+        // A row's only group is repeated for each packed group.
+        for packedGroup in scheme.isPerRow ? 0..<Int(layout.groupCount) : group..<group + 1 {
+            let index = packedGroup * lanes + row - firstRow
+            type.store(parameters.scale, block + Int(layout.scalesOffset), index)
+            let zeros = block + Int(layout.zerosOffset)
+            if scheme.kind == .asymmetric { zeros.storeBytes(of: parameters.zeroPoint, toByteOffset: index, as: UInt8.self) }
+            if scheme.kind == .offset { type.store(parameters.offset, zeros, index) }
+        }
+    }
+
+    /// Columns start at a multiple of eight: groups and chunks do.
+    func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int) {
+        let bytes = (count + 1) / 2
+        let lane = block + (row - firstRow) * 4
+        var index = 0
+        while index < bytes {
+            var word: UInt32 = 0
+            for byte in index..<min(index + 4, bytes) { word |= UInt32(codes[byte]) << (8 * UInt32(byte - index)) }
+            lane.storeBytes(of: laneFromCodes(word), toByteOffset: (column / 8 + index / 4) * 64, as: UInt32.self)
+            index += 4
+        }
+    }
+
+    private var lanes: Int { Int(BlobLayout.blockRows) }
+}
+
+/// Quantizes rows of a matrix straight into a blob.
+public struct BlobQuantizer {
+    let scheme: Scheme
+    let codebook: UnsafePointer<Float>?
+    let layout: BlobLayout
+    let source: Matrix
+    let blob: UnsafeMutableRawPointer
+    let kernels: i4q_kernels
+
+    public init(_ scheme: Scheme, _ codebook: UnsafePointer<Float>?, _ layout: BlobLayout, _ source: Matrix,
+                into blob: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
+        self.scheme = scheme
+        self.layout = layout
+        self.source = source
+        self.blob = blob
+        self.kernels = kernels
+        if scheme.kind == .codebook {
+            let values = try require(codebook, "codebook")
+            try requireUsable(codebook: values, "codebook")
+            self.codebook = values
+        } else {
+            self.codebook = nil
+        }
+    }
+
+    public func run(_ rows: Range<Int64>) throws(Failure) {
+        if rows.isEmpty { return }
+        for block in rows.lowerBound / BlobLayout.blockRows..<(rows.upperBound - 1) / BlobLayout.blockRows + 1 { try quantize(block) }
+        if rows.lowerBound == 0 { BlobHeader.writeStart(scheme, layout, codebook: codebook, to: blob) }
+    }
+
+    private func quantize(_ index: Int64) throws(Failure) {
+        let block = UnsafeMutableRawPointer(mutating: layout.block(index, in: blob))
+        block.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blockBytes))
+        let firstRow = Int(index * BlobLayout.blockRows)
+        let rows = firstRow..<min(firstRow + Int(BlobLayout.blockRows), Int(layout.n))
+        let sink = BlockSink(scheme: scheme, codebook: codebook, layout: layout, block: block, firstRow: firstRow)
+        try RowQuantizer.with(sink, source, kernels) { (quantizer) throws(Failure) in
+            try quantize(rows, block, quantizer)
+        }
+        layout.storeChecksum(of: index, in: blob)
+    }
+
+    /// All 16 rows at once; groups that need care row by row.
+    private func quantize(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>) throws(Failure) {
+        let groups = scheme.isPerRow ? 1 : Int(layout.groupCount)
+        var group = 0
+        var quantization = describe(rows, block)
+        while group < groups {
+            if canTakeBlocks {
+                group = Int(kernels.quantize_block.unsafelyUnwrapped(&quantization, Int64(group)))
+                if group >= groups { break }
+            }
+            for row in rows { try quantizer.quantize(row, group) }
+            group += 1
+        }
+    }
+
+    /// Rows of several packed groups have one scale, which the kernel does not know.
+    private var canTakeBlocks: Bool {
+        scheme.kind != .codebook && !scheme.usesGgmlRounding && !(scheme.isPerRow && layout.groupCount > 1)
+    }
+
+    private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer) -> i4q_block_quantization {
+        i4q_block_quantization(
+            source: source.row(rows.lowerBound), source_type: Int64(source.type.raw), row_bytes: Int64(source.strideBytes),
+            row_count: Int64(rows.count), k: layout.k, group_size: layout.groupSize, group_count: layout.groupCount,
+            kind: Int64(scheme.raw.kind), is_signed: scheme.scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8) ? 1 : 0,
+            divisor: scheme.scaleRule == Int(INT4Q_SCALE_AMAX_7) ? 7 : 7.5, low: scheme.isRestricted ? 1 : 0,
+            scale_type: Int64(scheme.scaleType.raw), scales_offset: Int64(layout.scalesOffset),
+            zeros_offset: Int64(layout.zerosOffset), block: block.assumingMemoryBound(to: UInt8.self))
+    }
+}

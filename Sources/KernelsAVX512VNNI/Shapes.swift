@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Shapes of register products: 32 registers of 16 lanes; four blocks abreast are four streams from memory.
+enum F32Shapes<Codes: CodeReader>: TileShapes {
+    typealias Panel = FloatPanelProduct<8, 2, F32Panel<Codes>>
+    typealias Tall = RegisterProductF32<8, 2, Codes>
+    typealias TallEdge = RegisterProductF32<8, 1, Codes>
+    typealias Middle = RegisterProductF32<4, 4, Codes>
+    typealias MiddleEdge = RegisterProductF32<4, 1, Codes>
+    typealias Low = RegisterProductF32<2, 4, Codes>
+    typealias LowEdge = RegisterProductF32<2, 1, Codes>
+    typealias Flat = RegisterProductF32<1, 4, Codes>
+    typealias FlatEdge = RegisterProductF32<1, 1, Codes>
+}
+
+enum Int8Shapes<Dot: Int8Dot>: TileShapes {
+    typealias Panel = NoPanel
+    typealias Tall = RegisterProductInt8<6, 2, Dot>
+    typealias TallEdge = RegisterProductInt8<6, 1, Dot>
+    typealias Middle = RegisterProductInt8<4, 4, Dot>
+    typealias MiddleEdge = RegisterProductInt8<4, 1, Dot>
+    typealias Low = RegisterProductInt8<2, 4, Dot>
+    typealias LowEdge = RegisterProductInt8<2, 1, Dot>
+    typealias Flat = RegisterProductInt8<1, 4, Dot>
+    typealias FlatEdge = RegisterProductInt8<1, 1, Dot>
+}

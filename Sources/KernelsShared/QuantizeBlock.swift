@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// Quantizes 16 rows of a matrix straight into a block of a blob: a lane is a row, as in the blob, so scales, rounding and
+// the packing of nibbles all happen in 16 rows at once. Values are loaded as 16 x 16 squares and transposed.
+//
+// Gives the codes that GroupParameters and encodeRun give for the schemes that round to nearest; groups that need special
+// care are left to them.
+
+/// Values of k kept between finding a group's range and choosing its codes.
+private let keptDepth = 256
+
+/// What lanes know of their groups. SYMMETRIC with a signed scale asks for the first value of largest magnitude, other
+/// schemes for the ends of the range; all for the largest magnitude, which also finds what is not finite.
+private struct LaneRanges {
+    var largest = Words(repeating: 0)
+    var signedLargest = Floats(repeating: 0)
+    var low = Floats(repeating: 0)
+    var high = Floats(repeating: 0)
+}
+
+/// How lanes turn values into codes: clip(round((x - offset) / scale), low, high) + zero.
+private struct LaneEncoding {
+    var scale: Floats
+    var storedZeros: Floats
+    var offset = Floats(repeating: 0)
+    var low: Floats
+    var high: Floats
+    var zero: Ints
+}
+
+/// Quantizes groups from `first` on and returns the first one that it leaves to others, or the number of groups.
+func quantizeBlock(_ q: i4q_block_quantization, from first: Int) -> Int {
+    withUnsafeTemporaryAllocation(byteCount: (keptDepth &+ lanes) &* 64, alignment: 64) { buffer in
+        let kept = buffer.baseAddress.unsafelyUnwrapped
+        var group = first
+        while group < Int(q.group_count) {
+            if !quantizeGroup(q, group, kept) { break }
+            group &+= 1
+        }
+        return group
+    }
+}
+
+@inline(__always)
+private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: UnsafeMutableRawPointer) -> Bool {
+    let begin = group &* Int(q.group_size)
+    let end = min(begin &+ Int(q.group_size), Int(q.k))
+    let isKept = end &- begin <= keptDepth
+    let ranges = q.kind == Kind.symmetric && q.is_signed != 0
+        ? findRanges(q, begin, end, kept, isKept, true) : findRanges(q, begin, end, kept, isKept, false)
+    guard let encoding = encoding(q, ranges) else { return false }
+    var k = begin
+    while k < end {
+        if !isKept { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
+        let source = UnsafeRawPointer(kept) + (isKept ? (k &- begin) &* 64 : 0)
+        if q.kind == Kind.offset {
+            encodeSquare(q, encoding, source, k, count: min(end &- k, lanes), true)
+        } else {
+            encodeSquare(q, encoding, source, k, count: min(end &- k, lanes), false)
+        }
+        k &+= lanes
+    }
+    store(q, encoding, group)
+    return true
+}
+
+// MARK: Loading
+
+/// Writes 16 values of k from `k` on, of 16 rows, as [k][row]. What lies beyond the matrix is zero. `staging` is a square.
+@inline(__always)
+private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: UnsafeMutableRawPointer, _ staging: UnsafeMutableRawPointer) {
+    let source = q.source.unsafelyUnwrapped, stride = Int(q.row_bytes)
+    let count = Int(q.k) &- k
+    if q.source_type == ElementType.f32 && Int(q.row_count) == lanes && count >= lanes {
+        i4q_transpose_f32x16(source + k &* 4, Int64(stride), target)
+        return
+    }
+    for row in 0..<lanes {
+        let isThere = row < Int(q.row_count)
+        let values = isThere ? loadElements(source + row &* stride, q.source_type, k, count: count) : Floats(repeating: 0)
+        staging.storeBytes(of: values, toByteOffset: row &* 64, as: Floats.self)
+    }
+    i4q_transpose_f32x16(staging, 64, target)
+}
+
+@inline(__always)
+private func findRanges(_ q: i4q_block_quantization, _ begin: Int, _ end: Int, _ kept: UnsafeMutableRawPointer, _ isKept: Bool,
+                        _ isSigned: Bool) -> LaneRanges {
+    var ranges = LaneRanges()
+    var k = begin
+    while k < end {
+        let target = isKept ? kept + (k &- begin) &* 64 : kept
+        loadSquare(q, k, into: target, kept + keptDepth &* 64)
+        let values = UnsafeRawPointer(target), count = min(end &- k, lanes)
+        if k == begin {
+            ranges.signedLargest = values.floats(0)
+            ranges.low = ranges.signedLargest
+            ranges.high = ranges.signedLargest
+        }
+        if isSigned { findSigned(&ranges, values, count) } else { findEnds(&ranges, values, count) }
+        k &+= lanes
+    }
+    return ranges
+}
+
+@inline(__always)
+private func findSigned(_ ranges: inout LaneRanges, _ values: UnsafeRawPointer, _ count: Int) {
+    var largest = ranges.largest, signed = ranges.signedLargest
+    for i in 0..<count {
+        let value = values.floats(i &* 64)
+        let magnitude = bits(value) & Words(repeating: 0x7fff_ffff)
+        let isLarger = magnitude .> largest
+        largest = largest.replacing(with: magnitude, where: isLarger)
+        signed = signed.replacing(with: value, where: isLarger)
+    }
+    ranges.largest = largest
+    ranges.signedLargest = signed
+}
+
+@inline(__always)
+private func findEnds(_ ranges: inout LaneRanges, _ values: UnsafeRawPointer, _ count: Int) {
+    var largest = ranges.largest, low = ranges.low, high = ranges.high
+    for i in 0..<count {
+        let value = values.floats(i &* 64)
+        let magnitude = bits(value) & Words(repeating: 0x7fff_ffff)
+        largest = largest.replacing(with: magnitude, where: magnitude .> largest)
+        low = low.replacing(with: value, where: value .< low)
+        high = high.replacing(with: value, where: value .> high)
+    }
+    ranges.largest = largest
+    ranges.low = low
+    ranges.high = high
+}
+
+// MARK: Scales
+
+/// Nil where a lane is not finite, is constant where that is a case of its own, or has a scale that its type cannot hold.
+@inline(__always)
+private func encoding(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> LaneEncoding? {
+    let zero = Floats(repeating: 0)
+    let magnitude = floats(fromBits: ranges.largest)
+    // Comparing without a sign: infinity and NaN are the largest. Far below, so that differences are finite too.
+    if any(magnitude .> Floats(repeating: 0x1p100)) || any(ranges.largest .> Words(repeating: 0x7f80_0000)) { return nil }
+    if q.kind == Kind.symmetric && q.is_signed != 0 {
+        return symmetric(q, rounded(ranges.signedLargest / Floats(repeating: -8), q.scale_type))
+    }
+    let isConstant = (ranges.low .== ranges.high) .& (ranges.low .!= zero)
+    switch q.kind {
+    case Kind.symmetric:
+        if any(isConstant) { return nil }
+        return symmetric(q, rounded(magnitude / Floats(repeating: q.divisor), q.scale_type))
+    case Kind.asymmetric:
+        if any(isConstant) { return nil }
+        let low = ranges.low.replacing(with: zero, where: ranges.low .> zero)
+        let high = ranges.high.replacing(with: zero, where: ranges.high .< zero)
+        return asymmetric(q, low, rounded((high - low) / Floats(repeating: 15), q.scale_type))
+    default:
+        let offset = rounded(ranges.low, q.scale_type) + zero
+        let scale = rounded((ranges.high - ranges.low) / Floats(repeating: 15), q.scale_type)
+        return withOffset(q, offset, scale)
+    }
+}
+
+@inline(__always)
+private func rounded(_ values: Floats, _ type: Int64) -> Floats {
+    switch type {
+    case ElementType.f16: widenHalves(narrowToHalves(values))
+    case ElementType.bf16: widenBFloats(narrowToBFloats(values))
+    default: values
+    }
+}
+
+@inline(__always)
+private func isUsable(_ scale: Floats) -> Bool { !any((bits(scale) & Words(repeating: 0x7fff_ffff)) .>= Words(repeating: 0x7f80_0000)) }
+
+/// A zero group has no codes but its zero point: all its lanes' steps are clipped to nothing. Rows that are not there have
+/// code 0, too.
+@inline(__always)
+private func encoding(_ q: i4q_block_quantization, scale: Floats, storedZeros: Floats, offset: Floats, low: Floats, high: Floats, zero: Ints) -> LaneEncoding {
+    let none = Floats(repeating: 0)
+    let isZero = scale .== none
+    let lane = Ints(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    let isThere = lane .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
+    return LaneEncoding(scale: scale, storedZeros: storedZeros, offset: offset, low: low.replacing(with: none, where: isZero),
+                        high: high.replacing(with: none, where: isZero), zero: Ints(repeating: 0).replacing(with: zero, where: isThere))
+}
+
+@inline(__always)
+private func symmetric(_ q: i4q_block_quantization, _ scale: Floats) -> LaneEncoding? {
+    if !isUsable(scale) { return nil }
+    let none = Floats(repeating: 0)
+    return encoding(q, scale: scale, storedZeros: none, offset: none, low: Floats(repeating: Float(q.low &- 8)),
+                    high: Floats(repeating: 7), zero: Ints(repeating: 8))
+}
+
+@inline(__always)
+private func asymmetric(_ q: i4q_block_quantization, _ low: Floats, _ scale: Floats) -> LaneEncoding? {
+    if !isUsable(scale) { return nil }
+    let none = Floats(repeating: 0), most = Floats(repeating: 15)
+    let steps = (-low / scale).replacing(with: none, where: scale .== none)
+    let zero = roundToIntegers(steps.replacing(with: most, where: steps .> most))
+    let zeros = i4q_float_from_i32(zero)
+    return encoding(q, scale: scale, storedZeros: zeros, offset: none, low: -zeros, high: most - zeros, zero: zero)
+}
+
+@inline(__always)
+private func withOffset(_ q: i4q_block_quantization, _ offset: Floats, _ scale: Floats) -> LaneEncoding? {
+    if !isUsable(scale) || !isUsable(offset) { return nil }
+    return encoding(q, scale: scale, storedZeros: offset, offset: offset, low: Floats(repeating: 0), high: Floats(repeating: 15),
+                    zero: Ints(repeating: 0))
+}
+
+// MARK: Codes
+
+/// Up to 16 values of k: two code rows.
+@inline(__always)
+private func encodeSquare(_ q: i4q_block_quantization, _ e: LaneEncoding, _ square: UnsafeRawPointer, _ k: Int, count: Int,
+                          _ hasOffset: Bool) {
+    let target = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped) + k &* 8
+    if count < lanes { return encodeTail(e, square, target, count, hasOffset) }
+    target.storeBytes(of: encodeRow(e, square, hasOffset), as: Words.self)
+    target.storeBytes(of: encodeRow(e, square + 512, hasOffset), toByteOffset: codeRowBytes, as: Words.self)
+}
+
+@inline(__always)
+private func encodeRow(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ hasOffset: Bool) -> Words {
+    var row = Words(repeating: 0)
+    for k in 0..<8 { row |= code(e, values.floats(k &* 64), hasOffset) &<< Words(repeating: nibbleShift(k)) }
+    return row
+}
+
+@inline(never)
+private func encodeTail(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ target: UnsafeMutableRawPointer, _ count: Int,
+                        _ hasOffset: Bool) {
+    var rows = InlineArray<2, Words>(repeating: Words(repeating: 0))
+    for k in 0..<count { rows[k / 8] |= code(e, values.floats(k &* 64), hasOffset) &<< Words(repeating: nibbleShift(k & 7)) }
+    target.storeBytes(of: rows[0], as: Words.self)
+    if count > 8 { target.storeBytes(of: rows[1], toByteOffset: codeRowBytes, as: Words.self) }
+}
+
+/// k +0 +2 +4 +6 in the low half of a lane, +1 +3 +5 +7 in the high half.
+@inline(__always)
+private func nibbleShift(_ k: Int) -> UInt32 { UInt32(truncatingIfNeeded: (k & 1) &* 16 &+ (k / 2) &* 4) }
+
+@inline(__always)
+private func code(_ e: LaneEncoding, _ values: Floats, _ hasOffset: Bool) -> Words {
+    let steps = (hasOffset ? values - e.offset : values) / e.scale
+    // Written so that NaN (0 / 0: a scale of zero) becomes the lowest step, which is 0 there.
+    let below = steps.replacing(with: e.high, where: steps .> e.high)
+    let bounded = e.low.replacing(with: below, where: below .> e.low)
+    return unsafeBitCast(roundToIntegers(bounded) &+ e.zero, to: Words.self)
+}
+
+// MARK: Storing
+
+@inline(__always)
+private func store(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group: Int) {
+    let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
+    // A zero group's scale is +0, whatever its values' signs.
+    let isZero = e.scale .== Floats(repeating: 0)
+    let scale = e.scale.replacing(with: Floats(repeating: 0), where: isZero)
+    storeElements(scale, block + Int(q.scales_offset), q.scale_type, group &* lanes, count: lanes)
+    if q.kind == Kind.asymmetric {
+        let zeros = i4q_narrow_u32_u8(unsafeBitCast(e.zero, to: Words.self))
+        (block + (Int(q.zeros_offset) &+ group &* 16)).storeBytes(of: zeros, as: SIMD16<UInt8>.self)
+    } else if q.kind == Kind.offset {
+        storeElements(e.storedZeros, block + Int(q.zeros_offset), q.scale_type, group &* lanes, count: lanes)
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// What all register products have in common. A register product adds the products of `rowCount` rows by `blockCount`
+// blocks of 16 columns over some groups of k, with the groups' sums in registers and the running totals in memory.
+//
+// Bodies for each block are written as calls guarded by a constant (`if blockCount > 1`), not as loops: the compiler
+// leaves large loops rolled, and an accumulator that is indexed by a variable lives in memory.
+
+protocol RegisterProduct {
+    static var rowCount: Int { get }
+    static var blockCount: Int { get }
+    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>, outStride: Int)
+}
+
+/// The register products that cover tiles of one kind of arithmetic; `...Edge` takes one block where fewer are left.
+protocol TileShapes {
+    /// For many rows, of weights that were decoded before.
+    associatedtype Panel: PanelProduct
+    associatedtype Tall: RegisterProduct
+    associatedtype TallEdge: RegisterProduct
+    associatedtype Middle: RegisterProduct
+    associatedtype MiddleEdge: RegisterProduct
+    associatedtype Low: RegisterProduct
+    associatedtype LowEdge: RegisterProduct
+    associatedtype Flat: RegisterProduct
+    associatedtype FlatEdge: RegisterProduct
+}
+
+/// A tile is covered by register products. Few rows: several blocks side by side, which are several streams from memory
+/// and independent chains of additions. Many rows: fewer blocks, more rows, so that decoding is shared. Either way each
+/// output's own order of operations is the same.
+///
+/// Long rows are taken a piece of k at a time, so that the activations that several blocks share stay in the first-level
+/// cache.
+@inline(__always)
+func coverTile<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ t: i4q_tile) {
+    var firstRow = 0
+    if Int(t.row_count) >= panelPays(Shapes.Panel.self) && fitsPanel(Shapes.Panel.self, p) {
+        let blocks = Int(t.block_count) / Shapes.Panel.blockCount &* Shapes.Panel.blockCount
+        firstRow = Int(t.row_count) / Shapes.Panel.rowCount &* Shapes.Panel.rowCount
+        Shapes.Panel.run(p, t, rows: firstRow, blocks: 0..<blocks)
+        // What is left: a last odd block for all rows, and the last rows of the others.
+        coverRest(shapes, p, t, rows: 0..<firstRow, blocks: blocks..<Int(t.block_count))
+    }
+    coverRest(shapes, p, t, rows: firstRow..<Int(t.row_count), blocks: 0..<Int(t.block_count))
+}
+
+/// From so many rows on decoding first is faster.
+private func panelPays<Panel: PanelProduct>(_ panel: Panel.Type) -> Int { 2 &* Panel.rowCount }
+
+private func fitsPanel<Panel: PanelProduct>(_ panel: Panel.Type, _ p: i4q_product) -> Bool {
+    let group = Int(p.group_size) / codeRowDepth &* Panel.Arithmetic.vectors &* Panel.blockCount &* 64
+    return Int(I4Q_PANEL_BYTES) >= group &+ 2 &* Panel.blockCount &* 64
+}
+
+@inline(__always)
+private func coverRest<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ whole: i4q_tile, rows: Range<Int>,
+                                           blocks: Range<Int>) {
+    if rows.isEmpty || blocks.isEmpty { return }
+    var t = whole
+    t.row_begin &+= Int64(rows.lowerBound)
+    t.row_count = Int64(rows.count)
+    t.block_begin &+= Int64(blocks.lowerBound)
+    t.block_count = Int64(blocks.count)
+    t.out = whole.out.unsafelyUnwrapped + (rows.lowerBound &* Int(t.out_stride) &+ blocks.lowerBound &* lanes)
+    let groupCount = Int(p.group_count)
+    let piece = groupsInPiece(p, rows: min(Int(t.row_count), Shapes.Tall.rowCount))
+    var group = 0
+    while group < groupCount {
+        let groups = group..<min(group &+ piece, groupCount)
+        var row = 0
+        while row < Int(t.row_count) {
+            let left = Int(t.row_count) &- row
+            if left >= Shapes.Tall.rowCount {
+                row &+= coverRows(Shapes.Tall.self, Shapes.TallEdge.self, p, t, row, groups)
+            } else if left >= Shapes.Middle.rowCount {
+                row &+= coverRows(Shapes.Middle.self, Shapes.MiddleEdge.self, p, t, row, groups)
+            } else if left >= Shapes.Low.rowCount {
+                row &+= coverRows(Shapes.Low.self, Shapes.LowEdge.self, p, t, row, groups)
+            } else {
+                row &+= coverRows(Shapes.Flat.self, Shapes.FlatEdge.self, p, t, row, groups)
+            }
+        }
+        group &+= piece
+    }
+}
+
+/// As many groups as leave `rows` rows of activations in half of a first-level cache of 32 KiB.
+private func groupsInPiece(_ p: i4q_product, rows: Int) -> Int {
+    max(1, 16384 &* Int(p.group_count) / (rows &* Int(p.prepared_row_bytes)))
+}
+
+@inline(__always)
+private func coverRows<Wide: RegisterProduct, Edge: RegisterProduct>(_ wide: Wide.Type, _ edge: Edge.Type, _ p: i4q_product,
+                                                                     _ t: i4q_tile, _ row: Int, _ groups: Range<Int>) -> Int {
+    let stride = Int(t.out_stride), blocks = Int(t.block_count)
+    let out = t.out.unsafelyUnwrapped + row &* stride
+    let firstRow = Int(t.row_begin) &+ row, firstBlock = Int(t.block_begin)
+    var block = 0
+    while block &+ Wide.blockCount <= blocks {
+        Wide.run(p, row: firstRow, block: firstBlock &+ block, groups: groups, out: out + block &* lanes, outStride: stride)
+        block &+= Wide.blockCount
+    }
+    while block < blocks {
+        Edge.run(p, row: firstRow, block: firstBlock &+ block, groups: groups, out: out + block &* lanes, outStride: stride)
+        block &+= 1
+    }
+    return Wide.rowCount
+}
+
+/// The running totals of a register product, where its results will stand. A product whose sums leave registers free takes
+/// them along (`inRegisters`), others leave them in memory between groups: so the registers belong to the group's sums.
+struct TotalsInMemory<let rows: Int, let blocks: Int> {
+    typealias Values = InlineArray<blocks, InlineArray<rows, Floats>>
+    private let base: UnsafeMutableRawPointer
+    private let rowBytes: Int
+
+    static var inRegisters: Bool { rows &* blocks <= 12 }
+
+    @inline(__always)
+    init(_ out: UnsafeMutablePointer<Float>, stride: Int, isFirst: Bool) {
+        base = UnsafeMutableRawPointer(out)
+        rowBytes = stride &* 4
+        if !isFirst { return }
+        for r in 0..<rows { for b in 0..<blocks { self[r, b] = Floats(repeating: 0) } }
+    }
+
+    @inline(__always)
+    subscript(row: Int, block: Int) -> Floats {
+        get { base.load(fromByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
+        nonmutating set { base.storeBytes(of: newValue, toByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
+    }
+
+    @inline(__always)
+    func load() -> Values {
+        var values = Values(repeating: .init(repeating: Floats(repeating: 0)))
+        for b in 0..<blocks { for r in 0..<rows { values[b][r] = self[r, b] } }
+        return values
+    }
+
+    @inline(__always)
+    func store(_ values: Values) {
+        for b in 0..<blocks { for r in 0..<rows { self[r, b] = values[b][r] } }
+    }
+}
+
+/// How many bytes ahead weights are asked for where a few rows keep a product both computing and waiting for memory. (One row
+/// alone waits so often that the processor's own prefetching was measured to be faster.)
+let prefetchDistance = 512
+
+/// 16 zero points of one group.
+@inline(__always)
+func loadZeroPoints(_ pointer: UnsafeRawPointer, _ group: Int) -> Ints {
+    unsafeBitCast(i4q_widen_u8((pointer + group &* 16).loadUnaligned(as: SIMD16<UInt8>.self)), to: Ints.self)
+}
+
+/// Codes are read as q - 8, so an offset has 8 scales added.
+@inline(__always)
+func centredOffset(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> Floats {
+    let offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
+    return fusedMultiplyAdd(Floats(repeating: 8), scale, offset)
+}

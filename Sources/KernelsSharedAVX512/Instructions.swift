@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// AVX-512 F, BW, VL and DQ: a vector of 16 lanes is one register.
+
+typealias Register = SIMD8<Int64>
+
+@inline(__always)
+func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { i4q_avx512_fma(a, b, c) }
+
+@inline(__always)
+func widenHalves(_ halves: Halves) -> Floats {
+    i4q_avx512_widen_half(unsafeBitCast(halves, to: SIMD4<Int64>.self))
+}
+
+@inline(__always)
+func narrowToHalves(_ values: Floats) -> Halves {
+    unsafeBitCast(i4q_avx512_narrow_half(values), to: Halves.self)
+}
+
+/// One permutation of 16-bit words reads two codes of each lane as bfloat16, whose 16 values -8..7 are exact; a float is
+/// a bfloat16 with zeros below. The permutation reads five bits of each index, so the table holds its values twice
+/// and no mask is needed.
+struct LinearCodes: CodeReader {
+    private let table: Register
+    @inline(__always)
+    init(codebook: UnsafePointer<Float>?) {
+        let codes = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
+        table = bfloatTable(codes)
+    }
+
+    @inline(__always)
+    func values(_ words: Words, pair: UInt32) -> (even: Floats, odd: Floats) {
+        let both = unsafeBitCast(bfloats(words, pair: pair), to: Words.self)
+        return (floats(fromBits: both &<< Words(repeating: 16)), floats(fromBits: both & Words(repeating: 0xffff_0000)))
+    }
+
+    /// The two values as bfloat16, the even one in the low half.
+    @inline(__always)
+    func bfloats(_ words: Words, pair: UInt32) -> Register {
+        i4q_avx512_permute_halves(unsafeBitCast(words &>> Words(repeating: 4 &* pair), to: Register.self), table)
+    }
+}
+
+/// 16 values as bfloat16, twice.
+@inline(__always)
+func bfloatTable(_ values: Floats) -> Register {
+    let halves = narrowToBFloats(values)
+    return unsafeBitCast(SIMD32<UInt16>(lowHalf: halves, highHalf: halves), to: Register.self)
+}
+
+/// Any table of floats; the permutation reads the low four bits of each index.
+struct TableCodes: CodeReader {
+    private let table: Floats
+    @inline(__always)
+    init(codebook: UnsafePointer<Float>?) { table = UnsafeRawPointer(codebook.unsafelyUnwrapped).floats(0) }
+
+    @inline(__always)
+    func values(_ words: Words, pair: UInt32) -> (even: Floats, odd: Floats) {
+        (lookup(words &>> Words(repeating: 4 &* pair)), lookup(words &>> Words(repeating: 4 &* pair &+ 16)))
+    }
+
+    @inline(__always)
+    private func lookup(_ index: Words) -> Floats { i4q_avx512_permute(unsafeBitCast(index, to: Register.self), table) }
+}
