@@ -68,7 +68,7 @@ TEST(BadIsaArguments, Pointers) {
 
 TEST(BadIsaArguments, UnknownLimitsChangeNothing) {
     const IsaLimit limit(INT4Q_ISA_PORTABLE);
-    for (int32_t bad : {1, 99, 101, 199, 201, 300, -2, -100, kMin32, kMax32}) {
+    for (int32_t bad : {1, 99, 101, 199, 201, 301, -2, -100, kMin32, kMax32}) {
         EXPECT_FAILS(int4q_isa_set_limit(bad), kInvalid, "int4q_isa_set_limit", "limit");
         int4q_isa isa = -5;
         ASSERT_OK(int4q_isa_active(&isa));

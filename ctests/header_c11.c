@@ -7,9 +7,10 @@ _Static_assert(sizeof(int4q_error) == 48, "int4q_error");
 _Static_assert(sizeof(int4q_tensor_layout) == 56, "int4q_tensor_layout");
 _Static_assert(sizeof(int4q_tensor) == 144, "int4q_tensor");
 _Static_assert(sizeof(int4q_blob_info) == 168, "int4q_blob_info");
-_Static_assert(sizeof(int4q_matmul_desc) == 96, "int4q_matmul_desc");
-_Static_assert(sizeof(int4q_matmul_plan) == 296, "int4q_matmul_plan");
-_Static_assert(sizeof(int4q_matmul_args) == 72, "int4q_matmul_args");
+_Static_assert(sizeof(int4q_matmul_desc) == 112, "int4q_matmul_desc");
+_Static_assert(sizeof(int4q_matmul_plan) == 360, "int4q_matmul_plan");
+_Static_assert(sizeof(int4q_expert) == 32, "int4q_expert");
+_Static_assert(sizeof(int4q_matmul_args) == 144, "int4q_matmul_args");
 _Static_assert(sizeof(int4q_metrics) == 56, "int4q_metrics");
 
 /* The pool's function is one of the kind that int4q_matmul() takes. */

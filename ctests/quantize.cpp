@@ -257,6 +257,72 @@ TEST(Quantize, HalfScaleOverflowIsNotFinite) {
     EXPECT_FAILS(source.Quantize(tensor), INT4Q_ERROR_NOT_FINITE, "int4q_quantize_rows", "source");
 }
 
+// Given the scale (zero point, offset) that was stored, no allowed code is nearer than the one chosen, but for what
+// rounding w / s to binary32 can hide: about 2^-20 of w and of the largest value that a code stands for.
+void ExpectNearestCodes(const Source &source, const TensorMemory &tensor, const float *codebook) {
+    const int4q_scheme &scheme = tensor->scheme;
+    const int64_t length = GroupLength(scheme, source.k);
+    const int first = scheme.code_range == INT4Q_RANGE_RESTRICTED ? 1 : 0;
+    for (int64_t row = 0; row < source.n; row++) {
+        for (int64_t column = 0; column < source.k; column++) {
+            const int64_t index = row * tensor.groups() + column / length;
+            const double scale = LoadElement(tensor->scales, scheme.scale_type, index);
+            const double w = source(row, column);
+            double values[16], largest = std::fabs(w);
+            for (int code = first; code < 16; code++) {
+                double value = scale * (code - 8);
+                if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
+                    value = scale * (code - static_cast<const uint8_t *>(tensor->zero_points)[index]);
+                } else if (scheme.kind == INT4Q_KIND_OFFSET) {
+                    value = scale * code + static_cast<double>(LoadElement(tensor->offsets, scheme.scale_type, index));
+                } else if (scheme.kind == INT4Q_KIND_CODEBOOK) {
+                    value = scale * static_cast<double>(codebook[code]);
+                }
+                values[code] = value;
+                largest = std::max(largest, std::fabs(value));
+            }
+            const int chosen = CodeAt(*tensor.get(), row, column);
+            ASSERT_GE(chosen, first) << Name(scheme);
+            for (int code = first; code < 16; code++) {
+                ASSERT_LE(std::fabs(w - values[chosen]), std::fabs(w - values[code]) + 0x1p-20 * largest)
+                    << Name(scheme) << ", row " << row << ", column " << column << ": " << w << " has code " << chosen << " ("
+                    << values[chosen] << ") though code " << code << " is " << values[code];
+            }
+        }
+    }
+}
+
+TEST(Quantize, EachCodeIsANearestOne) {
+    Random random(7);
+    const float jumbled[16] = {3, -3, 1, 1, -1, 0, 2, -2, 4, 4, -4, 5, 6, -6, 7, -8};
+    for (int4q_isa isa : UsableIsas()) {
+        const IsaLimit limit(isa);
+        for (int4q_type scale_type : kTypes) {
+            for (int32_t group_size : kAllGroupSizes) {
+                for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
+                    if (scheme.rounding == INT4Q_ROUNDING_GGML) continue;
+                    for (int i = 0; i < Samples(3); i++) {
+                        const int64_t k = random.Integer(1, 300);
+                        Source source(kTypes[random.Integer(0, 2)], 3, k, k);
+                        FillMixed(source, random);
+                        // Rows of one sign far from zero, and close to ties of a power of two.
+                        for (int64_t c = 0; c < k; c++) source.Set(1, c, 20.0f + random.Normal());
+                        for (int64_t c = 0; c < k; c++) {
+                            const float tie = static_cast<float>(random.Integer(-8, 7)) + 0.5f;
+                            source.Set(2, c, c % 16 ? std::nextafter(tie, random.Normal()) : -8.0f);
+                        }
+                        const float *codebook = i % 2 ? jumbled : kNormalFloat;
+                        TensorMemory tensor(scheme, 3, k, Placement::kRight, codebook);
+                        ASSERT_OK(source.Quantize(tensor));
+                        ExpectNearestCodes(source, tensor, codebook);
+                        ASSERT_FALSE(HasFailure());
+                    }
+                }
+            }
+        }
+    }
+}
+
 TEST(Quantize, EqualsGgmlByteForByte) {
     std::ifstream file(std::string(INT4Q_TEST_VECTORS) + "/ggml_q4.bin", std::ios::binary);
     ASSERT_TRUE(file) << "no " << INT4Q_TEST_VECTORS << "/ggml_q4.bin";

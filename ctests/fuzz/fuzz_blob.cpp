@@ -1,17 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// libFuzzer's entry: bytes from anywhere as a blob, through every function that reads one. The first byte says which
-// checksums are made right first, so that mutations get past them. Free of GoogleTest; what must hold is checked by
-// abort().
+// libFuzzer's entry: bytes from anywhere as a blob, through every function that reads one. Free of GoogleTest; what must
+// hold is checked by abort().
+//
+// An input's first byte is flags: 1 signs the blocks anew, 2 the header, so that mutations get past the checksums. The
+// rest is the blob. No fuzzer finds a valid header by itself, so it wants seeds. With clang:
+//
+//     CC=clang CXX=clang++ cmake -S . -B build/fuzz -G Ninja -DINT4Q_BUILD_FUZZERS=ON -DINT4Q_SANITIZE=address
+//     ninja -C build/fuzz fuzz_blob fuzz_replay
+//     build/fuzz/ctests/fuzz_replay --write-seeds build/fuzz/seeds
+//     build/fuzz/ctests/fuzz_blob -max_len=8192 -max_total_time=600 build/fuzz/corpus build/fuzz/seeds
+//
+// (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument.
+// replay.cpp runs this entry without a fuzzer, with every test run.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "support/floats.hpp"
 #include "support/reference_packer.hpp"
 
 // How many inputs had a valid header, passed a full validation, were multiplied. Read by replay.cpp.
@@ -86,7 +98,47 @@ struct Tensor {
     }
 };
 
-void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int4q_compute_mode mode) {
+// What element (row, column) stands for, not rounded.
+long double ValueOf(const int4q_tensor &tensor, int64_t row, int64_t column) {
+    const int4q_scheme &scheme = tensor.scheme;
+    const int64_t size = scheme.group_size == INT4Q_GROUP_PER_ROW ? tensor.k : scheme.group_size;
+    const int64_t index = row * ((tensor.k + size - 1) / size) + column / size;
+    const long double scale = int4q_test::LoadElement(tensor.scales, scheme.scale_type, index);
+    const int byte = static_cast<const uint8_t *>(tensor.codes)[row * ((tensor.k + 1) / 2) + column / 2];
+    const int code = column % 2 ? byte >> 4 : byte & 15;
+    const int zero_point = tensor.zero_points ? static_cast<const uint8_t *>(tensor.zero_points)[index] : 8;
+    if (scheme.kind == INT4Q_KIND_CODEBOOK) return scale * static_cast<long double>(tensor.codebook[code]);
+    if (scheme.kind != INT4Q_KIND_OFFSET) return scale * (code - zero_point);
+    return scale * code + static_cast<long double>(int4q_test::LoadElement(tensor.offsets, scheme.scale_type, index));
+}
+
+// y[2][n] must be within the bound that the library has for it. Scales may be anything: y that overflowed needs a bound
+// of infinity.
+void CheckBound(const int4q_matmul_plan &plan, const int4q_matmul_args &args, const int4q_tensor &tensor,
+                const std::vector<float> &x, const std::vector<float> &y) {
+    std::vector<double> worst(y.size(), -1.0), probable(y.size(), -1.0);
+    REQUIRE(int4q_error_bound(&plan, &args, INT4Q_BOUND_WORST_CASE, worst.data(), tensor.n) == INT4Q_OK);
+    REQUIRE(int4q_error_bound(&plan, &args, INT4Q_BOUND_PROBABLE, probable.data(), tensor.n) == INT4Q_OK);
+    for (int64_t column = 0; column < tensor.n; column++) {
+        long double exact = 0, magnitude = 0;
+        for (int64_t c = 0; c < tensor.k; c++) {
+            const long double term = static_cast<long double>(x[static_cast<size_t>(c)]) * ValueOf(tensor, column, c);
+            exact += term;
+            magnitude += std::fabs(term);
+        }
+        const long double slack = magnitude * static_cast<long double>(tensor.k) * 0x1p-62L;
+        for (int64_t at : {column, tensor.n + column}) {
+            const auto i = static_cast<size_t>(at);
+            REQUIRE(probable[i] >= 0 && probable[i] <= worst[i]);
+            const long double off = std::fabs(static_cast<long double>(y[i]) - exact);
+            REQUIRE(off <= static_cast<long double>(worst[i]) + slack || std::isinf(worst[i]));
+        }
+    }
+}
+
+// With the tensor that was packed, if it is known to be valid, also holds y against its bound.
+void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int4q_compute_mode mode,
+              const int4q_tensor *tensor) {
     int4q_matmul_desc desc;
     std::memset(&desc, 0, sizeof desc);
     desc.struct_size = sizeof desc;
@@ -100,14 +152,10 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     int4q_matmul_plan plan;
     std::memset(&plan, 0, sizeof plan);
     plan.struct_size = sizeof plan;
-    const int4q_status status = int4q_matmul_plan_init(&desc, &plan);
-    if (mode == INT4Q_MODE_INT8 && info.scheme.kind == INT4Q_KIND_CODEBOOK) {
-        REQUIRE(status == INT4Q_ERROR_UNSUPPORTED);
-        return;
-    }
-    REQUIRE(status == INT4Q_OK);
+    REQUIRE(int4q_matmul_plan_init(&desc, &plan) == INT4Q_OK);
     GuardedBlob scratch(static_cast<size_t>(plan.scratch_bytes));
-    const std::vector<float> x(static_cast<size_t>(2 * info.k), 0.5f);
+    std::vector<float> x(static_cast<size_t>(2 * info.k));
+    for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i % static_cast<size_t>(info.k) * 7 % 13) * 0.3f - 1.7f;
     std::vector<float> y(static_cast<size_t>(2 * info.n), -1.0f);
     int4q_matmul_args args;
     std::memset(&args, 0, sizeof args);
@@ -123,6 +171,7 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     REQUIRE(int4q_matmul(&plan, &args, nullptr, nullptr) == INT4Q_OK);
     REQUIRE(std::memcmp(y.data(), y.data() + info.n, static_cast<size_t>(info.n) * sizeof(float)) == 0 ||
             std::any_of(y.begin(), y.end(), [](float v) { return v != v; }));
+    if (tensor) CheckBound(plan, args, *tensor, x, y);
     fuzz_blob_counts[2]++;
 }
 
@@ -154,21 +203,23 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     fuzz_blob_counts[0]++;
     // A valid header cannot promise more than what is there, so these sizes are bounded by the input's.
-    const auto row_bytes = static_cast<size_t>(2 * info.k);
     REQUIRE(info.n > 0 && info.k > 0 && info.total_bytes <= bytes);
     REQUIRE(static_cast<uint64_t>(info.n) <= info.block_count * 16 && static_cast<uint64_t>(info.k) <= bytes);
-    std::vector<uint16_t> rows(static_cast<size_t>(4 * info.k));
-    for (int4q_type type : {INT4Q_TYPE_F16, INT4Q_TYPE_BF16}) {
+    std::vector<float> rows(static_cast<size_t>(4 * info.k));
+    for (int4q_type type : int4q_test::kTypes) {
+        const auto row_bytes = static_cast<size_t>(info.k * int4q_test::TypeBytes(type));
         REQUIRE(int4q_gather_rows(blob.data(), bytes, indices, 4, rows.data(), type, info.k) == INT4Q_OK);
-        REQUIRE(std::memcmp(&rows[0], &rows[row_bytes], row_bytes) == 0);  // indices 0 and 2 are equal
+        const auto *gathered = reinterpret_cast<const uint8_t *>(rows.data());
+        REQUIRE(std::memcmp(gathered, gathered + 2 * row_bytes, row_bytes) == 0);  // indices 0 and 2 are equal
     }
-    Multiply(info, blob.data(), bytes, INT4Q_MODE_F32);
-    Multiply(info, blob.data(), bytes, INT4Q_MODE_INT8);
     Tensor tensor(info);
     const int4q_status unpacked = int4q_unpack_rows(blob.data(), bytes, &tensor.tensor, 0, info.n);
+    REQUIRE(!full || unpacked == INT4Q_OK);
+    for (int4q_compute_mode mode : {INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16}) {
+        Multiply(info, blob.data(), bytes, mode, full ? &tensor.tensor : nullptr);
+    }
     if (!full) return 0;
     fuzz_blob_counts[1]++;
-    REQUIRE(unpacked == INT4Q_OK);
     GuardedBlob again(static_cast<size_t>(info.total_bytes));
     REQUIRE(int4q_pack_rows(&tensor.tensor, again.data(), info.total_bytes, 0, info.n) == INT4Q_OK);
     REQUIRE(int4q_blob_validate(again.data(), info.total_bytes, INT4Q_VALIDATE_FULL) == INT4Q_OK);

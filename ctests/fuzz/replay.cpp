@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the fuzzer's entry without a fuzzer: valid blobs, damaged in ways that a pseudo-random sequence chooses.
 // Usage: fuzz_replay [number of inputs]; the default is 20000 times INT4Q_TEST_SCALE.
+//        fuzz_replay --write-seeds FOLDER: a few dozen small inputs for a fuzzer to begin with, valid ones of every kind
+//        and damaged ones.
 #include <cinttypes>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "support/random.hpp"
@@ -18,19 +23,20 @@ namespace {
 
 using int4q_test::Random;
 
-std::vector<uint8_t> RandomBlob(Random &random) {
-    const int32_t group_sizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
+constexpr int32_t kGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
+
+std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size, int64_t n, int64_t k) {
     int4q_tensor tensor;
     std::memset(&tensor, 0, sizeof tensor);
     tensor.struct_size = sizeof tensor;
-    tensor.scheme.kind = static_cast<int32_t>(random.Integer(INT4Q_KIND_SYMMETRIC, INT4Q_KIND_CODEBOOK));
-    tensor.scheme.group_size = group_sizes[random.Integer(0, 5)];
+    tensor.scheme.kind = kind;
+    tensor.scheme.group_size = group_size;
     tensor.scheme.scale_type = static_cast<int4q_type>(random.Integer(INT4Q_TYPE_F32, INT4Q_TYPE_BF16));
     if (tensor.scheme.kind == INT4Q_KIND_SYMMETRIC) {
         tensor.scheme.scale_rule = static_cast<int32_t>(random.Integer(INT4Q_SCALE_DEFAULT, INT4Q_SCALE_SIGNED_MAX_8));
     }
-    tensor.n = random.Integer(1, 40);
-    tensor.k = random.Integer(1, 200);
+    tensor.n = n;
+    tensor.k = k;
     int4q_tensor_layout layout;
     std::memset(&layout, 0, sizeof layout);
     layout.struct_size = sizeof layout;
@@ -53,6 +59,13 @@ std::vector<uint8_t> RandomBlob(Random &random) {
     if (int4q_quantize_rows(&tensor, source.data(), INT4Q_TYPE_F32, tensor.k, 0, tensor.n) != INT4Q_OK) std::abort();
     // The other packer: a blob from another implementation must be a blob.
     return int4q_test::PackReference(tensor);
+}
+
+std::vector<uint8_t> RandomBlob(Random &random) {
+    const auto kind = static_cast<int32_t>(random.Integer(INT4Q_KIND_SYMMETRIC, INT4Q_KIND_CODEBOOK));
+    const int32_t group_size = kGroupSizes[random.Integer(0, 5)];
+    const int64_t n = random.Integer(1, 40);
+    return RandomBlob(random, kind, group_size, n, random.Integer(1, 200));
 }
 
 // The places where nonsense hurts most: numbers of the header.
@@ -95,9 +108,50 @@ void DamageBytes(Random &random, std::vector<uint8_t> &bytes) {
     }
 }
 
+void Damage(Random &random, std::vector<uint8_t> &bytes) {
+    random.Chance(0.5) ? DamageHeader(random, bytes) : DamageBytes(random, bytes);
+}
+
+int WriteSeeds(const std::filesystem::path &folder) {
+    std::filesystem::create_directories(folder);
+    Random random(7);
+    uint64_t valid = 0, all = 0;
+    for (int32_t kind = INT4Q_KIND_SYMMETRIC; kind <= INT4Q_KIND_CODEBOOK; kind++) {
+        for (int32_t group_size : kGroupSizes) {
+            const int64_t n = random.Integer(1, 20), k = random.Integer(1, 48);
+            std::vector<uint8_t> bytes = RandomBlob(random, kind, group_size, n, k);
+            for (bool damaged : {false, true}) {
+                if (damaged) Damage(random, bytes);
+                std::vector<uint8_t> input = bytes;
+                input.insert(input.begin(), 3);  // both checksums are made right
+                const std::string name = std::string(damaged ? "damaged" : "valid") + "-kind" + std::to_string(kind) +
+                                         "-group" + std::to_string(group_size);
+                std::ofstream file(folder / name, std::ios::binary);
+                file.write(reinterpret_cast<const char *>(input.data()), static_cast<std::streamsize>(input.size()));
+                file.close();
+                if (!file) {
+                    std::fprintf(stderr, "cannot write %s\n", (folder / name).c_str());
+                    return 1;
+                }
+                LLVMFuzzerTestOneInput(input.data(), input.size());
+                all++;
+                valid += !damaged;
+            }
+        }
+    }
+    std::printf("%" PRIu64 " seeds in %s: %" PRIu64 " valid headers, %" PRIu64 " wholly valid\n", all, folder.c_str(),
+                fuzz_blob_counts[0], fuzz_blob_counts[1]);
+    return fuzz_blob_counts[1] >= valid ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
+    if (argc == 3 && std::strcmp(argv[1], "--write-seeds") == 0) return WriteSeeds(argv[2]);
+    if (argc > 2 || (argc == 2 && std::atoi(argv[1]) <= 0)) {
+        std::fprintf(stderr, "usage: fuzz_replay [number of inputs] | --write-seeds FOLDER\n");
+        return 2;
+    }
     const int count = argc > 1 ? std::atoi(argv[1]) : int4q_test::Samples(20000);
     Random random(20240601);
     std::vector<uint8_t> blob;
@@ -105,7 +159,7 @@ int main(int argc, char **argv) {
         if (i % 20 == 0) blob = RandomBlob(random);
         std::vector<uint8_t> bytes = blob;
         for (int64_t damages = i % 20 == 0 ? 0 : random.Integer(1, 3); damages > 0; damages--) {
-            random.Chance(0.5) ? DamageHeader(random, bytes) : DamageBytes(random, bytes);
+            Damage(random, bytes);
         }
         bytes.insert(bytes.begin(), static_cast<uint8_t>(random.Chance(0.85) ? 3 : random.Integer(0, 3)));
         LLVMFuzzerTestOneInput(bytes.data(), bytes.size());

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// A random product: scheme, tensor, blob and x, each in memory between guard pages that forbids writing once it is
-// filled; and one run of it with its own plan, scratch and y.
+// A random product: scheme, tensor, blob, x and what an epilogue reads, each in memory between guard pages that forbids
+// writing once it is filled; and one run of it with its own plan, scratch and y.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <numeric>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "int4q.h"
@@ -23,11 +27,21 @@ namespace int4q_test {
 
 constexpr int32_t kKinds[] = {INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK};
 constexpr int32_t kGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
-constexpr int4q_compute_mode kModes[] = {INT4Q_MODE_F32, INT4Q_MODE_INT8};
+constexpr int4q_compute_mode kModes[] = {INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16};
+constexpr int32_t kActivations[] = {INT4Q_ACTIVATION_NONE, INT4Q_ACTIVATION_RELU, INT4Q_ACTIVATION_GELU_ERF,
+                                    INT4Q_ACTIVATION_GELU_TANH, INT4Q_ACTIVATION_SILU};
+constexpr int4q_type kNoType = 0;
+constexpr int4q_type kTypesOrNone[] = {kNoType, INT4Q_TYPE_F32, INT4Q_TYPE_F16, INT4Q_TYPE_BF16};
 
 // The name of a test's parameter.
-inline std::string ModeName(const ::testing::TestParamInfo<int4q_compute_mode> &info) {
-    return info.param == INT4Q_MODE_F32 ? "F32" : "Int8";
+inline std::string NameOfMode(int4q_compute_mode mode) {
+    return mode == INT4Q_MODE_F32 ? "F32" : mode == INT4Q_MODE_INT8 ? "Int8" : "Bf16";
+}
+inline std::string ModeName(const ::testing::TestParamInfo<int4q_compute_mode> &info) { return NameOfMode(info.param); }
+
+inline const char *ActivationName(int32_t activation) {
+    const char *names[] = {"none", "relu", "gelu_erf", "gelu_tanh", "silu"};
+    return activation >= 0 && activation < 5 ? names[activation] : "?";
 }
 
 struct Spec {
@@ -45,26 +59,52 @@ struct Spec {
     int64_t x_gap = 0;  // elements between two rows
     int64_t y_gap = 0;
     uint64_t seed = 1;
+    int32_t activation = INT4Q_ACTIVATION_NONE;
+    int4q_type bias_type = kNoType;
+    int4q_type residual_type = kNoType;
+    int64_t residual_gap = 0;
+    bool gated = false;
+    bool up_bias = true;  // with a gate and a bias: the other matrix has one too
+    bool static_scales = false;
+
+    uint32_t Flags() const {
+        const int flags = (gated ? INT4Q_MATMUL_GATED : 0) | (static_scales ? INT4Q_MATMUL_STATIC_SCALES : 0);
+        return static_cast<uint32_t>(flags);
+    }
 
     std::string Text() const {
         std::ostringstream text;
-        text << (mode == INT4Q_MODE_F32 ? "F32 " : "INT8 ") << m << "x" << n << "x" << k << " kind " << kind
-             << " group " << group_size << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y "
-             << TypeName(y_type) << (quantize ? " quantized" : " random codes")
-             << (placement == Placement::kLeft ? " left" : " right") << " gaps " << x_gap << " " << y_gap << " seed "
-             << seed;
+        text << NameOfMode(mode) << " " << m << "x" << n << "x" << k << " kind " << kind << " group " << group_size
+             << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y " << TypeName(y_type)
+             << (quantize ? " quantized" : " random codes") << (placement == Placement::kLeft ? " left" : " right")
+             << " gaps " << x_gap << " " << y_gap << " seed " << seed;
+        if (activation) text << " " << ActivationName(activation);
+        if (bias_type) text << " bias " << TypeName(bias_type);
+        if (residual_type) text << " residual " << TypeName(residual_type) << " gap " << residual_gap;
+        if (gated) text << (up_bias ? " gated" : " gated without up_bias");
+        if (static_scales) text << " static scales";
         return text.str();
     }
 };
 
-// Everything but sizes and mode drawn at random. CODEBOOK is left out in INT8 mode, which has none.
+// The product that a spec's epilogue is applied to, in binary32.
+inline Spec Plain(Spec spec) {
+    spec.activation = INT4Q_ACTIVATION_NONE;
+    spec.bias_type = spec.residual_type = kNoType;
+    spec.gated = false;
+    spec.y_type = INT4Q_TYPE_F32;
+    spec.y_gap = 0;
+    return spec;
+}
+
+// Everything but sizes and mode drawn at random; no epilogue.
 inline Spec RandomSpec(Random &random, int64_t m, int64_t n, int64_t k, int4q_compute_mode mode) {
     Spec spec;
     spec.m = m;
     spec.n = n;
     spec.k = k;
     spec.mode = mode;
-    spec.kind = kKinds[random.Integer(0, mode == INT4Q_MODE_INT8 ? 2 : 3)];
+    spec.kind = kKinds[random.Integer(0, 3)];
     spec.group_size = kGroupSizes[random.Integer(0, 5)];
     spec.scale_type = kTypes[random.Integer(0, 2)];
     spec.x_type = kTypes[random.Integer(0, 2)];
@@ -108,6 +148,9 @@ public:
             DrawWeights();
         }
         DrawX();
+        if (spec.static_scales) DrawXScales();
+        if (spec.gated) MakeUp();
+        DrawVectors();
     }
 
     Problem(const Problem &) = delete;
@@ -118,18 +161,36 @@ public:
 
     // Replaces x by value(row, column), rounded to x's type.
     void SetX(const std::function<float(int64_t, int64_t)> &value) {
-        x.AllowWriting();
-        for (int64_t row = 0; row < spec.m; row++) {
-            for (int64_t column = 0; column < spec.k; column++) {
-                StoreElement(x.data(), spec.x_type, row * ldx() + column, value(row, column));
-            }
-        }
-        x.ForbidWriting();
+        FillRows(x, spec.x_type, spec.k, ldx(), value);
+        CopyXToUp();
     }
     void SetX(int64_t row, int64_t column, float value) {
         x.AllowWriting();
         StoreElement(x.data(), spec.x_type, row * ldx() + column, value);
         x.ForbidWriting();
+        CopyXToUp();
+    }
+
+    // INT4Q_MATMUL_STATIC_SCALES: the scale of a group of x.
+    float XScale(int64_t group) const { return LoadElement(x_scales.data(), INT4Q_TYPE_F32, group); }
+    void SetXScales(const std::function<float(int64_t)> &value) {
+        x_scales.AllowWriting();
+        for (int64_t g = 0; g < layout.groups_per_row; g++) x_scales.as<float>()[g] = value(g);
+        x_scales.ForbidWriting();
+        if (up) up->SetXScales(value);
+    }
+
+    // Elements between the starts of two rows of the residual.
+    int64_t ldr() const { return spec.n + spec.residual_gap; }
+    float Bias(int64_t column) const { return LoadElement(bias.data(), spec.bias_type, column); }
+    float UpBias(int64_t column) const { return LoadElement(up_bias.data(), spec.bias_type, column); }
+    float Residual(int64_t row, int64_t column) const {
+        return LoadElement(residual.data(), spec.residual_type, row * ldr() + column);
+    }
+    void SetBias(const std::function<float(int64_t)> &value) { FillBias(bias, value); }
+    void SetUpBias(const std::function<float(int64_t)> &value) { FillBias(up_bias, value); }
+    void SetResidual(const std::function<float(int64_t, int64_t)> &value) {
+        FillRows(residual, spec.residual_type, spec.n, ldr(), value);
     }
 
     int Code(int64_t row, int64_t column) const {
@@ -161,6 +222,14 @@ public:
         Pack();
     }
 
+    // Replaces a CODEBOOK and packs the same codes again.
+    void SetCodebook(const std::function<float(int)> &value) {
+        codebook_.AllowWriting();
+        for (int i = 0; i < 16; i++) codebook_.as<float>()[i] = value(i);
+        codebook_.ForbidWriting();
+        Pack();
+    }
+
     // Replaces the scales (and OFFSET's offsets) by value(), rounded to their type, and packs again.
     void SetScales(const std::function<float()> &value) {
         for (GuardedBuffer *part : {&scales_, &offsets_}) {
@@ -179,8 +248,71 @@ public:
     int4q_tensor tensor;
     GuardedBuffer blob;
     GuardedBuffer x;
+    GuardedBuffer bias, up_bias, residual, x_scales;
+    // With a gate, the other matrix: a plain product of its own with the same x, its results in binary32.
+    std::unique_ptr<Problem> up;
 
 private:
+    void FillRows(GuardedBuffer &matrix, int4q_type type, int64_t columns, int64_t stride,
+                  const std::function<float(int64_t, int64_t)> &value) {
+        matrix.AllowWriting();
+        for (int64_t row = 0; row < spec.m; row++) {
+            for (int64_t column = 0; column < columns; column++) {
+                StoreElement(matrix.data(), type, row * stride + column, value(row, column));
+            }
+        }
+        matrix.ForbidWriting();
+    }
+
+    void FillBias(GuardedBuffer &vector, const std::function<float(int64_t)> &value) {
+        vector.AllowWriting();
+        for (int64_t i = 0; i < spec.n; i++) StoreElement(vector.data(), spec.bias_type, i, value(i));
+        vector.ForbidWriting();
+    }
+
+    // m rows with NaN between them.
+    GuardedBuffer Rows(int4q_type type, int64_t columns, int64_t stride) const {
+        const int64_t elements = (spec.m - 1) * stride + columns;
+        GuardedBuffer rows(static_cast<size_t>(elements * TypeBytes(type)), spec.placement);
+        std::memset(rows.data(), 0xff, rows.size());
+        return rows;
+    }
+
+    // About as large as those that would be found at run time, some smaller, so that some codes are clipped.
+    void DrawXScales() {
+        x_scales = GuardedBuffer(static_cast<size_t>(layout.groups_per_row) * sizeof(float), spec.placement);
+        SetXScales([&](int64_t) { return random_.Uniform(0.5f, 4.0f) / 127; });
+    }
+
+    void MakeUp() {
+        Spec other = Plain(spec);
+        other.seed = random_.Bits();
+        up = std::make_unique<Problem>(other);
+        CopyXToUp();
+        if (spec.static_scales) up->SetXScales([&](int64_t g) { return XScale(g); });
+    }
+
+    void CopyXToUp() {
+        if (up) up->SetX([&](int64_t row, int64_t column) { return X(row, column); });
+    }
+
+    void DrawVectors() {
+        const auto draw = [&](int64_t) { return 0.5f * random_.Normal(); };
+        const size_t bytes = static_cast<size_t>(spec.n * TypeBytes(spec.bias_type));
+        if (spec.bias_type) {
+            bias = GuardedBuffer(bytes, spec.placement);
+            SetBias(draw);
+        }
+        if (spec.bias_type && spec.gated && spec.up_bias) {
+            up_bias = GuardedBuffer(bytes, spec.placement);
+            SetUpBias(draw);
+        }
+        if (spec.residual_type) {
+            residual = Rows(spec.residual_type, spec.n, ldr());
+            SetResidual([&](int64_t, int64_t) { return random_.Normal(); });
+        }
+    }
+
     void *Part(GuardedBuffer &part, uint64_t bytes, uint64_t *declared) {
         *declared = bytes;
         if (bytes == 0) return nullptr;
@@ -222,9 +354,7 @@ private:
     }
 
     void DrawX() {
-        const int64_t elements = (spec.m - 1) * ldx() + spec.k;
-        x = GuardedBuffer(static_cast<size_t>(elements * TypeBytes(spec.x_type)), spec.placement);
-        std::memset(x.data(), 0xff, x.size());  // NaN between the rows
+        x = Rows(spec.x_type, spec.k, ldx());
         const bool spread = random_.Chance(0.25);
         SetX([&](int64_t, int64_t) {
             if (random_.Chance(0.02)) return random_.Chance(0.5) ? 0.0f : -0.0f;
@@ -242,9 +372,16 @@ class Product {
 public:
     explicit Product(const Problem &problem, uint32_t workers = 1) : Product(problem, workers, 0, problem.spec.m) {}
 
-    Product(const Problem &problem, uint32_t workers, int64_t first_row, int64_t rows) : spec_(problem.spec) {
+    Product(const Problem &problem, uint32_t workers, int64_t first_row, int64_t rows)
+        : Product(problem, problem.spec, workers, first_row, rows) {}
+
+    // With a problem's matrices, as another spec describes: another epilogue, another y.
+    Product(const Problem &problem, const Spec &spec, uint32_t workers = 1)
+        : Product(problem, spec, workers, 0, problem.spec.m) {}
+
+    Product(const Problem &problem, const Spec &spec, uint32_t workers, int64_t first_row, int64_t rows) : spec_(spec) {
         spec_.m = rows;
-        const int4q_matmul_desc desc = Describe(problem, rows, workers);
+        const int4q_matmul_desc desc = Describe(problem, spec_, workers);
         std::memset(&plan, 0, sizeof plan);
         plan.struct_size = sizeof plan;
         EXPECT_OK(int4q_matmul_plan_init(&desc, &plan)) << spec_.Text();
@@ -259,17 +396,27 @@ public:
     }
 
     static int4q_matmul_desc Describe(const Problem &problem, int64_t rows, uint32_t workers) {
+        Spec spec = problem.spec;
+        spec.m = rows;
+        return Describe(problem, spec, workers);
+    }
+
+    static int4q_matmul_desc Describe(const Problem &problem, const Spec &spec, uint32_t workers) {
         int4q_matmul_desc desc;
         std::memset(&desc, 0, sizeof desc);
         desc.struct_size = sizeof desc;
-        desc.mode = problem.spec.mode;
-        desc.m = rows;
-        desc.n = problem.spec.n;
-        desc.k = problem.spec.k;
+        desc.mode = spec.mode;
+        desc.m = spec.m;
+        desc.n = spec.n;
+        desc.k = spec.k;
         desc.scheme = problem.scheme;
-        desc.x_type = problem.spec.x_type;
-        desc.y_type = problem.spec.y_type;
+        desc.x_type = spec.x_type;
+        desc.y_type = spec.y_type;
         desc.worker_count = workers;
+        desc.flags = spec.Flags();
+        desc.activation = spec.activation;
+        desc.bias_type = spec.bias_type;
+        desc.residual_type = spec.residual_type;
         return desc;
     }
 
@@ -297,6 +444,17 @@ public:
 
     void ForgetY() { std::memset(y.data(), GuardedBuffer::kFill, y.size()); }
 
+    // Puts the residual where y will be and lets both be the same memory, until the product has run once.
+    void AddToY(const Problem &problem) {
+        for (int64_t row = 0; row < spec_.m; row++) {
+            for (int64_t column = 0; column < spec_.n; column++) {
+                StoreElement(y.data(), spec_.y_type, row * args.ldy + column, problem.Residual(row, column));
+            }
+        }
+        args.residual = y.data();
+        args.ldr = args.ldy;
+    }
+
     int4q_matmul_plan plan;
     int4q_matmul_args args;
     GuardedBuffer y, scratch;
@@ -316,9 +474,81 @@ private:
         scratch = GuardedBuffer(plan.scratch_bytes, spec_.placement, INT4Q_ALIGNMENT);
         args.scratch = scratch.data();
         args.scratch_bytes = plan.scratch_bytes;
+        if (spec_.static_scales) args.x_scales = reinterpret_cast<const float *>(problem.x_scales.data());
+        ConnectEpilogue(problem, first_row);
+    }
+
+    void ConnectEpilogue(const Problem &problem, int64_t first_row) {
+        if (spec_.gated) {
+            args.up_blob = problem.up->blob.data();
+            args.up_blob_bytes = problem.up->blob.size();
+        }
+        if (spec_.bias_type) args.bias = problem.bias.data();
+        if (spec_.bias_type && spec_.gated && spec_.up_bias) args.up_bias = problem.up_bias.data();
+        if (spec_.residual_type) {
+            args.residual = problem.residual.data() + first_row * problem.ldr() * TypeBytes(spec_.residual_type);
+            args.ldr = problem.ldr();
+        }
     }
 
     Spec spec_;
 };
+
+// A host's own threads: as many as there are workers, each taking the next index of a shuffled list.
+struct OwnThreads {
+    uint64_t seed = 1;
+    int calls = 0;
+    std::atomic<int64_t> done{0};
+
+    static void ParallelFor(void *host, int64_t count, uint32_t worker_count, int4q_task task, void *context) {
+        auto &self = *static_cast<OwnThreads *>(host);
+        self.calls++;
+        std::vector<int64_t> order(static_cast<size_t>(count));
+        std::iota(order.begin(), order.end(), int64_t{0});
+        Random(self.seed++).Shuffle(order);
+        std::atomic<size_t> next{0};
+        std::vector<std::thread> threads;
+        for (uint32_t worker = 0; worker < worker_count; worker++) {
+            threads.emplace_back([&, worker] {
+                for (size_t i = next++; i < order.size(); i = next++) {
+                    task(context, order[i], worker);
+                    self.done++;
+                }
+            });
+        }
+        for (std::thread &thread : threads) thread.join();
+    }
+};
+
+// Every prepare task and then every tile by itself, in random order, each tile with any worker's part of the scratch;
+// the two steps get only what the header says that they read.
+inline void RunInRandomOrder(const Product &product, Random &random) {
+    const auto shuffled = [&](int64_t count) {
+        std::vector<int64_t> order(static_cast<size_t>(count));
+        std::iota(order.begin(), order.end(), int64_t{0});
+        random.Shuffle(order);
+        return order;
+    };
+    int4q_matmul_args prepare;
+    std::memset(&prepare, 0, sizeof prepare);
+    prepare.struct_size = sizeof prepare;
+    prepare.x = product.args.x;
+    prepare.ldx = product.args.ldx;
+    prepare.x_scales = product.args.x_scales;
+    prepare.row_experts = product.args.row_experts;
+    prepare.scratch = product.args.scratch;
+    prepare.scratch_bytes = product.args.scratch_bytes;
+    int4q_matmul_args run = product.args;
+    run.x = nullptr;
+    run.x_scales = nullptr;
+    run.row_experts = nullptr;
+    for (int64_t task : shuffled(product.plan.prepare_count)) {
+        EXPECT_OK(int4q_matmul_prepare(&product.plan, &prepare, task, task + 1));
+    }
+    for (int64_t tile : shuffled(product.plan.tile_count)) {
+        const auto worker = static_cast<uint32_t>(random.Integer(0, int64_t{product.plan.worker_count} - 1));
+        EXPECT_OK(int4q_matmul_tiles(&product.plan, &run, worker, tile, tile + 1));
+    }
+}
 
 }  // namespace int4q_test

@@ -58,7 +58,7 @@ struct ProductCall {
     int4q_matmul_plan plan_memory{};
     int4q_matmul_args args_memory{};
     alignas(64) float x[kM * kK + 1] = {}, y[kM * kN + 1];
-    alignas(64) unsigned char scratch[16384];
+    alignas(64) unsigned char scratch[1 << 18];
     const int4q_matmul_plan *plan = &plan_memory;
     const int4q_matmul_args *args = &args_memory;
     uint32_t worker = 0;
