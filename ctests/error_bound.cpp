@@ -292,6 +292,31 @@ TEST_P(ErrorBound, WorstCaseHoldsWhereNumbersUnderflow) {
     }
 }
 
+// Codebooks with values, or all of them, that are subnormal in binary32 or bfloat16.
+TEST_P(ErrorBound, WorstCaseHoldsForCodebooksOfAnyMagnitude) {
+    for (int i = 0; i < Samples(200); i++) {
+        Spec spec = AnySpec(random_.Integer(1, 3), random_.Integer(1, 20), random_.Integer(1, 100));
+        spec.kind = INT4Q_KIND_CODEBOOK;
+        if (spec.scale_type == INT4Q_TYPE_F16) spec.scale_type = INT4Q_TYPE_F32;
+        Problem problem(spec);
+        float codebook[16];
+        const bool mixed = random_.Chance(0.5);
+        const auto exponent = static_cast<int>(random_.Integer(-149, mixed ? 20 : -100));
+        for (float &value : codebook) {
+            value = std::ldexp(random_.Normal(), mixed ? static_cast<int>(random_.Integer(-152, exponent)) : exponent);
+        }
+        codebook[random_.Integer(0, 15)] = std::ldexp(1.0f, exponent);
+        problem.tensor.codebook = codebook;
+        const int weight_exponent = exponent + static_cast<int>(random_.Integer(-10, 60));
+        problem.SetWeights([&](int64_t, int64_t) { return std::ldexp(random_.Normal(), weight_exponent); });
+        const IsaLimit limit(AnyIsa());
+        const Measurement measured(problem, "weights and codebook of 2^" + std::to_string(weight_exponent) + " and 2^" +
+                                                std::to_string(exponent) + (mixed ? ", mixed" : ""));
+        ASSERT_TRUE(measured.Holds());
+        ExpectOrdered(measured);
+    }
+}
+
 // Where y, or something on the way to it, is infinite, so is the bound.
 TEST_P(ErrorBound, WorstCaseHoldsWhereNumbersOverflow) {
     int overflowed = 0;

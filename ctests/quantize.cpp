@@ -285,8 +285,8 @@ void ExpectNearestCodes(const Source &source, const TensorMemory &tensor, const 
             ASSERT_GE(chosen, first) << Name(scheme);
             for (int code = first; code < 16; code++) {
                 ASSERT_LE(std::fabs(w - values[chosen]), std::fabs(w - values[code]) + 0x1p-20 * largest)
-                    << Name(scheme) << ", row " << row << ", column " << column << ": " << w << " has code " << chosen << " ("
-                    << values[chosen] << ") though code " << code << " is " << values[code];
+                    << Name(scheme) << ", row " << row << ", column " << column << ": " << w << " has code " << chosen
+                    << " (" << values[chosen] << ") though code " << code << " is " << values[code];
             }
         }
     }

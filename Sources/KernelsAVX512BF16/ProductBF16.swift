@@ -39,6 +39,7 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
         let xStride = Int(p.prepared_row_bytes), blockBytes = Int(p.block_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
         let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
+        if rows <= 4 { prefetchNext(weights, blocks: blocks, blockBytes: blockBytes) }
         for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
@@ -58,7 +59,10 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
     private static func accumulate(_ dots: inout Accumulators, _ codes: Codes, _ weights: UnsafeRawPointer,
                                    _ blockBytes: Int, _ x: UnsafeRawPointer, _ xStride: Int) {
         var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
-        for b in 0..<blocks { packed[b] = weights.words(b &* blockBytes) }
+        for b in 0..<blocks {
+            if rows > 1 && rows <= 4 { i4q_prefetch(weights + (b &* blockBytes &+ prefetchDistance)) }
+            packed[b] = weights.words(b &* blockBytes)
+        }
         step(&dots, codes, packed, 0, x, xStride)
         step(&dots, codes, packed, 1, x + 4, xStride)
         step(&dots, codes, packed, 2, x + 8, xStride)

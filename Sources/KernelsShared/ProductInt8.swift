@@ -37,6 +37,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
         let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
         var kept = Totals.Values(repeating: .init(repeating: Floats(repeating: 0)))
         if Totals.inRegisters { kept = totals.load() }
+        if rows <= 4 { prefetchNext(weights, blocks: blocks, blockBytes: Int(p.block_bytes)) }
         for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)

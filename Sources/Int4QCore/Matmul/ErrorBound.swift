@@ -7,8 +7,9 @@ import CInt4QShims
 /// u (|its exact result| + the error so far), u = 2^-24. Rounding activations adds what their type or step loses, times
 /// the weight.
 ///
-/// Worst case: all of it added up. Probable: errors as independent bounded variables of mean zero, by Hoeffding's
-/// inequality beyond 7.6 times the root of the sum of their squares with probability below 10^-12.
+/// Worst case: all of it added up. Probable: roundings as independent bounded variables of mean zero, by Hoeffding's
+/// inequality beyond 7.6 times the root of the sum of their squares with probability below 10^-12; and what is certain, not
+/// random (values clipped or flushed, rounded codebooks and weights) as it is.
 public struct ErrorBound {
     public enum Kind { case worstCase, probable }
 
@@ -48,7 +49,7 @@ public struct ErrorBound {
         let source = BlobRow(blob, Int64(column))
         var state = RunningError()
         for group in 0..<Int(blob.layout.groupCount) {
-            let parameters = ColumnGroup(source, group)
+            let parameters = ColumnGroup(source, group, product)
             guard let step = step(row, group) else { return .infinity }
             add(group, row, parameters, step, floats, to: &state)
         }
@@ -84,19 +85,22 @@ public struct ErrorBound {
         var dot = RunningError()
         var sum = LaneSums()
         var magnitude = 0.0
+        let codes = UnsafeMutableRawPointer(floats + ColumnGroup.longest).assumingMemoryBound(to: UInt8.self)
         var begin = columns(group).lowerBound
         let end = columns(group).upperBound
         while begin < end {
             let count = min(ColumnGroup.longest, end - begin)
-            w.decode(begin, count, product.kernels, floats)
+            w.decode(begin, count, floats, codes)
             for index in 0..<count {
                 let value = Double(x.type.load(x.row(row), begin + index))
                 let code = Double(floats[index])
                 dot.total += value * code
                 magnitude += value.magnitude
                 followRoundings(&dot, &sum, value, code, w)
-                state.add(loss(value, step) * (w.scale * code + w.centre).magnitude)
-                state.add(value.magnitude * w.scale.magnitude * codebookLoss(code, w))
+                let weight = (w.scale * code + w.centre).magnitude
+                state.add(rounding(value, step) * weight)
+                state.addCertain(cutOff(value, step) * weight + flushed(value, w))
+                state.addSigned(value * w.error(at: Int(codes[index]), code))
             }
             begin += count
         }
@@ -114,22 +118,33 @@ public struct ErrorBound {
         if w.centre != 0 { sum.add(value) } else { sum.skip(value) }
     }
 
+    private var isBFloat: Bool { product.plan.mode == Int64(INT4Q_MODE_BF16) }
+    private var hasBFloatProducts: Bool { isBFloat && product.kernels.bf16_element_bytes == 2 }
+
     /// What rounding an activation loses.
-    private func loss(_ value: Double, _ step: ActivationStep) -> Double {
+    private func rounding(_ value: Double, _ step: ActivationStep) -> Double {
         switch product.plan.mode {
-        case Int64(INT4Q_MODE_F32): return 0
-        case Int64(INT4Q_MODE_BF16): return value.magnitude * 0x1p-8 + 0x1p-126
-        default:
-            if step.step == 0 { return value.magnitude }
-            return max(value.magnitude - step.limit, 0) + step.step * (0.5 + 127 * 3.1 * ErrorBound.unit)
+        case Int64(INT4Q_MODE_F32): 0
+        case Int64(INT4Q_MODE_BF16): value.magnitude * 0x1p-8 + 0x1p-133
+        default: step.step * (0.5 + 127 * 3.1 * ErrorBound.unit)
         }
     }
 
-    /// What rounding a codebook's value loses, for a scale of 1.
-    private func codebookLoss(_ value: Double, _ w: ColumnGroup) -> Double {
-        if w.largestValue == 0 || product.plan.mode == Int64(INT4Q_MODE_F32) { return 0 }
-        if product.plan.mode == Int64(INT4Q_MODE_BF16) { return value.magnitude * 0x1p-8 }
-        return w.largestValue / 254 * (1 + 0x1p-20)
+    /// What is lost of an activation that its step cannot reach.
+    private func cutOff(_ value: Double, _ step: ActivationStep) -> Double {
+        if product.plan.mode != Int64(INT4Q_MODE_INT8) { return 0 }
+        return step.step == 0 ? value.magnitude : max(value.magnitude - step.limit, 0)
+    }
+
+    /// Operands, products and sums below 2^-126 in instructions that flush them; in INT8 mode a codebook's step that is
+    /// subnormal.
+    private func flushed(_ value: Double, _ w: ColumnGroup) -> Double {
+        if hasBFloatProducts {
+            let operands = w.scale.magnitude * (w.largestCode + value.magnitude + 4) * 0x1p-126
+            return product.roundsWeights ? operands + (value.magnitude + 4) * 0x1p-126 : operands
+        }
+        let hasTable = product.plan.mode == Int64(INT4Q_MODE_INT8) && w.largestValue != 0
+        return hasTable ? (value.magnitude * w.scale.magnitude * 128 + 128) * 0x1p-149 : 0
     }
 
     /// The operations that follow a group's dot product of x and codes (centred, or a codebook's values).
@@ -145,11 +160,8 @@ public struct ErrorBound {
             state.add(sum, times: w.centre)
             // The centre, and what joins the sum's share to the dot product.
             if w.centre != 0 { state.add(2 * ErrorBound.unit * (scaled.magnitude + centred.magnitude + w.centre.magnitude * sum.worst)) }
-            if product.roundsWeights && product.plan.mode == Int64(INT4Q_MODE_BF16) {
-                state.add(magnitude * (w.scale.magnitude * w.largestCode + w.centre.magnitude) * 0x1p-8)
-            }
         }
-        state.peak = max(state.peak, scaled.magnitude, centred.magnitude)
+        state.peak = max(state.peak, scaled.magnitude, centred.magnitude, (dot.total + w.shift * sum.total).magnitude)
         state.total += scaled
         if w.centre != 0 { state.round(state.total) }
         state.total += centred
@@ -157,7 +169,8 @@ public struct ErrorBound {
     }
 
     private func rounded(_ state: RunningError) -> Double {
-        let probable = min(ErrorBound.deviations * state.squares.squareRoot(), state.worst)
+        let random = ErrorBound.deviations * state.squares.squareRoot()
+        let probable = min(random + state.certain + state.signed.magnitude, state.worst)
         let sums = kind == .worstCase ? state.worst : probable
         let before = sums * ErrorBound.slack + state.total.magnitude * 0x1p-44
         let type = product.plan.yType
@@ -212,12 +225,25 @@ private struct RunningError {
     var total = 0.0
     var worst = 0.0
     var squares = 0.0
+    /// What is not random: added up by magnitude, and with its sign.
+    var certain = 0.0
+    var signed = 0.0
     /// The largest intermediate result.
     var peak = 0.0
 
     mutating func add(_ bound: Double) {
         worst += bound
         squares += bound * bound
+    }
+
+    mutating func addCertain(_ error: Double) {
+        worst += error
+        certain += error
+    }
+
+    mutating func addSigned(_ error: Double) {
+        worst += error.magnitude
+        signed += error
     }
 
     mutating func add(_ other: RunningError, times factor: Double) {
@@ -279,30 +305,62 @@ private struct ColumnGroup {
     let row: BlobRow
     let scale: Double
     let centre: Double
+    /// 8 - zero point: the centre without the scale.
+    let shift: Double
     /// Of the codebook; 0 for other kinds.
     let largestValue: Double
     var largestCode: Double { largestValue == 0 ? 8 : largestValue }
+    private let rounding: Rounding
 
-    init(_ row: BlobRow, _ group: Int) {
+    private enum Rounding { case none, codebookToBytes, codebookToBFloats, weightsToBFloats }
+
+    init(_ row: BlobRow, _ group: Int, _ product: Product) {
         self.row = row
         let scheme = row.blob.scheme
         scale = Double(scheme.scaleType.load(row.scales, row.parameterIndex(group)))
         var largest: Float = 0
+        var zero = 8.0
         switch scheme.kind {
         case .symmetric: centre = 0
-        case .asymmetric: centre = scale * (8 - Double(row.zeroPoint(group)))
+        case .asymmetric:
+            zero = Double(row.zeroPoint(group))
+            centre = scale * (8 - zero)
         case .offset: centre = 8 * scale + Double(scheme.scaleType.load(row.zeros, row.parameterIndex(group)))
         case .codebook:
             centre = 0
             for index in 0..<16 { largest = max(largest, row.blob.codebook[index].magnitude) }
         }
+        shift = 8 - zero
         largestValue = Double(largest)
+        let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
+        if product.plan.mode == Int64(INT4Q_MODE_INT8) && scheme.kind == .codebook {
+            rounding = .codebookToBytes
+        } else if hasBFloats && product.roundsWeights {
+            rounding = .weightsToBFloats
+        } else {
+            rounding = hasBFloats && scheme.kind == .codebook ? .codebookToBFloats : .none
+        }
     }
 
-    /// v of `count` columns from `begin`, a multiple of eight.
-    func decode(_ begin: Int, _ count: Int, _ kernels: i4q_kernels, _ floats: UnsafeMutablePointer<Float>) {
+    /// How far the weight that is multiplied is from the one that is meant.
+    func error(at code: Int, _ value: Double) -> Double {
+        switch rounding {
+        case .none: return 0
+        case .codebookToBytes:
+            let level = (Double(row.blob.codebook[code]) * 127 / largestValue).rounded(.toNearestOrEven)
+            return scale * (level * largestValue / 127 - value)
+        case .codebookToBFloats: return scale * (rounded(value) - value)
+        case .weightsToBFloats: return rounded(scale * value + centre) - (scale * value + centre)
+        }
+    }
+
+    private func rounded(_ value: Double) -> Double { Double(BFloat16Bits.float(BFloat16Bits.bits(Float(value)))) }
+
+    /// v and the codes of `count` columns from `begin`, a multiple of eight.
+    func decode(_ begin: Int, _ count: Int, _ floats: UnsafeMutablePointer<Float>, _ codes: UnsafeMutablePointer<UInt8>) {
         for index in 0..<count {
             let code = (row.codes((begin + index) / 8) >> (4 * UInt32(index & 7))) & 15
+            codes[index] = UInt8(truncatingIfNeeded: code)
             floats[index] = row.blob.codebookIfAny.map { $0[Int(code)] } ?? Float(Int32(code) - 8)
         }
     }
