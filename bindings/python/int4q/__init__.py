@@ -10,7 +10,7 @@
 """
 
 from ._blob import Blob, BlobInfo, Linear
-from ._enums import PER_ROW, CodeRange, Isa, Kind, Mode, Rounding, ScaleRule, Type
+from ._enums import PER_ROW, Activation, Bound, CodeRange, Isa, Kind, Mode, Rounding, ScaleRule, Type
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
@@ -28,6 +28,7 @@ from ._errors import (
     ThreadError,
     UnsupportedError,
 )
+from ._experts import Experts
 from ._isa import (
     IsaLimit,
     abi_version,
@@ -40,6 +41,7 @@ from ._isa import (
 )
 from ._matmul import MatmulPlan, describe_dispatch
 from ._metrics import Metrics, compare
+from ._operands import Steps
 from ._pool import Pool
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, quantize
@@ -48,12 +50,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PER_ROW",
+    "Activation",
     "Blob",
     "BlobInfo",
     "BlobVersionError",
+    "Bound",
     "BufferTooSmallError",
     "CodeRange",
     "CorruptError",
+    "Experts",
     "Int4QError",
     "InvalidArgumentError",
     "Isa",
@@ -75,6 +80,7 @@ __all__ = [
     "ScaleRule",
     "Scheme",
     "SizeOverflowError",
+    "Steps",
     "StructSizeError",
     "ThreadError",
     "Type",

@@ -146,6 +146,29 @@ def input_matrix(value: Any, name: str, element_type: Any = None) -> Matrix:
     return Matrix(array, found)
 
 
+def is_bfloat16_bits(array: np.ndarray) -> bool:
+    """Whether an array may hold bfloat16 without saying so: what NumPy has for it without ml_dtypes."""
+    return array.dtype == np.uint16
+
+
+def contiguous(matrix: Matrix) -> Matrix:
+    """The matrix, copied if there is room between its rows."""
+    if matrix.stride == matrix.columns:
+        return matrix
+    return Matrix(np.ascontiguousarray(matrix.array), matrix.element_type)
+
+
+def widened(matrix: Matrix) -> Matrix:
+    """The same values, exactly, as float32."""
+    if matrix.element_type == Type.F32:
+        return matrix
+    if matrix.element_type == Type.BF16:  # the upper half of a float32
+        values = (matrix.array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = matrix.array.astype(np.float32)
+    return Matrix(values, Type.F32)
+
+
 def output_matrix(array: Any, name: str, shape: tuple[int, int], element_type: Any = None) -> Matrix:
     """A 2-D array of the caller to write into, never copied: ValueError or TypeError if that cannot be done."""
     if not isinstance(array, np.ndarray):

@@ -10,22 +10,24 @@ from typing import Any
 import numpy as np
 
 from . import _native
-from ._arrays import (
-    Matrix,
-    aligned_bytes,
-    as_type,
-    input_matrix,
-    is_aligned,
-    new_matrix,
-    output_matrix,
-    to_numpy,
-)
-from ._enums import Mode, Type
+from ._arrays import aligned_bytes, as_type, input_matrix, is_aligned, new_matrix, widened
+from ._enums import Activation, Bound, Mode, Type
 from ._matmul import MatmulPlan, PlanCache, describe_dispatch
+from ._operands import (
+    NO_STEPS,
+    Operands,
+    Steps,
+    bias_operands,
+    input_rows,
+    operand,
+    residual_operand,
+    result_rows,
+    static_scales,
+)
 from ._pool import Pool
 from ._rows import for_rows
 from ._scheme import Scheme
-from ._tensor import QuantizedTensor
+from ._tensor import QuantizedTensor, checked_scheme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +63,30 @@ def _read_info(data: np.ndarray) -> BlobInfo:
     )
 
 
+def _empty_bytes(scheme: Scheme, n: int, k: int) -> np.ndarray:
+    """Memory for the blob of an n x k matrix."""
+    size = ctypes.c_uint64()
+    _native.call("int4q_blob_size", ctypes.byref(scheme.as_struct()), n, k, ctypes.byref(size))
+    return aligned_bytes(size.value)
+
+
+def check_alike(blob: Any, name: str, like: Blob) -> None:
+    """Raises unless a blob has another one's shape and scheme, as one product's matrices must. Codebooks may differ."""
+    if not isinstance(blob, Blob):
+        raise TypeError(f"{name} is {type(blob).__name__}; expected a Blob")
+
+    def traits(of: Blob) -> tuple[Any, ...]:
+        return of.shape, of.scheme.kind, of.scheme.group_size, of.scheme.scale_type
+
+    if traits(blob) != traits(like):
+        raise ValueError(f"{name} is {blob.n} x {blob.k}, {blob.scheme}; expected {like.n} x {like.k}, {like.scheme}")
+
+
 class Blob:
     """A packed matrix W[n][k]: multiply by it, look rows up in it, save it, map it.
 
-    Made by `Blob.pack(tensor)`, `Blob.from_bytes(data)` or `Blob.map(path)`. The header has been checked when a Blob
-    exists; `validate()` checks the contents too.
+    Made by `Blob.quantize(weights)`, `Blob.pack(tensor)`, `Blob.from_bytes(data)` or `Blob.map(path)`. The header has
+    been checked when a Blob exists; `validate()` checks the contents too.
     """
 
     def __init__(self, data: np.ndarray) -> None:
@@ -77,12 +98,42 @@ class Blob:
     # ---- Making one ----------------------------------------------------------------------------------------------
 
     @classmethod
+    def quantize(
+        cls, weights: Any, scheme: Scheme | None = None, *, element_type: Any = None, threads: int | None = None
+    ) -> Blob:
+        """Quantizes and packs weights[n][k] in one pass: the bytes of `int4q.quantize(...).pack()`, without a tensor.
+
+        Arguments and exceptions are those of `int4q.quantize`, which is for whoever wants to see the codes.
+        """
+        chosen = checked_scheme(scheme)
+        source = input_matrix(weights, "weights", element_type)
+        data = _empty_bytes(chosen, source.rows, source.columns)
+        struct, codebook = chosen.as_struct(), chosen.codebook_array()
+        table = None if codebook is None else codebook.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+
+        def work(begin: int, end: int) -> None:
+            _native.call(
+                "int4q_quantize_pack_rows",
+                ctypes.byref(struct),
+                source.rows,
+                source.columns,
+                table,
+                source.pointer,
+                source.element_type,
+                source.stride,
+                data.ctypes.data,
+                data.nbytes,
+                begin,
+                end,
+            )
+
+        for_rows(work, source.rows, source.columns, threads, multiple=_native.BLOCK_ROWS)
+        return cls(data)
+
+    @classmethod
     def pack(cls, tensor: QuantizedTensor, *, threads: int | None = None) -> Blob:
         """Packs a quantized matrix."""
-        size = ctypes.c_uint64()
-        scheme = tensor.scheme.as_struct()
-        _native.call("int4q_blob_size", ctypes.byref(scheme), tensor.n, tensor.k, ctypes.byref(size))
-        data = aligned_bytes(size.value)
+        data = _empty_bytes(tensor.scheme, tensor.n, tensor.k)
         struct = tensor.as_struct()
 
         def work(begin: int, end: int) -> None:
@@ -211,76 +262,128 @@ class Blob:
             )
         return rows.array.reshape(*array.shape, self.k)
 
-    def plan(self, m: int, x_type: Any, y_type: Any, mode: Mode = Mode.F32, workers: int = 1) -> MatmulPlan:
+    def plan(
+        self,
+        m: int,
+        x_type: Any,
+        y_type: Any,
+        mode: Mode = Mode.F32,
+        workers: int = 1,
+        steps: Steps = NO_STEPS,
+    ) -> MatmulPlan:
         """The plan of a product with m rows; kept, so that the next such product need not make it again."""
-        return self._plans.get(m, as_type(x_type), as_type(y_type), Mode(mode), workers)
+        return self._plans.get(m, as_type(x_type), as_type(y_type), Mode(mode), workers, steps)
 
     def matmul(
         self,
         x: Any,
         *,
+        activation: Activation = Activation.NONE,
+        bias: Any = None,
+        residual: Any = None,
+        up: Blob | None = None,
+        up_bias: Any = None,
+        x_scales: Any = None,
         mode: Mode = Mode.F32,
         out: np.ndarray | None = None,
         dtype: Any = None,
         element_type: Any = None,
         pool: Pool | None = None,
     ) -> np.ndarray:
-        """y[..., n] = x[..., k] * W^T.
+        """y[..., n] = activation(x[..., k] * W^T + bias) * (x * up^T + up_bias) + residual, or the parts of it given.
 
         x is float32, float16 or bfloat16 (float64 is rounded to float32 first), of one dimension or more; all but the
         last are rows. `element_type` "bf16" makes a uint16 x count as bfloat16. y has `dtype`, by default x's type;
-        `out` takes it if given, with its own dtype. The result has the same bits for every pool and batch size.
-        """
-        array, hint = to_numpy(x, element_type)
-        if array.ndim == 0 or array.shape[-1] != self.k:
-            raise ValueError(f"x has shape {array.shape}; expected (..., {self.k})")
-        rows = input_matrix(array.reshape(-1, self.k) if array.ndim != 2 else array, "x", hint)
-        shape = (*array.shape[:-1], self.n)
-        y_type = rows.element_type if dtype is None else as_type(dtype)
-        result = new_matrix(rows.rows, self.n, y_type) if out is None else self._output(out, shape, y_type)
-        if rows.rows:
-            workers = 1 if pool is None else pool.workers
-            plan = self.plan(rows.rows, rows.element_type, result.element_type, mode, workers)
-            plan.run(rows, self._data, result, pool)
-        return result.array.reshape(shape) if out is None else out
+        `out` takes it if given, with its own dtype.
 
-    def _output(self, out: np.ndarray, shape: tuple[int, ...], y_type: Type) -> Matrix:
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out is {type(out).__name__}; expected a NumPy array")
-        if out.shape != shape:
-            raise ValueError(f"out has shape {out.shape}; expected {shape}")
-        flat = out
-        if out.ndim != 2:
-            flat = out.reshape(-1, self.n)
-            if not np.shares_memory(flat, out) and out.size:
-                raise ValueError(f"out has strides {out.strides}; expected ones that allow it to be seen as rows")
-        hint = Type.BF16 if out.dtype == np.uint16 and y_type == Type.BF16 else None
-        return output_matrix(flat, "out", flat.shape, hint)
+        bias, up_bias   [n], of any of these types (uint16 is bfloat16 where x or y is)
+        residual        [..., n], likewise; it may be `out` itself
+        up              the second matrix of a gated product: a Blob of this one's shape and scheme
+        x_scales        INT8 mode: float32[groups of a row], or one number, 2^-100 to 2^100, to quantize x with:
+                        round(x / scale), -127 to 127. Without it each group of each row of x gets a scale of its own.
+
+        The result has the same bits for every pool and batch size. Raises ValueError or TypeError for arrays that do
+        not fit, by their names, InvalidArgumentError (a ValueError) for an x_scales out of range.
+        """
+        rows, leading = input_rows(x, self.k, element_type)
+        shape = (*leading, self.n)
+        y = result_rows(out, dtype, shape, rows.element_type)
+        biases = bias_operands(bias, up_bias, (self.n,), up is not None, rows.element_type, y.element_type)
+        operands = Operands(
+            self._data,
+            None if up is None else self._second(up),
+            *biases,
+            residual_operand(residual, shape, rows.element_type, y),
+            static_scales(x_scales, self.scheme, self.k, mode),
+            gated=up is not None,
+        )
+        self._plans.multiply(rows, y, operands, mode=mode, activation=activation, pool=pool)
+        return y.array.reshape(shape) if out is None else out
+
+    def _second(self, up: Blob) -> np.ndarray:
+        check_alike(up, "up", self)
+        return up._data
+
+    def error_bound(
+        self,
+        x: Any,
+        *,
+        mode: Mode = Mode.F32,
+        bound: Bound = Bound.PROBABLE,
+        y_type: Any = None,
+        x_scales: Any = None,
+        element_type: Any = None,
+    ) -> np.ndarray:
+        """float64[..., n]: how far `matmul(x, mode=mode)` may be from x * W^T in exact arithmetic, W dequantized.
+
+        Bound.WORST_CASE is never exceeded; Bound.PROBABLE in fewer than one of 10^12 results if rounding errors are
+        independent, and is much tighter. The rounding to `y_type`, by default x's type, is included. Rows of x that are
+        not finite get infinity. x, x_scales and `element_type` are as in `matmul`, for the plain product: there is no
+        bound for one with activation, bias and so on. As slow as a slow product.
+        """
+        rows, leading = input_rows(x, self.k, element_type)
+        operands = Operands(self._data, x_scales=static_scales(x_scales, self.scheme, self.k, mode))
+        if not rows.rows:
+            return np.empty((*leading, self.n), np.float64)
+        target = rows.element_type if y_type is None else as_type(y_type)
+        plan = self.plan(rows.rows, rows.element_type, target, mode, 1, operands.steps(Activation.NONE))
+        return plan.error_bound(rows, operands, Bound(bound)).reshape(*leading, self.n)
 
     def describe(
-        self, m: int = 1, *, mode: Mode = Mode.F32, x_type: Any = Type.F32, y_type: Any = Type.F32, workers: int = 1
+        self,
+        m: int = 1,
+        *,
+        mode: Mode = Mode.F32,
+        x_type: Any = Type.F32,
+        y_type: Any = Type.F32,
+        workers: int = 1,
+        steps: Steps = NO_STEPS,
     ) -> str:
         """Which kernel a product with m rows would use, and why not a better one."""
-        return describe_dispatch(
-            self.scheme, m, self.n, self.k, mode=mode, x_type=x_type, y_type=y_type, workers=workers
-        )
+        kinds = {"mode": mode, "x_type": x_type, "y_type": y_type}
+        return describe_dispatch(self.scheme, m, self.n, self.k, workers=workers, steps=steps, **kinds)
 
 
 class Linear:
-    """A linear layer on packed weights: y = x * W^T + bias.
+    """A linear layer on packed weights: y = activation(x * W^T + bias) + residual.
 
-    `bias`, if any, is [n] and added in float32 or, if y is narrower, after y was rounded to its type.
+    `bias`, if any, is [n] of float32, float16, bfloat16 or float64; it is added in float32.
     """
 
     def __init__(
-        self, blob: Blob, bias: Any = None, *, mode: Mode = Mode.F32, pool: Pool | None = None
+        self,
+        blob: Blob,
+        bias: Any = None,
+        *,
+        activation: Activation = Activation.NONE,
+        mode: Mode = Mode.F32,
+        pool: Pool | None = None,
     ) -> None:
         self.blob = blob
+        self.activation = Activation(activation)
         self.mode = mode
         self.pool = pool
-        self.bias = None if bias is None else to_numpy(bias)[0]
-        if self.bias is not None and self.bias.shape != (blob.n,):
-            raise ValueError(f"bias has shape {self.bias.shape}; expected ({blob.n},)")
+        self.bias = None if bias is None else _bias_values(bias, blob.n)
 
     @classmethod
     def from_weights(
@@ -289,22 +392,33 @@ class Linear:
         bias: Any = None,
         *,
         scheme: Scheme | None = None,
+        activation: Activation = Activation.NONE,
         mode: Mode = Mode.F32,
         pool: Pool | None = None,
     ) -> Linear:
         """Quantizes and packs weights[n][k]."""
-        from ._tensor import quantize
+        return cls(Blob.quantize(weights, scheme), bias, activation=activation, mode=mode, pool=pool)
 
-        return cls(quantize(weights, scheme).pack(), bias, mode=mode, pool=pool)
-
-    def __call__(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """x[..., k] to y[..., n]."""
-        y = self.blob.matmul(x, mode=self.mode, out=out, pool=self.pool)
-        if self.bias is not None:
-            y += self.bias.astype(y.dtype, copy=False)
-        return y
+    def __call__(self, x: Any, out: np.ndarray | None = None, *, residual: Any = None) -> np.ndarray:
+        """x[..., k] to y[..., n]. The residual is [..., n] and may be `out` itself."""
+        return self.blob.matmul(
+            x,
+            activation=self.activation,
+            bias=self.bias,
+            residual=residual,
+            mode=self.mode,
+            out=out,
+            pool=self.pool,
+        )
 
     def __repr__(self) -> str:
-        return f"Linear({self.blob!r}, bias={self.bias is not None}, mode={self.mode.name})"
+        parts = [repr(self.blob), f"bias={self.bias is not None}", f"mode={self.mode.name}"]
+        if self.activation != Activation.NONE:
+            parts.append(f"activation={self.activation.name}")
+        return f"Linear({', '.join(parts)})"
 
 
+def _bias_values(bias: Any, n: int) -> np.ndarray:
+    """float32[n]: NumPy alone could not keep a bfloat16 tensor's type."""
+    values: np.ndarray = widened(operand(bias, "bias", (n,))).array[0]
+    return values

@@ -13,7 +13,10 @@ class Isa(enum.IntEnum):
 
     PORTABLE = 0
     AVX2 = 100
+    AVXVNNI = 150
     AVX512VNNI = 200
+    AVX512BF16 = 250
+    AMX = 300
 
 
 class Type(enum.IntEnum):
@@ -61,3 +64,28 @@ class Mode(enum.IntEnum):
 
     F32 = 1
     INT8 = 2
+    BF16 = 3
+
+
+class Activation(enum.IntEnum):
+    """What a product applies to its results after the bias."""
+
+    NONE = 0
+    RELU = 1
+    GELU_ERF = 2
+    GELU_TANH = 3
+    SILU = 4
+
+
+class Bound(enum.IntEnum):
+    """How sure an error bound is: never exceeded, or in fewer than one of 10^12 results and much tighter."""
+
+    WORST_CASE = 0
+    PROBABLE = 1
+
+
+class MatmulFlag(enum.IntFlag):
+    """Flags of a product's description."""
+
+    GATED = 1
+    STATIC_SCALES = 2

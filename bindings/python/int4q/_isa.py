@@ -86,8 +86,8 @@ class IsaLimit:
 def set_isa_limit(limit: IsaLike) -> IsaLimit:
     """Limits the instruction sets of plans made from now on, in the whole process.
 
-    `limit` is an Isa, its name ("portable", "avx2", "avx512vnni"), or None for no limit by call. The result may be
-    used in a `with` statement, which puts the limit before back at its end.
+    `limit` is an Isa, its name ("portable", "avx2", "avxvnni", "avx512vnni", "avx512bf16", "amx"), or None for no limit
+    by call. The result may be used in a `with` statement, which puts the limit before back at its end.
     """
     global _current_limit
     number = _limit_number(limit)

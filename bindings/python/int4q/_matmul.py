@@ -11,8 +11,9 @@ import numpy as np
 
 from . import _native
 from ._arrays import Matrix, aligned_bytes, as_type
-from ._enums import Isa, Mode, Type
+from ._enums import Activation, Bound, Isa, Mode, Type
 from ._isa import isa_active
+from ._operands import NO_STEPS, Operands, Steps
 from ._pool import Pool
 from ._scheme import Scheme
 
@@ -30,15 +31,23 @@ def _scratch(count: int) -> np.ndarray:
 
 
 def describe(
-    scheme: Scheme, m: int, n: int, k: int, x_type: Type, y_type: Type, mode: Mode, workers: int
+    scheme: Scheme, m: int, n: int, k: int, x_type: Type, y_type: Type, mode: Mode, workers: int, steps: Steps
 ) -> _native.MatmulDescStruct:
     return _native.MatmulDescStruct(
-        mode=mode, m=m, n=n, k=k, scheme=scheme.as_struct(), x_type=x_type, y_type=y_type, worker_count=workers
+        mode=mode,
+        m=m,
+        n=n,
+        k=k,
+        scheme=scheme.as_struct(),
+        x_type=x_type,
+        y_type=y_type,
+        worker_count=workers,
+        **steps.as_fields(),
     )
 
 
 class MatmulPlan:
-    """How one product y[m][n] = x[m][k] * W[n][k]^T will be done. Many threads may use it at once.
+    """How one product y[m][n] = x[m][k] * W[n][k]^T, with other `steps`, will be done. Many threads may use it at once.
 
     `isa`, `scratch_bytes`, `prepare_count`, `tile_count` and `workers` are what the library decided.
     """
@@ -54,8 +63,10 @@ class MatmulPlan:
         x_type: Any = Type.F32,
         y_type: Any = Type.F32,
         workers: int = 1,
+        steps: Steps = NO_STEPS,
     ) -> None:
-        description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers)
+        description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers, steps)
+        self.n = n
         self.struct = _native.MatmulPlanStruct()
         _native.call("int4q_matmul_plan_init", ctypes.byref(description), ctypes.byref(self.struct))
         self.isa = Isa(self.struct.isa)
@@ -64,22 +75,18 @@ class MatmulPlan:
         self.tile_count = int(self.struct.tile_count)
         self.workers = int(self.struct.worker_count)
 
-    def _arguments(self, x: Matrix, blob: np.ndarray, y: Matrix, scratch: np.ndarray) -> _native.MatmulArgsStruct:
-        return _native.MatmulArgsStruct(
+    def run(self, x: Matrix, y: Matrix, operands: Operands, pool: Pool | None = None) -> None:
+        """The whole product, on the pool's threads or on the calling one."""
+        scratch = _scratch(self.scratch_bytes)
+        arguments = _native.MatmulArgsStruct(
             x=x.pointer,
             ldx=x.stride,
-            blob=blob.ctypes.data,
-            blob_bytes=blob.nbytes,
             y=y.pointer,
             ldy=y.stride,
             scratch=scratch.ctypes.data,
             scratch_bytes=scratch.nbytes,
+            **operands.as_fields(),
         )
-
-    def run(self, x: Matrix, blob: np.ndarray, y: Matrix, pool: Pool | None = None) -> None:
-        """The whole product, on the pool's threads or on the calling one."""
-        scratch = _scratch(self.scratch_bytes)
-        arguments = self._arguments(x, blob, y, scratch)
         using = contextlib.nullcontext() if pool is None else pool.in_use()
         with using as handle:
             _native.call(
@@ -90,31 +97,56 @@ class MatmulPlan:
                 handle,
             )
 
+    def error_bound(self, x: Matrix, operands: Operands, bound: Bound) -> np.ndarray:
+        """float64[m][n]: how far this product's results may be from exact arithmetic's."""
+        bounds = np.empty((x.rows, self.n), np.float64)
+        arguments = _native.MatmulArgsStruct(x=x.pointer, ldx=x.stride, **operands.as_fields())
+        _native.call(
+            "int4q_error_bound",
+            ctypes.byref(self.struct),
+            ctypes.byref(arguments),
+            bound,
+            bounds.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
+            bounds.shape[1],
+        )
+        return bounds
+
 
 class PlanCache:
-    """The latest plans of one blob. A plan costs little, but more than a small product."""
+    """The latest plans of one matrix, or of several alike. A plan costs little, but more than a small product."""
 
     def __init__(self, scheme: Scheme, n: int, k: int) -> None:
         self._scheme, self._n, self._k = scheme, n, k
         self._plans: dict[tuple[Any, ...], MatmulPlan] = {}
         self._lock = threading.Lock()
 
-    def get(self, m: int, x_type: Type, y_type: Type, mode: Mode, workers: int) -> MatmulPlan:
+    def get(
+        self, m: int, x_type: Type, y_type: Type, mode: Mode, workers: int, steps: Steps = NO_STEPS
+    ) -> MatmulPlan:
         # A plan keeps its instruction set; a limit set since must not be passed by.
-        key = (m, x_type, y_type, mode, workers, isa_active())
+        key = (m, x_type, y_type, mode, workers, steps, isa_active())
         plan = self._plans.get(key)
         return plan if plan is not None else self._make(key)
 
     def _make(self, key: tuple[Any, ...]) -> MatmulPlan:
-        m, x_type, y_type, mode, workers, _ = key
-        plan = MatmulPlan(
-            self._scheme, m, self._n, self._k, mode=mode, x_type=x_type, y_type=y_type, workers=workers
-        )
+        m, x_type, y_type, mode, workers, steps, _ = key
+        kinds = {"mode": mode, "x_type": x_type, "y_type": y_type}
+        plan = MatmulPlan(self._scheme, m, self._n, self._k, workers=workers, steps=steps, **kinds)
         with self._lock:
             while len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = plan
         return plan
+
+    def multiply(
+        self, x: Matrix, y: Matrix, operands: Operands, *, mode: Mode, activation: Activation, pool: Pool | None
+    ) -> None:
+        """The product, with the plan that fits."""
+        steps = operands.steps(activation)
+        if x.rows:
+            workers = 1 if pool is None else pool.workers
+            plan = self.get(x.rows, x.element_type, y.element_type, Mode(mode), workers, steps)
+            plan.run(x, y, operands, pool)
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -130,9 +162,14 @@ def describe_dispatch(
     x_type: Any = Type.F32,
     y_type: Any = Type.F32,
     workers: int = 1,
+    steps: Steps = NO_STEPS,
 ) -> str:
-    """Which kernel a product of this shape would use now, how it would be cut, and why not a better one."""
-    description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers)
+    """Which kernel a product of this shape would use now, how it would be cut, and why not a better one.
+
+    `steps` tells what it does besides x * W^T: Steps(activation=Activation.SILU, gated=True), for instance. Raises
+    InvalidArgumentError for a product that there cannot be.
+    """
+    description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers, steps)
     size = ctypes.c_uint64(1024)
     for _ in range(2):  # the second time with the size that the first one told
         text = ctypes.create_string_buffer(size.value)

@@ -121,7 +121,11 @@ class MatmulDescStruct(_SizedStructure):
         ("x_type", c_int32),
         ("y_type", c_int32),
         ("worker_count", c_uint32),
-        ("reserved", c_uint32),
+        ("flags", c_uint32),
+        ("activation", c_int32),
+        ("bias_type", c_int32),
+        ("residual_type", c_int32),
+        ("expert_count", c_uint32),
     ]
 
 
@@ -134,7 +138,16 @@ class MatmulPlanStruct(_SizedStructure):
         ("tile_count", c_int64),
         ("worker_count", c_uint32),
         ("reserved", c_uint32),
-        ("opaque", c_int64 * 32),
+        ("opaque", c_int64 * 40),
+    ]
+
+
+class ExpertStruct(Structure):
+    _fields_ = [
+        ("blob", c_void_p),
+        ("blob_bytes", c_uint64),
+        ("up_blob", c_void_p),
+        ("up_blob_bytes", c_uint64),
     ]
 
 
@@ -150,6 +163,15 @@ class MatmulArgsStruct(_SizedStructure):
         ("ldy", c_int64),
         ("scratch", c_void_p),
         ("scratch_bytes", c_uint64),
+        ("up_blob", c_void_p),
+        ("up_blob_bytes", c_uint64),
+        ("bias", c_void_p),
+        ("up_bias", c_void_p),
+        ("residual", c_void_p),
+        ("ldr", c_int64),
+        ("x_scales", c_void_p),
+        ("experts", POINTER(ExpertStruct)),
+        ("row_experts", c_void_p),
     ]
 
 
@@ -185,6 +207,22 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "int4q_dequantize_rows": (c_int32, [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64]),
     "int4q_blob_size": (c_int32, [POINTER(SchemeStruct), c_int64, c_int64, POINTER(c_uint64)]),
     "int4q_pack_rows": (c_int32, [POINTER(TensorStruct), c_void_p, c_uint64, c_int64, c_int64]),
+    "int4q_quantize_pack_rows": (
+        c_int32,
+        [
+            POINTER(SchemeStruct),
+            c_int64,
+            c_int64,
+            POINTER(c_float),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+        ],
+    ),
     "int4q_blob_validate": (c_int32, [c_void_p, c_uint64, c_int32]),
     "int4q_blob_get_info": (c_int32, [c_void_p, c_uint64, POINTER(BlobInfoStruct)]),
     "int4q_unpack_rows": (c_int32, [c_void_p, c_uint64, POINTER(TensorStruct), c_int64, c_int64]),
@@ -202,6 +240,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [POINTER(MatmulPlanStruct), POINTER(MatmulArgsStruct), c_uint32, c_int64, c_int64],
     ),
     "int4q_matmul": (c_int32, [POINTER(MatmulPlanStruct), POINTER(MatmulArgsStruct), ParallelFor, c_void_p]),
+    "int4q_error_bound": (
+        c_int32,
+        [POINTER(MatmulPlanStruct), POINTER(MatmulArgsStruct), c_int32, POINTER(c_double), c_int64],
+    ),
     "int4q_describe_dispatch": (
         c_int32,
         [POINTER(MatmulDescStruct), c_void_p, c_uint64, POINTER(c_uint64)],

@@ -158,6 +158,14 @@ class QuantizedTensor:
         return Blob.pack(self, threads=threads)
 
 
+def checked_scheme(scheme: Scheme | None) -> Scheme:
+    """The scheme, by default the symmetric one. ValueError for a codebook scheme without its values."""
+    scheme = scheme or Scheme.symmetric()
+    if scheme.kind == Kind.CODEBOOK and scheme.codebook_values is None:
+        raise ValueError("scheme has kind CODEBOOK and no values; use Scheme.codebook(values)")
+    return scheme
+
+
 def quantize(
     weights: Any, scheme: Scheme | None = None, *, element_type: Any = None, threads: int | None = None
 ) -> QuantizedTensor:
@@ -166,13 +174,12 @@ def quantize(
     Anything with `__array__` or `__dlpack__` will do, PyTorch tensors on the CPU too. `element_type` "bf16" makes a
     uint16 array count as the bits of bfloat16. The default scheme is symmetric with groups of 32.
 
-    Raises NotFiniteError with row and column if a weight is NaN or infinite, or a scale is beyond its type.
+    Raises NotFiniteError with row and column if a weight is NaN or infinite, or a scale is beyond its type. Where only
+    the blob is wanted, `Blob.quantize` makes it in one pass.
     """
-    scheme = scheme or Scheme.symmetric()
+    chosen = checked_scheme(scheme)
     source = input_matrix(weights, "weights", element_type)
-    if scheme.kind == Kind.CODEBOOK and scheme.codebook_values is None:
-        raise ValueError("scheme has kind CODEBOOK and no values; use Scheme.codebook(values)")
-    tensor = QuantizedTensor.empty(scheme, source.rows, source.columns)
+    tensor = QuantizedTensor.empty(chosen, source.rows, source.columns)
     struct = tensor.as_struct()
 
     def work(begin: int, end: int) -> None:

@@ -43,6 +43,7 @@ class TypeName(str, enum.Enum):
 class ModeName(str, enum.Enum):
     f32 = "f32"
     int8 = "int8"
+    bf16 = "bf16"
 
 
 def console() -> Console:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-import int4q
-
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE / "golden"))
+
+import int4q  # noqa: E402
+import reference  # noqa: E402  (found in this folder)
 
 settings.register_profile("int4q", deadline=None, max_examples=60)
 settings.load_profile("int4q")
@@ -59,3 +60,27 @@ def as_float32(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32)
+
+
+def exact_weights(tensor: int4q.QuantizedTensor) -> np.ndarray:
+    """float64[n][k] that the tensor stands for, without the rounding of dequantize()."""
+    scales = as_float32(tensor.scales)
+    zeros = tensor.zero_points if tensor.zero_points is not None else np.zeros_like(scales)
+    offsets = as_float32(tensor.offsets) if tensor.offsets is not None else np.zeros_like(scales)
+    return reference.dequantize(tensor.code_matrix(), scales, zeros, offsets, tensor.scheme)
+
+
+def in_type(values: np.ndarray, element_type: int4q.Type) -> np.ndarray:
+    """float32 values in another type; bfloat16 as uint16 bits."""
+    if element_type == int4q.Type.F32:
+        return values
+    return values.astype(np.float16) if element_type == int4q.Type.F16 else reference.bfloat16_bits(values)
+
+
+def available_isas() -> list[int4q.Isa]:
+    """The instruction sets that plans can have here, from the least: a processor may lack one below its best."""
+    found = set()
+    for isa in int4q.Isa:
+        with int4q.set_isa_limit(isa):
+            found.add(int4q.isa_active())
+    return sorted(found)

@@ -1,4 +1,5 @@
-"""The quantizers again, written from the header and docs/quantizers.md in plain NumPy. Nothing here calls the library.
+"""The quantizers again, written from the header and docs/quantizers.md in plain NumPy; also activations, and what INT8
+mode makes of numbers, from docs/numerics.md. Nothing here calls the library.
 
 Groups are done one after the other, all rows at once. Arithmetic is binary32 where the text says so, which NumPy's
 float32 operations are.
@@ -7,6 +8,7 @@ float32 operations are.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -190,3 +192,83 @@ def dequantize(codes: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, o
     if kind == OFFSET:
         return scale * codes + spread(offsets)
     return scale * np.asarray(scheme.codebook_values, np.float32).astype(np.float64)[codes]
+
+
+# ---- Products ------------------------------------------------------------------------------------------------------
+
+RELU, GELU_ERF, GELU_TANH, SILU = 1, 2, 3, 4
+
+
+def activation(number: int, values: np.ndarray) -> np.ndarray:
+    """float64, from the definitions."""
+    values = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):
+        if number == RELU:
+            return np.maximum(values, 0)
+        if number == GELU_ERF:
+            return values * np.vectorize(math.erfc, otypes=[float])(-values / math.sqrt(2)) / 2
+        if number == GELU_TANH:
+            return values / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (values + 0.044715 * values**3)))
+        return values / (1 + np.exp(-values)) if number == SILU else values
+
+
+def grouped(values: np.ndarray, size: int) -> np.ndarray:
+    """[rows][groups][size], zeros at the end of a ragged last group."""
+    rows, k = values.shape
+    groups = -(-k // size)
+    full = np.zeros((rows, groups * size), values.dtype)
+    full[:, :k] = values
+    return full.reshape(rows, groups, size)
+
+
+def int8_activations(x: np.ndarray, size: int, scales: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [m][groups][size] and float32 steps [m][groups] of finite x; `scales` are those of the caller."""
+    groups = grouped(np.asarray(x, np.float32), size)
+    if scales is not None:
+        steps = np.broadcast_to(np.asarray(scales, np.float32), groups.shape[:2])
+        codes = np.rint(groups * (np.float32(1) / steps)[:, :, None])
+        return np.clip(codes, -127, 127).astype(np.int64), steps
+    largest = np.abs(groups).max(axis=2)
+    safe = np.where(largest < 2.0**-100, np.float32(1), largest)
+    steps = np.where(largest < 2.0**-100, np.float32(0), largest / np.float32(127))
+    codes = np.rint(groups * (np.float32(127) / safe)[:, :, None])
+    return np.where(steps[:, :, None] == 0, 0, codes).astype(np.int64), steps
+
+
+def codebook_levels(values: object) -> tuple[np.ndarray, np.float32]:
+    """What INT8 mode makes of a codebook: 16 integers, and what to multiply scales with."""
+    table = np.asarray(values, np.float32)
+    largest = np.abs(table).max()
+    levels = np.rint(table.astype(np.float64) * 127 / float(largest)).astype(np.int64)
+    return levels, largest / np.float32(127)
+
+
+@dataclasses.dataclass
+class Int8Product:
+    """y[m][n] in float64, and the sum of the magnitudes of the terms that binary32 adds up."""
+
+    y: np.ndarray
+    magnitude: np.ndarray
+
+
+def int8_product(codes_x: np.ndarray, steps: np.ndarray, codes: np.ndarray, scales: np.ndarray,
+                 zero_points: np.ndarray, offsets: np.ndarray, scheme: object) -> Int8Product:
+    """INT8 mode on integers, with nothing rounded but what it stores: steps, scales and offsets are float32 values."""
+    kind, size = int(scheme.kind), codes_x.shape[2]
+    k = codes.shape[1]
+    if kind == CODEBOOK:
+        levels, factor = codebook_levels(scheme.codebook_values)
+        scales = scales * factor
+        centred = levels[codes]
+    else:
+        zero = np.repeat(zero_points, size, axis=1)[:, :k] if kind == ASYMMETRIC else 8
+        centred = codes.astype(np.int64) - zero
+    dots = np.einsum("mgs,ngs->mng", codes_x, grouped(centred, size))
+    weighted = dots * scales.astype(np.float64)[None] * steps.astype(np.float64)[:, None]
+    terms = np.abs(weighted)
+    if kind == OFFSET:
+        sums = codes_x.sum(axis=2)
+        centre = 8 * scales.astype(np.float64) + offsets
+        shares = (sums * steps.astype(np.float64))[:, None] * centre[None]
+        weighted, terms = weighted + shares, terms + np.abs(shares)
+    return Int8Product(weighted.sum(axis=2), terms.sum(axis=2))

@@ -8,7 +8,9 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import all_schemes, as_float32, four_kinds
+from conftest import all_schemes, as_float32, four_kinds, in_type
+from hypothesis import given
+from hypothesis import strategies as st
 
 import int4q
 
@@ -39,6 +41,70 @@ def test_bytes_are_the_documented_ones(name: str, group_size: int, scale_type: i
     for n, k in ((1, 1), (16, 32), (17, 31), (37, 75), (33, 300)):
         tensor = make(name, n, k, group_size, scale_type)
         assert bytes(tensor.pack()) == blob_format.pack(tensor)
+
+
+@pytest.mark.parametrize("scale_type", list(int4q.Type), ids=lambda t: t.name)
+@pytest.mark.parametrize("name", list(all_schemes()))
+def test_one_pass_gives_the_same_bytes(
+    name: str, scale_type: int4q.Type, generator: np.random.Generator
+) -> None:
+    """Blob.quantize is quantize and pack, whatever the source's type, rows, stride and threads."""
+    for group_size in (16, 32, 64, 128, 256, int4q.PER_ROW):
+        scheme = all_schemes(group_size, scale_type)[name]
+        for n, k in ((1, 1), (16, 32), (17, 31), (37, 75), (33, 300)):
+            room = generator.standard_normal((n, k + 5)).astype(np.float32)
+            for element_type in int4q.Type:
+                source = in_type(room, element_type)[:, 2 : 2 + k]
+                blob = int4q.Blob.quantize(source, scheme, element_type=element_type)
+                tensor = int4q.quantize(source, scheme, element_type=element_type)
+                assert bytes(blob) == bytes(tensor.pack())
+
+
+@pytest.mark.parametrize("name", list(four_kinds()))
+@given(n=st.integers(1, 70), k=st.integers(1, 300), threads=st.integers(1, 4), seed=st.integers(0, 2**32))
+def test_one_pass_of_any_size(name: str, n: int, k: int, threads: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    weights = (generator.standard_normal((n, k)) * 2.0 ** generator.integers(-30, 10, (n, 1))).astype(np.float32)
+    weights[generator.random((n, k)) < 0.1] = 0
+    scheme = four_kinds(32)[name]
+    assert bytes(int4q.Blob.quantize(weights, scheme, threads=threads)) == bytes(int4q.quantize(weights, scheme).pack())
+
+
+def test_one_pass_on_threads_and_long_rows(generator: np.random.Generator) -> None:
+    for shape, group_size in (((777, 400), 32), ((3, 65536 + 100), int4q.PER_ROW)):
+        weights = generator.standard_normal(shape).astype(np.float32)
+        for scheme in all_schemes(group_size).values():
+            expected = bytes(int4q.quantize(weights, scheme).pack())
+            assert bytes(int4q.Blob.quantize(weights, scheme, threads=4)) == expected
+
+
+@pytest.mark.parametrize("name", list(all_schemes()))
+def test_one_pass_refuses_what_quantize_refuses(name: str, generator: np.random.Generator) -> None:
+    scheme = all_schemes()[name]
+    weights = generator.standard_normal((40, 70)).astype(np.float32)
+    weights[23, 41] = np.nan
+    with pytest.raises(int4q.NotFiniteError, match="row 23.*column 41") as caught:
+        int4q.Blob.quantize(weights, scheme)
+    assert caught.value.function == "int4q_quantize_pack_rows"
+    large = np.full((2, 32), 3e6, np.float32) * np.where(np.arange(32) % 2, 1, -1).astype(np.float32)
+    with pytest.raises(int4q.NotFiniteError, match="scale"):
+        int4q.Blob.quantize(large, scheme)
+
+
+def test_one_pass_refuses_wrong_arguments() -> None:
+    ones = np.ones((2, 32), np.float32)
+    with pytest.raises(ValueError, match="Scheme.codebook"):
+        int4q.Blob.quantize(ones, int4q.Scheme(int4q.Kind.CODEBOOK))
+    with pytest.raises(int4q.Int4QError, match="codebook"):
+        int4q.Blob.quantize(ones, int4q.Scheme.codebook([0.0] * 16))
+    with pytest.raises(int4q.InvalidArgumentError, match="group_size"):
+        int4q.Blob.quantize(ones, int4q.Scheme.symmetric(33))
+    with pytest.raises(ValueError, match="weights has 1 dimensions"):
+        int4q.Blob.quantize(ones[0])
+    with pytest.raises(TypeError, match="weights has dtype int64"):
+        int4q.Blob.quantize(ones.astype(np.int64))
+    with pytest.raises(int4q.InvalidArgumentError, match="k is 0"):
+        int4q.Blob.quantize(np.ones((2, 0), np.float32))
 
 
 def test_long_rows_repeat_their_scale() -> None:

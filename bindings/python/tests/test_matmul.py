@@ -7,63 +7,40 @@ import concurrent.futures
 import numpy as np
 import pytest
 import reference
-from conftest import all_schemes, as_float32, four_kinds
+from accuracy import EPSILON, f32_bound, group_length, int8_reference
+from conftest import all_schemes, as_float32, available_isas, exact_weights, four_kinds, in_type
 from hypothesis import given
 from hypothesis import strategies as st
 
 import int4q
 
-EPSILON = 2.0**-24  # half a unit in the last place of binary32
 TYPE_STEP = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-11, int4q.Type.BF16: 2.0**-8}
 TYPE_SMALLEST = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-25, int4q.Type.BF16: 0.0}
-ISA_LIMITS = [isa for isa in int4q.Isa if isa <= int4q.isa_detected()]
+ISA_LIMITS = available_isas()
+MODES = list(int4q.Mode)
 
 
-def group_length(scheme: int4q.Scheme, k: int) -> int:
-    return k if scheme.group_size == int4q.PER_ROW else min(scheme.group_size, k)
+def int8_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, weights: np.ndarray) -> np.ndarray:
+    """Each x is off by half a step of its group, which is max|x| / 127; then the float operations of the groups.
 
-
-def terms(tensor: int4q.QuantizedTensor) -> np.ndarray:
-    """float64[n][k]: scale |code - 8| + the zero point's or offset's share, which the sums are made of."""
-    codes = tensor.code_matrix().astype(np.float64)
-    size = group_length(tensor.scheme, tensor.k)
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.repeat(as_float32(values).astype(np.float64), size, axis=1)[:, : tensor.k]
-
-    scale = np.abs(spread(tensor.scales))
-    if tensor.codebook is not None:
-        return scale * np.abs(tensor.codebook[tensor.code_matrix()])
-    size_of_terms = scale * np.abs(codes - 8)
-    if tensor.zero_points is not None:
-        size_of_terms += scale * np.abs(8 - np.repeat(tensor.zero_points, size, axis=1)[:, : tensor.k].astype(float))
-    if tensor.offsets is not None:
-        size_of_terms += scale * 8 + np.abs(spread(tensor.offsets))
-    return size_of_terms
-
-
-def f32_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, scale_of_terms: float = 1.0) -> np.ndarray:
-    """docs/numerics.md: chained summation within a group, then three operations a group, first order plus a tenth."""
-    size = group_length(tensor.scheme, tensor.k)
-    operations = size + 3 * tensor.scheme.groups_per_row(tensor.k) + 2
-    return 1.1 * operations * EPSILON * scale_of_terms * (np.abs(x).astype(np.float64) @ terms(tensor).T)
-
-
-def int8_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, exact_weights: np.ndarray) -> np.ndarray:
-    """Each x is off by half a step of its group, which is max|x| / 127; then the float operations of the groups."""
+    A codebook's values are off by half a level of their own.
+    """
     size = group_length(tensor.scheme, tensor.k)
     starts = range(0, tensor.k, size)
     steps = np.stack([np.abs(x[:, begin : begin + size]).max(axis=1) / 127 for begin in starts], axis=1)
     half_steps = np.repeat(steps.astype(np.float64), size, axis=1)[:, : tensor.k] * 0.5001
-    return half_steps @ np.abs(exact_weights).T + f32_bound(np.abs(x) + half_steps, tensor, 1.5)
+    bound = half_steps @ np.abs(weights).T + f32_bound(np.abs(x) + half_steps, tensor, 1.5)
+    if tensor.codebook is None:
+        return bound
+    scales = np.repeat(as_float32(tensor.scales), size, axis=1)[:, : tensor.k]
+    half_levels = np.abs(scales) * np.abs(tensor.codebook).max() / 253.9
+    return bound + (np.abs(x) + half_steps) @ half_levels.T
 
 
-def exact_weights(tensor: int4q.QuantizedTensor) -> np.ndarray:
-    """float64[n][k] that the tensor stands for, without the rounding of dequantize()."""
-    scales = as_float32(tensor.scales)
-    zeros = tensor.zero_points if tensor.zero_points is not None else np.zeros_like(scales)
-    offsets = as_float32(tensor.offsets) if tensor.offsets is not None else np.zeros_like(scales)
-    return reference.dequantize(tensor.code_matrix(), scales, zeros, offsets, tensor.scheme)
+def bf16_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, weights: np.ndarray) -> np.ndarray:
+    """x, and perhaps the weights, rounded to 8 bits; sums in binary32, by group or over all of k, in another order."""
+    rounding = 2 * 2.0**-8 + 2.0**-16 + 1.1 * tensor.k * EPSILON
+    return rounding * (np.abs(x).astype(np.float64) @ np.abs(weights).T) + 2 * f32_bound(x, tensor)
 
 
 def assert_close(y: np.ndarray, x: np.ndarray, tensor: int4q.QuantizedTensor, mode: int4q.Mode,
@@ -71,18 +48,18 @@ def assert_close(y: np.ndarray, x: np.ndarray, tensor: int4q.QuantizedTensor, mo
     x = as_float32(x)
     weights = exact_weights(tensor)
     exact = x.astype(np.float64) @ weights.T
-    bound = f32_bound(x, tensor) if mode == int4q.Mode.F32 else int8_bound(x, tensor, weights)
+    bound = {
+        int4q.Mode.F32: lambda: f32_bound(x, tensor),
+        int4q.Mode.INT8: lambda: int8_bound(x, tensor, weights),
+        int4q.Mode.BF16: lambda: bf16_bound(x, tensor, weights),
+    }[mode]()
     bound = bound + TYPE_STEP[y_type] * (np.abs(exact) + bound) + TYPE_SMALLEST[y_type] + 1e-300
     error = np.abs(as_float32(y) - exact)
     worst = np.unravel_index((error / bound).argmax(), error.shape)
     assert (error <= bound).all(), f"at {worst}: error {error[worst]:.3e}, bound {bound[worst]:.3e}"
 
 
-def modes_of(name: str) -> list[int4q.Mode]:
-    return [int4q.Mode.F32] if name == "codebook" else [int4q.Mode.F32, int4q.Mode.INT8]
-
-
-CASES = [(name, mode) for name in four_kinds() for mode in modes_of(name)]
+CASES = [(name, mode) for name in four_kinds() for mode in MODES]
 case = pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{name}-{mode.name}" for name, mode in CASES])
 SHAPES = [(1, 1, 1), (1, 17, 33), (3, 16, 32), (5, 67, 64), (2, 100, 300), (17, 33, 256), (64, 48, 515), (1, 256, 1024)]
 
@@ -125,11 +102,7 @@ def test_every_type(
     scheme = int4q.Scheme.asymmetric(32, scale_type=scale_type)
     tensor = int4q.quantize(generator.standard_normal((35, 130)).astype(np.float32), scheme)
     values = generator.standard_normal((4, 130)).astype(np.float32)
-    x = {
-        int4q.Type.F32: values,
-        int4q.Type.F16: values.astype(np.float16),
-        int4q.Type.BF16: reference.bfloat16_bits(values),
-    }[x_type]
+    x = in_type(values, x_type)
     y = tensor.pack().matmul(x, mode=mode, dtype=y_type, element_type=x_type)
     assert_close(y, x, tensor, mode, y_type)
 
@@ -138,26 +111,65 @@ def test_every_type(
 def test_all_conventions_multiply(name: str, generator: np.random.Generator) -> None:
     tensor = int4q.quantize(generator.standard_normal((40, 96)).astype(np.float32), all_schemes()[name])
     x = generator.standard_normal((3, 96)).astype(np.float32)
-    assert_close(tensor.pack().matmul(x), x, tensor, int4q.Mode.F32)
+    for mode in MODES:
+        assert_close(tensor.pack().matmul(x, mode=mode), x, tensor, mode)
 
 
 @case
 @pytest.mark.parametrize("group_size", [16, 32, 128, int4q.PER_ROW])
 def test_same_bits_always(name: str, mode: int4q.Mode, group_size: int, generator: np.random.Generator) -> None:
-    """Whatever the instruction set, the number of workers and the batch."""
+    """Whatever the number of workers and the batch; in F32 and INT8 mode whatever the instruction set, too."""
     blob = int4q.quantize(generator.standard_normal((150, 333)).astype(np.float32), four_kinds(group_size)[name]).pack()
     x = (generator.standard_normal((9, 333)) * 10.0 ** generator.integers(-6, 6, (9, 1))).astype(np.float32)
     with int4q.set_isa_limit("portable"):
-        expected = blob.matmul(x, mode=mode).tobytes()
+        portable = blob.matmul(x, mode=mode).tobytes()
     for limit in ISA_LIMITS:
         with int4q.set_isa_limit(limit):
             assert blob.plan(9, "f32", "f32", mode).isa == limit
-            assert blob.matmul(x, mode=mode).tobytes() == expected
+            expected = blob.matmul(x, mode=mode).tobytes()
+            assert expected == portable or (mode == int4q.Mode.BF16 and limit >= int4q.Isa.AVX512BF16)
             rows = [blob.matmul(x[i : i + 1], mode=mode).tobytes() for i in range(9)]
             assert b"".join(rows) == expected
             for workers in (1, 2, 3, 4):
                 with int4q.Pool(workers) as pool:
                     assert blob.matmul(x, mode=mode, pool=pool).tobytes() == expected
+
+
+@pytest.mark.parametrize("name", list(four_kinds()))
+def test_bf16_is_f32_of_rounded_x(name: str, generator: np.random.Generator) -> None:
+    """To the bit, on every instruction set without bfloat16 of its own."""
+    blob = int4q.Blob.quantize(generator.standard_normal((40, 130)).astype(np.float32), four_kinds()[name])
+    x = generator.standard_normal((5, 130)).astype(np.float32)
+    rounded = reference.rounded(x, reference.BF16)
+    for limit in [isa for isa in ISA_LIMITS if isa < int4q.Isa.AVX512BF16]:
+        with int4q.set_isa_limit(limit):
+            assert blob.matmul(x, mode=int4q.Mode.BF16).tobytes() == blob.matmul(rounded).tobytes()
+
+
+@pytest.mark.parametrize("limit", ISA_LIMITS, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("group_size", [32, 128, int4q.PER_ROW])
+@pytest.mark.parametrize("name", list(four_kinds()))
+def test_bf16_accuracy(name: str, group_size: int, limit: int4q.Isa, generator: np.random.Generator) -> None:
+    """The error of the whole matrix, in the Frobenius norm, is what two roundings to 8 bits may cost."""
+    tensor = int4q.quantize(generator.standard_normal((96, 515)).astype(np.float32), four_kinds(group_size)[name])
+    x = generator.standard_normal((33, 515)).astype(np.float32)
+    exact = x.astype(np.float64) @ exact_weights(tensor).T
+    with int4q.set_isa_limit(limit):
+        y = tensor.pack().matmul(x, mode=int4q.Mode.BF16)
+    assert np.linalg.norm(y - exact) < 4e-3 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("group_size", [16, 32, 128, 256, int4q.PER_ROW])
+@pytest.mark.parametrize("name", list(four_kinds()))
+def test_int8_is_what_is_written(name: str, group_size: int, generator: np.random.Generator) -> None:
+    """Codes of x, integer dots and a codebook's levels are docs/numerics.md's: only binary32's sums may differ."""
+    tensor = int4q.quantize(generator.standard_normal((33, 515)).astype(np.float32), four_kinds(group_size)[name])
+    x = (generator.standard_normal((7, 515)) * 10.0 ** generator.integers(-6, 6, (7, 1))).astype(np.float32)
+    x[3] = 0
+    x[4] *= np.float32(2.0**-90)
+    expected, tolerance = int8_reference(x, tensor)
+    y = tensor.pack().matmul(x, mode=int4q.Mode.INT8)
+    assert (np.abs(y - expected) <= tolerance).all()
 
 
 def test_threads_share_a_blob_and_a_pool(generator: np.random.Generator) -> None:
@@ -225,12 +237,19 @@ def test_wrong_x_and_out() -> None:
         blob.matmul(x, out=[0.0])  # type: ignore[arg-type]
 
 
-def test_codebook_has_no_int8_mode() -> None:
-    blob = int4q.quantize(np.ones((4, 32), np.float32), four_kinds()["codebook"]).pack()
-    with pytest.raises(int4q.Int4QError) as caught:
-        blob.matmul(np.ones((1, 32), np.float32), mode=int4q.Mode.INT8)
-    assert isinstance(caught.value, (int4q.UnsupportedError, int4q.InvalidArgumentError))
-    assert caught.value.message
+def test_codebook_in_int8_mode(generator: np.random.Generator) -> None:
+    """Close to F32 mode: 255 levels are many for 16 values. Whole values that are their own levels come out exactly."""
+    weights = generator.standard_normal((48, 512)).astype(np.float32)
+    x = generator.standard_normal((6, 512)).astype(np.float32)
+    blob = int4q.Blob.quantize(weights, four_kinds()["codebook"])
+    single, eight = blob.matmul(x), blob.matmul(x, mode=int4q.Mode.INT8)
+    assert np.linalg.norm(eight - single) < 0.02 * np.linalg.norm(single)
+    whole = int4q.Scheme.codebook([-127, -90, -64, -33, -21, -13, -5, 0, 1, 7, 20, 30, 50, 77, 101, 127], 32)
+    levels = np.asarray(whole.codebook_values, np.float32)[generator.integers(0, 16, (48, 64))]
+    levels[:, ::32] = 127
+    ones = generator.choice([-1.0, 1.0], (3, 64)).astype(np.float32) * 127
+    exact = int4q.Blob.quantize(levels, whole)
+    np.testing.assert_array_equal(exact.matmul(ones, mode=int4q.Mode.INT8), ones @ levels.T)
 
 
 def test_plans_are_kept_and_few() -> None:
@@ -260,6 +279,12 @@ def test_linear(generator: np.random.Generator) -> None:
         np.testing.assert_array_equal(layer(x), layer.blob.matmul(x) + bias)
     plain = int4q.Linear(layer.blob, mode=int4q.Mode.INT8)
     np.testing.assert_array_equal(plain(x), layer.blob.matmul(x, mode=int4q.Mode.INT8))
+    active = int4q.Linear(layer.blob, bias.astype(np.float64), activation=int4q.Activation.SILU)
+    out = generator.standard_normal((2, 5, 20)).astype(np.float32)
+    expected = layer.blob.matmul(x, bias=bias, activation=int4q.Activation.SILU) + out
+    assert active(x, out, residual=out) is out
+    np.testing.assert_array_equal(out, expected)
+    assert "SILU" in repr(active) and "SILU" not in repr(plain)
     with pytest.raises(ValueError, match="bias has shape"):
         int4q.Linear(layer.blob, bias[:-1])
 
@@ -283,5 +308,6 @@ def test_describe() -> None:
     blob = int4q.quantize(np.ones((16, 32), np.float32)).pack()
     with int4q.set_isa_limit("portable"):
         assert "portable" in blob.describe()
+        assert "portable" in blob.describe(mode=int4q.Mode.BF16)
     with pytest.raises(int4q.InvalidArgumentError):
         int4q.describe_dispatch(int4q.Scheme.symmetric(33), 1, 16, 32)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import int4q
-from int4q import _errors, _native
+from int4q import _enums, _errors, _native
 
 PACKAGE = pathlib.Path(int4q.__file__).resolve().parent
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
@@ -41,7 +41,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 26
+    assert len(header_functions()) == 28
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -62,6 +62,9 @@ def test_table_equals_the_exports() -> None:
         ("RANGE", int4q.CodeRange),
         ("ROUNDING", int4q.Rounding),
         ("MODE", int4q.Mode),
+        ("ACTIVATION", int4q.Activation),
+        ("MATMUL", _enums.MatmulFlag),
+        ("BOUND", int4q.Bound),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
@@ -86,6 +89,7 @@ STRUCTS = {
     "int4q_blob_info": _native.BlobInfoStruct,
     "int4q_matmul_desc": _native.MatmulDescStruct,
     "int4q_matmul_plan": _native.MatmulPlanStruct,
+    "int4q_expert": _native.ExpertStruct,
     "int4q_matmul_args": _native.MatmulArgsStruct,
     "int4q_metrics": _native.MetricsStruct,
 }
@@ -189,7 +193,7 @@ def test_another_abi(tmp_path: pathlib.Path) -> None:
 @needs_compiler
 def test_missing_functions(tmp_path: pathlib.Path) -> None:
     path = false_library(tmp_path, "int int4q_abi_version(void) { return 0; }")
-    with pytest.raises(int4q.LibraryNotFoundError, match="lacks 25 of 26 functions: .*int4q_matmul"):
+    with pytest.raises(int4q.LibraryNotFoundError, match="lacks 27 of 28 functions: .*int4q_matmul"):
         _native.load_library([path])
 
 
@@ -233,6 +237,7 @@ def test_exceptions_can_be_pickled() -> None:
         (lambda: int4q.QuantizedTensor.empty(int4q.Scheme.symmetric(), 0, 5), int4q.InvalidArgumentError),
         (lambda: int4q.QuantizedTensor.empty(int4q.Scheme.symmetric(), 5, -3), int4q.InvalidArgumentError),
         (lambda: int4q.quantize([[1.0, float("nan")]]), int4q.NotFiniteError),
+        (lambda: int4q.Blob.quantize([[1.0, float("nan")]]), int4q.NotFiniteError),
         (lambda: int4q.compare([[1.0]], [[float("inf")]]), int4q.NotFiniteError),
         (lambda: int4q.Blob.from_bytes(bytes(256)), int4q.CorruptError),
         (lambda: int4q.Blob.from_bytes(bytes(10)), int4q.BufferTooSmallError),
@@ -282,7 +287,7 @@ def test_limits() -> None:
     with int4q.set_isa_limit(int4q.Isa.PORTABLE):
         assert int4q.isa_active() == int4q.Isa.PORTABLE
         assert int4q.isa_detected() == detected
-        with int4q.set_isa_limit("avx512vnni"):
+        with int4q.set_isa_limit("amx"):
             assert int4q.isa_active() == detected
         assert int4q.isa_active() == int4q.Isa.PORTABLE
     int4q.set_isa_limit("portable")
@@ -292,7 +297,8 @@ def test_limits() -> None:
         int4q.set_isa_limit("sse9")
     with pytest.raises(int4q.InvalidArgumentError):
         int4q.set_isa_limit(7)
-    assert [int4q.isa_name(isa) for isa in int4q.Isa] == ["portable", "avx2", "avx512vnni"]
+    names = ["portable", "avx2", "avxvnni", "avx512vnni", "avx512bf16", "amx"]
+    assert [int4q.isa_name(isa) for isa in int4q.Isa] == names
     assert int4q.isa_name(7) == "unknown"
 
 
