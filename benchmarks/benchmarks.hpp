@@ -5,6 +5,9 @@ namespace int4q_bench {
 
 void RegisterConversionBenchmarks();
 void RegisterMatmulBenchmarks();
+void RegisterGatedBenchmarks();
+void RegisterExpertsBenchmarks();
+void RegisterPoolBenchmarks();
 
 // Adds what int4q_describe_dispatch() says of each mode to what is printed ahead of the results.
 void ReportDispatch();

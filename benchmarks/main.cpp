@@ -31,6 +31,9 @@ int main(int argc, char **argv) {
     }
     int4q_bench::RegisterConversionBenchmarks();
     int4q_bench::RegisterMatmulBenchmarks();
+    int4q_bench::RegisterGatedBenchmarks();
+    int4q_bench::RegisterExpertsBenchmarks();
+    int4q_bench::RegisterPoolBenchmarks();
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();
     return 0;

@@ -52,6 +52,13 @@ void Pack(const int4q_tensor &tensor, const Buffer &blob) {
     Check(int4q_pack_rows(&tensor, blob.data(), blob.size(), 0, tensor.n));
 }
 
+void QuantizePack(const MatrixShape &shape, const std::vector<float> &source, const Buffer &blob, int64_t row_begin,
+                  int64_t row_end) {
+    const int4q_scheme scheme = SchemeOf(shape);
+    Check(int4q_quantize_pack_rows(&scheme, shape.n, shape.k, nullptr, source.data(), INT4Q_TYPE_F32, shape.k,
+                                   blob.data(), blob.size(), row_begin, row_end));
+}
+
 size_t BlobBytes(const MatrixShape &shape) {
     const int4q_scheme scheme = SchemeOf(shape);
     uint64_t bytes = 0;
@@ -66,9 +73,8 @@ Buffer MakeTensor(const MatrixShape &shape) {
 }
 
 Buffer MakeBlob(const MatrixShape &shape) {
-    const Buffer tensor = MakeTensor(shape);
     Buffer blob(BlobBytes(shape));
-    Pack(TensorIn(tensor.data(), shape), blob);
+    QuantizePack(shape, RandomFloats(shape.n * shape.k), blob, 0, shape.n);
     return blob;
 }
 

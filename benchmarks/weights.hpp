@@ -31,6 +31,10 @@ int4q_tensor TensorIn(uint8_t *memory, const MatrixShape &shape);
 void Quantize(const int4q_tensor &tensor, const std::vector<float> &source);
 void Pack(const int4q_tensor &tensor, const Buffer &blob);
 
+// Both in one pass, for some of the rows.
+void QuantizePack(const MatrixShape &shape, const std::vector<float> &source, const Buffer &blob, int64_t row_begin,
+                  int64_t row_end);
+
 size_t BlobBytes(const MatrixShape &shape);
 
 // Random weights, quantized; and those, packed.

@@ -43,6 +43,7 @@ void Read(const uint8_t *begin, size_t bytes, int streams) {
         case 1: return ReadStreams<1>(begin, bytes);
         case 4: return ReadStreams<4>(begin, bytes);
         case 8: return ReadStreams<8>(begin, bytes);
+        case 16: return ReadStreams<16>(begin, bytes);
         default: std::abort();
     }
 }

@@ -19,6 +19,9 @@ Limits Measure(int threads) {
     limits.dram_read = *std::max_element(rates.begin(), rates.end());
     limits.fma_f32 = MeasureFmaF32(threads);
     limits.vnni_int8 = MeasureVnniInt8(threads);
+    limits.bf16_dot = MeasureBf16Dot(threads);
+    limits.amx_int8 = MeasureAmxInt8(threads);
+    limits.amx_bf16 = MeasureAmxBf16(threads);
     return limits;
 }
 
@@ -38,6 +41,9 @@ void Report(int threads) {
     }
     benchmark::AddCustomContext("limit: FMA f32" + on_threads, Billions(limits.fma_f32, "GFLOP/s"));
     benchmark::AddCustomContext("limit: VNNI int8" + on_threads, Billions(limits.vnni_int8, "GOP/s"));
+    benchmark::AddCustomContext("limit: vdpbf16ps" + on_threads, Billions(limits.bf16_dot, "GFLOP/s"));
+    benchmark::AddCustomContext("limit: AMX int8" + on_threads, Billions(limits.amx_int8, "GOP/s"));
+    benchmark::AddCustomContext("limit: AMX bf16" + on_threads, Billions(limits.amx_bf16, "GFLOP/s"));
 }
 
 }  // namespace
