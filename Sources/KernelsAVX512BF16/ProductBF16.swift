@@ -31,15 +31,14 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
     static var blockCount: Int { blocks }
 
     @inline(never)
-    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+    static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
         let codes = Codes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
-        let xStride = Int(p.prepared_row_bytes), blockBytes = Int(p.block_bytes)
+        let xStride = Int(p.prepared_row_bytes), blockBytes = step &* Int(p.block_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
-        if rows <= 4 { prefetchNext(weights, blocks: blocks, blockBytes: blockBytes) }
+        let totals = Totals(out, stride: outStride, step: step, isFirst: groups.lowerBound == 0)
         for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
@@ -50,7 +49,7 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
                 k &+= codeRowDepth
             }
             let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
-            GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, sums)
+            GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, blockBytes, sums)
         }
     }
 

@@ -122,7 +122,7 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
                                  out: UnsafeMutablePointer<Float>, outStride: Int) {
         let xStride = Int(p.prepared_row_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* xStride
-        let totals = Totals(out, stride: outStride, isFirst: layout.groups.lowerBound == 0)
+        let totals = Totals(out, stride: outStride, step: 1, isFirst: layout.groups.lowerBound == 0)
         let groupSize = Int(p.group_size)
         for group in layout.groups {
             let local = group &- layout.groups.lowerBound

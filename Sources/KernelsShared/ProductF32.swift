@@ -20,15 +20,14 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
     static var blockCount: Int { blocks }
 
     @inline(never)
-    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+    static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
         let codes = Codes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
-        let xStride = Int(p.prepared_row_bytes), blockBytes = Int(p.block_bytes)
+        let xStride = Int(p.prepared_row_bytes), blockBytes = step &* Int(p.block_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
-        if rows <= 4 { prefetchNext(weights, blocks: blocks, blockBytes: blockBytes) }
+        let totals = Totals(out, stride: outStride, step: step, isFirst: groups.lowerBound == 0)
         for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
@@ -38,7 +37,8 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
                 accumulate(&dots, codes, weights + k &* 8, blockBytes, x + k &* 4, xStride)
                 k &+= codeRowDepth
             }
-            scaleGroup(totals, dots, p, group, weights, x)
+            let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
+            GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, blockBytes, sums)
         }
     }
 
@@ -72,13 +72,6 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
             for b in 0..<blocks { dots[b][r] = fusedMultiplyAdd(activation, odd[b], dots[b][r]) }
         }
     }
-
-    @inline(__always)
-    private static func scaleGroup(_ totals: Totals, _ dots: Accumulators, _ p: i4q_product, _ group: Int,
-                                   _ weights: UnsafeRawPointer, _ x: UnsafeRawPointer) {
-        let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
-        GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, sums)
-    }
 }
 
 /// What follows a group's float dot products: the zero point's or offset's share, and the scale. For F32 and BF16 mode.
@@ -89,17 +82,16 @@ enum GroupScaling<let rows: Int, let blocks: Int> {
     /// `sums` points at the group's sum of x for the first row.
     @inline(__always)
     static func run(_ totals: Totals, _ dots: Dots, _ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer,
-                    _ sums: UnsafeRawPointer) {
+                    _ blockBytes: Int, _ sums: UnsafeRawPointer) {
         block(0, totals, dots[0], p, group, weights, sums)
-        if blocks > 1 { block(1, totals, dots[1], p, group, weights, sums) }
-        if blocks > 2 { block(2, totals, dots[2], p, group, weights, sums) }
-        if blocks > 3 { block(3, totals, dots[3], p, group, weights, sums) }
+        if blocks > 1 { block(1, totals, dots[1], p, group, weights + 1 &* blockBytes, sums) }
+        if blocks > 2 { block(2, totals, dots[2], p, group, weights + 2 &* blockBytes, sums) }
+        if blocks > 3 { block(3, totals, dots[3], p, group, weights + 3 &* blockBytes, sums) }
     }
 
     @inline(__always)
     private static func block(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
-                              _ weights: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
-        let block = weights + b &* Int(p.block_bytes)
+                              _ block: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
         let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
         if p.kind == Kind.asymmetric {
             let shift = i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))

@@ -28,28 +28,27 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     static var blockCount: Int { blocks }
 
     @inline(never)
-    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+    static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
         let table = Dot.makeTable(p.int8_codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
-        let groupSize = Int(p.group_size), padded = Int(p.k_padded)
-        let totals = Totals(out, stride: outStride, isFirst: groups.lowerBound == 0)
+        let groupSize = Int(p.group_size), padded = Int(p.k_padded), blockBytes = step &* Int(p.block_bytes)
+        let totals = Totals(out, stride: outStride, step: step, isFirst: groups.lowerBound == 0)
         var kept = Totals.Values(repeating: .init(repeating: Floats(repeating: 0)))
         if Totals.inRegisters { kept = totals.load() }
-        if rows <= 4 { prefetchNext(weights, blocks: blocks, blockBytes: Int(p.block_bytes)) }
         for group in groups {
             let begin = group &* groupSize
             let end = min(begin &+ groupSize, padded)
             let parameters = x + (Int(p.prepared_scales_offset) &+ group &* 8)
-            var dots = startingSums(p, group, weights, parameters)
+            var dots = startingSums(p, group, weights, blockBytes, parameters)
             var k = begin
             while k < end {
                 let count = min(end &- k, Dot.depth)
-                accumulate(&dots, p, table, weights + k &* 8, x + k, codeRows: count / codeRowDepth)
+                accumulate(&dots, p, table, weights + k &* 8, blockBytes, x + k, codeRows: count / codeRowDepth)
                 k &+= count
             }
-            scaleGroup(totals, &kept, dots, p, group, weights, parameters)
+            scaleGroup(totals, &kept, dots, p, group, weights, blockBytes, parameters)
         }
         if Totals.inRegisters { totals.store(kept) }
     }
@@ -57,12 +56,12 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     /// Sums start at what turns products with unsigned codes into those with codes less their zero point.
     @inline(__always)
     private static func startingSums(_ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer,
-                                     _ parameters: UnsafeRawPointer) -> Dots {
+                                     _ blockBytes: Int, _ parameters: UnsafeRawPointer) -> Dots {
         var dots = Dots(repeating: .init(repeating: Ints(repeating: 0)))
         let stride = Int(p.prepared_row_bytes)
         if p.kind == Kind.asymmetric {
             for b in 0..<blocks {
-                let zeros = loadZeroPoints(weights + (b &* Int(p.block_bytes) &+ Int(p.zeros_offset)), group)
+                let zeros = loadZeroPoints(weights + (b &* blockBytes &+ Int(p.zeros_offset)), group)
                 for r in 0..<rows { dots[b][r] = zeros &* Ints(repeating: parameters.int32(r &* stride &+ 4)) }
             }
         } else if p.kind != Kind.codebook || Dot.bias != 0 {
@@ -78,8 +77,8 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     /// Up to Dot.depth values of k.
     @inline(__always)
     private static func accumulate(_ dots: inout Dots, _ p: i4q_product, _ table: Dot.Table, _ weights: UnsafeRawPointer,
-                                   _ x: UnsafeRawPointer, codeRows: Int) {
-        let blockBytes = Int(p.block_bytes), xStride = Int(p.prepared_row_bytes)
+                                   _ blockBytes: Int, _ x: UnsafeRawPointer, codeRows: Int) {
+        let xStride = Int(p.prepared_row_bytes)
         var sums = InlineArray<blocks, InlineArray<rows, Dot>>(repeating: .init(repeating: Dot(Ints(repeating: 0))))
         for b in 0..<blocks { for r in 0..<rows { sums[b][r] = Dot(dots[b][r]) } }
         for codeRow in 0..<codeRows {
@@ -127,18 +126,17 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
 
     @inline(__always)
     private static func scaleGroup(_ totals: Totals, _ kept: inout Totals.Values, _ dots: Dots, _ p: i4q_product, _ group: Int,
-                                   _ weights: UnsafeRawPointer, _ parameters: UnsafeRawPointer) {
+                                   _ weights: UnsafeRawPointer, _ blockBytes: Int, _ parameters: UnsafeRawPointer) {
         scaleBlock(0, totals, &kept[0], dots[0], p, group, weights, parameters)
-        if blocks > 1 { scaleBlock(1, totals, &kept[1], dots[1], p, group, weights, parameters) }
-        if blocks > 2 { scaleBlock(2, totals, &kept[2], dots[2], p, group, weights, parameters) }
-        if blocks > 3 { scaleBlock(3, totals, &kept[3], dots[3], p, group, weights, parameters) }
+        if blocks > 1 { scaleBlock(1, totals, &kept[1], dots[1], p, group, weights + 1 &* blockBytes, parameters) }
+        if blocks > 2 { scaleBlock(2, totals, &kept[2], dots[2], p, group, weights + 2 &* blockBytes, parameters) }
+        if blocks > 3 { scaleBlock(3, totals, &kept[3], dots[3], p, group, weights + 3 &* blockBytes, parameters) }
     }
 
     @inline(__always)
     private static func scaleBlock(_ b: Int, _ totals: Totals, _ kept: inout InlineArray<rows, Floats>, _ dots: InlineArray<rows, Ints>, _ p: i4q_product,
-                                   _ group: Int, _ weights: UnsafeRawPointer, _ parameters: UnsafeRawPointer) {
+                                   _ group: Int, _ block: UnsafeRawPointer, _ parameters: UnsafeRawPointer) {
         let stride = Int(p.prepared_row_bytes)
-        let block = weights + b &* Int(p.block_bytes)
         var scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
         if p.kind == Kind.codebook { scale = scale * Floats(repeating: p.int8_codebook_step) }
         for r in 0..<rows {

@@ -10,7 +10,9 @@ import CInt4QShims
 protocol RegisterProduct {
     static var rowCount: Int { get }
     static var blockCount: Int { get }
-    static func run(_ p: i4q_product, row: Int, block: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>, outStride: Int)
+    /// Blocks are `step` apart.
+    static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+                    outStride: Int)
 }
 
 /// The register products that cover tiles of one kind of arithmetic; `...Edge` takes one block where fewer are left.
@@ -27,8 +29,8 @@ protocol TileShapes {
     associatedtype FlatEdge: RegisterProduct
 }
 
-/// A tile is covered by register products. Few rows: several blocks side by side, which are several streams from memory
-/// and independent chains of additions. Many rows: fewer blocks, more rows, so that decoding is shared. Either way each
+/// A tile is covered by register products. Few rows: several blocks at once, which are several streams from memory and
+/// independent chains of additions; they lie apart, so that each stream goes on into the block behind it. Many rows: fewer blocks, more rows, so that decoding is shared. Either way each
 /// output's own order of operations is the same.
 ///
 /// Long rows are taken a piece of k at a time, so that the activations that several blocks share stay in the first-level
@@ -65,7 +67,8 @@ private func coverRest<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_produ
     t.block_count = Int64(blocks.count)
     t.out = whole.out.unsafelyUnwrapped + (rows.lowerBound &* Int(t.out_stride) &+ blocks.lowerBound &* lanes)
     let groupCount = Int(p.group_count)
-    let piece = groupsInPiece(p, rows: min(Int(t.row_count), Shapes.Tall.rowCount))
+    // A few rows wait for weights, whose streams must not be cut.
+    let piece = Int(t.row_count) <= 8 ? groupCount : groupsInPiece(p, rows: Shapes.Tall.rowCount)
     var group = 0
     while group < groupCount {
         let groups = group..<min(group &+ piece, groupCount)
@@ -97,14 +100,12 @@ private func coverRows<Wide: RegisterProduct, Edge: RegisterProduct>(_ wide: Wid
     let stride = Int(t.out_stride), blocks = Int(t.block_count)
     let out = t.out.unsafelyUnwrapped + row &* stride
     let firstRow = Int(t.row_begin) &+ row, firstBlock = Int(t.block_begin)
-    var block = 0
-    while block &+ Wide.blockCount <= blocks {
-        Wide.run(p, row: firstRow, block: firstBlock &+ block, groups: groups, out: out + block &* lanes, outStride: stride)
-        block &+= Wide.blockCount
+    let step = blocks / Wide.blockCount
+    for block in 0..<step {
+        Wide.run(p, row: firstRow, block: firstBlock &+ block, step: step, groups: groups, out: out + block &* lanes, outStride: stride)
     }
-    while block < blocks {
-        Edge.run(p, row: firstRow, block: firstBlock &+ block, groups: groups, out: out + block &* lanes, outStride: stride)
-        block &+= 1
+    for block in step &* Wide.blockCount..<max(blocks, step &* Wide.blockCount) {
+        Edge.run(p, row: firstRow, block: firstBlock &+ block, step: 1, groups: groups, out: out + block &* lanes, outStride: stride)
     }
     return Wide.rowCount
 }
@@ -115,21 +116,23 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
     typealias Values = InlineArray<blocks, InlineArray<rows, Floats>>
     private let base: UnsafeMutableRawPointer
     private let rowBytes: Int
+    private let blockBytes: Int
 
     static var inRegisters: Bool { rows &* blocks <= 12 }
 
     @inline(__always)
-    init(_ out: UnsafeMutablePointer<Float>, stride: Int, isFirst: Bool) {
+    init(_ out: UnsafeMutablePointer<Float>, stride: Int, step: Int, isFirst: Bool) {
         base = UnsafeMutableRawPointer(out)
         rowBytes = stride &* 4
+        blockBytes = step &* 64
         if !isFirst { return }
         for r in 0..<rows { for b in 0..<blocks { self[r, b] = Floats(repeating: 0) } }
     }
 
     @inline(__always)
     subscript(row: Int, block: Int) -> Floats {
-        get { base.load(fromByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
-        nonmutating set { base.storeBytes(of: newValue, toByteOffset: row &* rowBytes &+ block &* 64, as: Floats.self) }
+        get { base.load(fromByteOffset: row &* rowBytes &+ block &* blockBytes, as: Floats.self) }
+        nonmutating set { base.storeBytes(of: newValue, toByteOffset: row &* rowBytes &+ block &* blockBytes, as: Floats.self) }
     }
 
     @inline(__always)
@@ -148,16 +151,6 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
 /// How many bytes ahead weights are asked for where a few rows keep a product both computing and waiting for memory. (One row
 /// alone waits so often that the processor's own prefetching was measured to be faster.)
 let prefetchDistance = 512
-
-/// Asks for the first lines of the blocks that come next: each is a new stream, which the processor's own prefetching only
-/// takes up after the first misses.
-@inline(__always)
-func prefetchNext(_ weights: UnsafeRawPointer, blocks: Int, blockBytes: Int) {
-    for b in 0..<blocks {
-        let next = weights + (blocks &+ b) &* blockBytes
-        for line in 0..<8 { i4q_prefetch(next + line &* 64) }
-    }
-}
 
 /// 16 zero points of one group.
 @inline(__always)

@@ -84,11 +84,11 @@ public struct MatmulPlan {
         _ = try CheckedSize(UInt64(rowTiles), "desc.m", argument: m).times(UInt64(blockTiles))
     }
 
-    /// Few rows: wide tiles of several streams, but at least eight for each worker. Many rows: 64 columns, which leaves
+    /// Few rows: wide tiles, whose streams are long, but at least four for each of several workers. Many rows: 64 columns, which leaves
     /// the decoded weights in the first-level cache.
     private static func blocksPerTile(m: Int64, blocks: Int64, workers: Int64) -> Int64 {
         if m > 8 { return min(4, blocks) }
-        let share = blocks / (8 * workers) / 4 * 4
+        let share = workers == 1 ? blocks : blocks / (4 * workers) / 4 * 4
         return min(max(share, 4), min(widestTile, blocks))
     }
 
