@@ -9,6 +9,12 @@ import Int4QCore
 func attempt(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
     let hostMode = i4q_float_mode_enter()
     defer { i4q_float_mode_leave(hostMode) }
+    return attemptInHostMode(function, body)
+}
+
+/// The same in the host's floating-point mode: for what calls the host, or starts threads that will.
+@inline(__always)
+func attemptInHostMode(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
     do throws(Failure) {
         try body()
         return int4q_status(INT4Q_OK)

@@ -46,7 +46,7 @@ public func int4q_matmul_tiles(_ plan: UnsafePointer<int4q_matmul_plan>?, _ args
 @c @implementation
 public func int4q_matmul(_ plan: UnsafePointer<int4q_matmul_plan>?, _ args: UnsafePointer<int4q_matmul_args>?,
                          _ parallel_for: int4q_parallel_for?, _ host: UnsafeMutableRawPointer?) -> int4q_status {
-    attempt("int4q_matmul") { () throws(Failure) in
+    attemptInHostMode("int4q_matmul") { () throws(Failure) in
         let args = try require(args, "args").pointee
         var product = try Product(try require(plan, "plan"), args)
         try product.take(x: args)
@@ -87,7 +87,7 @@ public func int4q_describe_dispatch(_ desc: UnsafePointer<int4q_matmul_desc>?, _
 
 @c @implementation
 public func int4q_pool_create(_ worker_count: UInt32, _ pool: UnsafeMutablePointer<OpaquePointer?>?) -> int4q_status {
-    attempt("int4q_pool_create") { () throws(Failure) in
+    attemptInHostMode("int4q_pool_create") { () throws(Failure) in
         let result = try require(pool, "pool")
         result.pointee = try ThreadPool.create(workers: worker_count)
     }

@@ -125,19 +125,12 @@ class FusedMultiplyAddTests: KernelTestCase {
     func testGroupsAreChainsOverKAndThenTheirScale() {
         var random = SplitMix64(state: 7)
         var all = Comparisons()
-        for _ in 0..<20 {
-            for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK] {
-                let chain = ChainedProduct(kind, &random)
-                let results = chain.run(kernels)
-                for row in 0..<chain.rows {
-                    for column in 0..<16 {
-                        all.expectSame(results[row * 16 + column], chain.expected(row, column),
-                                       "kind \(kind), row \(row), column \(column)")
-                    }
-                }
-            }
+        for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK] {
+            for _ in 0..<20 { ChainedProduct(kind, rows: 5, blocks: 1, &random).check(kernels, &all) }
+            // Rows and blocks that are decoded once for all, and some that are left over.
+            ChainedProduct(kind, rows: 29, blocks: 3, &random).check(kernels, &all)
         }
-        all.assertAllHeld(atLeast: 20 * 4 * 5 * 16)
+        all.assertAllHeld(atLeast: 4 * (20 * 5 * 16 + 29 * 48))
     }
 
     func testTheKernelsAreTheInstructionSetsOwn() { assertKernels(named: "portable") }
@@ -205,6 +198,7 @@ private final class TinyProduct {
     private let block = AlignedMemory(TinyProduct.blockBytes)
     private let prepared: AlignedMemory
     private let out: AlignedMemory
+    private let panel = AlignedMemory(Int(I4Q_PANEL_BYTES))
 
     init(rows: Int) {
         self.rows = rows
@@ -244,9 +238,9 @@ private final class TinyProduct {
             blocks: block.pointer(to: UInt8.self), block_bytes: Int64(Self.blockBytes), scales_offset: 256, zeros_offset: 0,
             scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(INT4Q_KIND_CODEBOOK), k_padded: 32, group_size: 32, group_count: 1,
             codebook: codebook, prepared: prepared.pointer(to: UInt8.self), prepared_row_bytes: Int64(Self.rowBytes),
-            prepared_scales_offset: 128, prepared_sums_offset: 128)
+            prepared_scales_offset: 128, prepared_sums_offset: 128, int8_codebook: nil, int8_codebook_step: 1)
         var tile = i4q_tile(row_begin: 0, row_count: Int64(rows), block_begin: 0, block_count: 1,
-                            out: out.pointer(to: Float.self), out_stride: 16)
+                            out: out.pointer(to: Float.self), out_stride: 16, panel: panel.base)
         kernels.tile_f32(&product, &tile)
     }
 }
@@ -257,8 +251,9 @@ private struct ChainedProduct {
     private static let scalesOffset = k * 8, zerosOffset = scalesOffset + 192, blockBytes = zerosOffset + 192
     private static let rowBytes = 320, sumsOffset = 256
 
-    let rows = 5
     let kind: Int
+    let rows: Int
+    let blocks: Int
     let codebook: [Float]
     let x: [[Float]]
     let sums: [[Float]] // of a row's groups; whatever stands there counts
@@ -267,22 +262,34 @@ private struct ChainedProduct {
     let offsets: [[Float]]
     let zeroPoints: [[Int]]
 
-    init(_ kind: Int, _ random: inout SplitMix64) {
+    init(_ kind: Int, rows: Int, blocks: Int, _ random: inout SplitMix64) {
         var source = random
         func floats(_ count: Int) -> [Float] { (0..<count).map { _ in source.float(exponents: -8...8) } }
         func nibbles(_ count: Int) -> [Int] { (0..<count).map { _ in Int(source.next() % 16) } }
         self.kind = kind
+        self.rows = rows
+        self.blocks = blocks
         codebook = floats(16)
-        x = (0..<5).map { _ in floats(Self.depth) }
-        sums = (0..<5).map { _ in floats(3) }
-        codes = (0..<16).map { _ in nibbles(Self.depth) }
-        scales = (0..<3).map { _ in floats(16) }
-        offsets = (0..<3).map { _ in floats(16) }
-        zeroPoints = (0..<3).map { _ in nibbles(16) }
+        x = (0..<rows).map { _ in floats(Self.depth) }
+        sums = (0..<rows).map { _ in floats(3) }
+        codes = (0..<blocks * 16).map { _ in nibbles(Self.depth) }
+        scales = (0..<3).map { _ in floats(blocks * 16) }
+        offsets = (0..<3).map { _ in floats(blocks * 16) }
+        zeroPoints = (0..<3).map { _ in nibbles(blocks * 16) }
         random = source
     }
 
-    func expected(_ row: Int, _ column: Int) -> Float {
+    func check(_ kernels: i4q_kernels, _ all: inout Comparisons) {
+        let results = run(kernels)
+        for row in 0..<rows {
+            for column in 0..<blocks * 16 {
+                all.expectSame(results[row * blocks * 16 + column], expected(row, column),
+                               "kind \(kind), \(rows) rows, row \(row), column \(column)")
+            }
+        }
+    }
+
+    private func expected(_ row: Int, _ column: Int) -> Float {
         var total: Float = 0
         for group in 0..<3 {
             var dot: Float = 0
@@ -298,43 +305,49 @@ private struct ChainedProduct {
         return total
     }
 
-    func run(_ kernels: i4q_kernels) -> [Float] {
-        let prepared = AlignedMemory(rows * Self.rowBytes), block = packed(), out = AlignedMemory(rows * 64)
+    private func run(_ kernels: i4q_kernels) -> [Float] {
+        let prepared = AlignedMemory(rows * Self.rowBytes), weights = packed(), out = AlignedMemory(rows * blocks * 64)
+        let panel = AlignedMemory(Int(I4Q_PANEL_BYTES))
         for row in 0..<rows {
             prepared.pointer(to: Float.self, at: row * Self.rowBytes).update(from: x[row], count: Self.depth)
             prepared.pointer(to: Float.self, at: row * Self.rowBytes + Self.sumsOffset).update(from: sums[row], count: 3)
         }
         codebook.withUnsafeBufferPointer { table in
             var product = i4q_product(
-                blocks: block.pointer(to: UInt8.self), block_bytes: Int64(Self.blockBytes), scales_offset: Int64(Self.scalesOffset),
-                zeros_offset: Int64(Self.zerosOffset), scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(kind),
+                blocks: weights.pointer(to: UInt8.self), block_bytes: Int64(Self.blockBytes),
+                scales_offset: Int64(Self.scalesOffset), zeros_offset: Int64(Self.zerosOffset),
+                scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(kind),
                 k_padded: Int64(Self.k), group_size: Int64(Self.group), group_count: 3,
                 codebook: kind == INT4Q_KIND_CODEBOOK ? table.baseAddress : nil, prepared: prepared.pointer(to: UInt8.self),
                 prepared_row_bytes: Int64(Self.rowBytes), prepared_scales_offset: 0,
-                prepared_sums_offset: Int64(Self.sumsOffset))
-            var tile = i4q_tile(row_begin: 0, row_count: Int64(rows), block_begin: 0, block_count: 1,
-                                out: out.pointer(to: Float.self), out_stride: 16)
+                prepared_sums_offset: Int64(Self.sumsOffset), int8_codebook: nil, int8_codebook_step: 1)
+            var tile = i4q_tile(row_begin: 0, row_count: Int64(rows), block_begin: 0, block_count: Int64(blocks),
+                                out: out.pointer(to: Float.self), out_stride: Int64(blocks * 16), panel: panel.base)
             kernels.tile_f32(&product, &tile)
         }
-        return (0..<rows * 16).map { out.pointer(to: Float.self)[$0] }
+        return (0..<rows * blocks * 16).map { out.pointer(to: Float.self)[$0] }
     }
 
     private func packed() -> AlignedMemory {
-        let block = AlignedMemory(Self.blockBytes)
+        let weights = AlignedMemory(blocks * Self.blockBytes)
+        for column in 0..<blocks * 16 { pack(column, into: weights, at: column / 16 * Self.blockBytes) }
+        return weights
+    }
+
+    private func pack(_ column: Int, into weights: AlignedMemory, at block: Int) {
         let shifts: [UInt32] = [0, 16, 4, 20, 8, 24, 12, 28] // of k + 0, k + 1, ...; see BlobLayout's figure
-        for column in 0..<16 {
-            for k in 0..<Self.depth {
-                block.pointer(to: UInt32.self)[k / 8 * 16 + column] |= UInt32(codes[column][k]) << shifts[k % 8]
-            }
-            for group in 0..<3 {
-                let index = group * 16 + column
-                block.pointer(to: Float.self, at: Self.scalesOffset)[index] = scales[group][column]
-                if kind == INT4Q_KIND_OFFSET { block.pointer(to: Float.self, at: Self.zerosOffset)[index] = offsets[group][column] }
-                if kind == INT4Q_KIND_ASYMMETRIC {
-                    block.pointer(to: UInt8.self, at: Self.zerosOffset)[index] = UInt8(zeroPoints[group][column])
-                }
+        let lane = column % 16
+        for k in 0..<Self.depth {
+            weights.pointer(to: UInt32.self, at: block)[k / 8 * 16 + lane] |= UInt32(codes[column][k]) << shifts[k % 8]
+        }
+        let zeros = block + Self.zerosOffset
+        for group in 0..<3 {
+            let index = group * 16 + lane
+            weights.pointer(to: Float.self, at: block + Self.scalesOffset)[index] = scales[group][column]
+            if kind == INT4Q_KIND_OFFSET { weights.pointer(to: Float.self, at: zeros)[index] = offsets[group][column] }
+            if kind == INT4Q_KIND_ASYMMETRIC {
+                weights.pointer(to: UInt8.self, at: zeros)[index] = UInt8(zeroPoints[group][column])
             }
         }
-        return block
     }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
 import Int4Q
 import XCTest
 
@@ -6,8 +7,11 @@ import XCTest
 
 final class MatmulPlanTests: XCTestCase {
     private let symmetric = rawScheme(INT4Q_KIND_SYMMETRIC, scale: INT4Q_TYPE_F16)
+    private let panelBytes = Int64(I4Q_PANEL_BYTES)
 
-    private func plan(_ desc: int4q_matmul_desc) throws -> MatmulPlan { try MatmulPlan(MatmulShape(desc)) }
+    private func plan(_ desc: int4q_matmul_desc, bfloatBytes: Int64 = 4) throws -> MatmulPlan {
+        try MatmulPlan(MatmulShape(desc), bfloatBytes: bfloatBytes)
+    }
 
     private func publicPlan(_ desc: int4q_matmul_desc) -> int4q_matmul_plan {
         var desc = desc, plan = int4q_matmul_plan()
@@ -45,7 +49,7 @@ final class MatmulPlanTests: XCTestCase {
             (1, 1, 1), (1, 17, 1), (3, 600, 1), (8, 64, 2), (9, 65, 1), (128, 16, 1), (129, 130, 3), (300, 200, 2),
         ]
         for (m, n, workers) in shapes {
-            for mode in [INT4Q_MODE_F32, INT4Q_MODE_INT8] {
+            for mode in [INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16] {
                 let product = TestProduct(description(mode: mode, m: m, n: n, k: 16, scheme: symmetric, workers: workers))
                 let written = product.countWrites()
                 XCTAssertEqual(written.tiles, product.plan.tile_count)
@@ -54,17 +58,28 @@ final class MatmulPlanTests: XCTestCase {
         }
     }
 
-    func testFewRowsMakeWideTilesAndManyRowsTallOnes() throws {
-        func tile(_ m: Int64, _ n: Int64, _ workers: UInt32) throws -> [Int64] {
-            let p = try plan(description(m: m, n: n, k: 64, scheme: symmetric, workers: workers))
-            return [p.rowsInTile, p.columnsInTile, p.tileCount]
+    func testFewRowsMakeWideTilesThatAllWorkersShare() throws {
+        for m: Int64 in [1, 2, 8] {
+            for workers: UInt32 in [1, 2, 4, 16, 64] {
+                for n: Int64 in [20, 100, 1024, 4096, 65536] {
+                    let p = try plan(description(m: m, n: n, k: 64, scheme: symmetric, workers: workers))
+                    let name = "m \(m), n \(n), \(workers) workers"
+                    XCTAssertEqual(p.rowsInTile, m, name)
+                    // Four blocks and more, if there are so many; a first-level cache holds 64.
+                    let sensible = min(64, p.blockCount * 16)...1024
+                    XCTAssertTrue(sensible.contains(p.columnsInTile), "\(name): \(p.columnsInTile) columns")
+                    let fourEach = Int64(4 * workers)
+                    if workers > 1 && p.blockCount >= 4 * fourEach { XCTAssertGreaterThanOrEqual(p.tileCount, fourEach, name) }
+                }
+            }
         }
-        XCTAssertEqual(try tile(1, 65536, 4), [1, 1024, 64]) // 4096 blocks / 32 = 128, cut to 64 blocks
-        XCTAssertEqual(try tile(1, 65536, 16), [1, 512, 128]) // 4096 / 128 = 32 blocks
-        XCTAssertEqual(try tile(8, 1024, 1), [8, 128, 8]) // 64 / 8 = 8 blocks
-        XCTAssertEqual(try tile(8, 100, 2), [8, 64, 2]) // at least four blocks
-        XCTAssertEqual(try tile(2, 20, 2), [2, 32, 1]) // of which there are two
-        XCTAssertEqual(try tile(1000, 4096, 4), [128, 64, 8 * 64])
+    }
+
+    func testManyRowsMakeTallTiles() throws {
+        let p = try plan(description(m: 1000, n: 4096, k: 64, scheme: symmetric, workers: 4))
+        XCTAssertEqual([p.rowsInTile, p.columnsInTile, p.tileCount], [128, 64, 8 * 64])
+        let narrow = try plan(description(m: 9, n: 20, k: 64, scheme: symmetric))
+        XCTAssertEqual([narrow.rowsInTile, narrow.columnsInTile, narrow.tileCount], [9, 32, 1])
     }
 
     // MARK: Scratch
@@ -74,16 +89,40 @@ final class MatmulPlanTests: XCTestCase {
         // 128 floats and 4 sums: 528 bytes, padded to 576.
         XCTAssertEqual([p.preparedRowBytes, p.preparedSumsOffset], [576, 512])
         XCTAssertEqual(p.rowsPerPrepare, 128)
-        // A worker's tile: 3 rows of 4 blocks of 64 bytes.
-        XCTAssertEqual([p.workersOffset, p.workerBytes], [3 * 576, 768])
-        XCTAssertEqual(p.scratchBytes(workers: 2), 1728 + 2 * 768)
+        // A worker's panel and tile: 3 rows of 4 blocks of 64 bytes.
+        XCTAssertEqual([p.workersOffset, p.workerBytes], [3 * 576, panelBytes + 768])
+        XCTAssertEqual(p.scratchBytes(workers: 2), UInt64(1728 + 2 * (panelBytes + 768)))
     }
 
-    func testPreparedBytesAreFollowedByScalesAndSums() throws {
+    func testPreparedBytesAreFollowedByPairsOfStepAndShare() throws {
         let p = try plan(description(mode: INT4Q_MODE_INT8, m: 3, n: 100, k: 100, scheme: symmetric, workers: 2))
-        // 128 bytes, 4 scales and 4 sums: 160 bytes, padded to 192.
-        XCTAssertEqual([p.preparedRowBytes, p.preparedScalesOffset, p.preparedSumsOffset], [192, 128, 144])
-        XCTAssertEqual(p.scratchBytes(workers: 2), 3 * 192 + 2 * 768)
+        // 128 bytes and 4 pairs: 160 bytes, padded to 192.
+        XCTAssertEqual([p.preparedRowBytes, p.preparedScalesOffset], [192, 128])
+        XCTAssertEqual(p.scratchBytes(workers: 2), UInt64(3 * 192 + 2 * (panelBytes + 768)))
+    }
+
+    func testPreparedBFloatsTakeWhatTheInstructionSetSays() throws {
+        let desc = description(mode: INT4Q_MODE_BF16, m: 3, n: 100, k: 100, scheme: symmetric)
+        let narrow = try plan(desc, bfloatBytes: 2), wide = try plan(desc, bfloatBytes: 4)
+        // 128 bfloats and 4 sums: 272 bytes, padded to 320; or as floats.
+        XCTAssertEqual([narrow.preparedRowBytes, narrow.preparedSumsOffset], [320, 256])
+        XCTAssertEqual([wide.preparedRowBytes, wide.preparedSumsOffset], [576, 512])
+    }
+
+    func testGatedPairsHaveTilesForBoth() throws {
+        var desc = description(m: 3, n: 100, k: 100, scheme: symmetric, workers: 2)
+        desc.flags = UInt32(INT4Q_MATMUL_GATED)
+        XCTAssertEqual(try plan(desc).workerBytes, panelBytes + 2 * 768)
+    }
+
+    func testExpertsStandBetweenRowsAndWorkers() throws {
+        var desc = description(m: 3, n: 100, k: 100, scheme: symmetric, workers: 2)
+        desc.expert_count = 5
+        let p = try plan(desc)
+        // 3 rows of slots, 5 counts, 3 + 1 segments of 12 bytes: 80 bytes, padded to 128.
+        XCTAssertEqual([p.expertsOffset, p.workersOffset], [3 * 576, 3 * 576 + 128])
+        // 7 blocks in tiles of 4.
+        XCTAssertEqual([p.rowTiles, p.blockTiles, p.tileCount], [4, 2, 8])
     }
 
     func testLongRowsArePreparedOneByOne() throws {
@@ -133,7 +172,7 @@ final class MatmulPlanTests: XCTestCase {
         var args = int4q_matmul_args()
         args.struct_size = UInt32(MemoryLayout<int4q_matmul_args>.stride)
         let bits = MemoryLayout<int4q_matmul_plan>.stride * 8
-        XCTAssertEqual(bits, 296 * 8)
+        XCTAssertEqual(bits, 360 * 8)
         var all = Comparisons()
         for bit in 0..<bits {
             withUnsafeMutableBytes(of: &plan) { $0[bit / 8] ^= 1 << (bit % 8) }
@@ -151,8 +190,8 @@ final class MatmulPlanTests: XCTestCase {
         let good = description(m: 1, n: 1, k: 1, scheme: symmetric)
         let wrong: [(String, Int, (inout int4q_matmul_desc) -> Void)] = [
             ("desc.struct_size", INT4Q_ERROR_STRUCT_SIZE, { $0.struct_size -= 1 }),
-            ("desc.reserved", INT4Q_ERROR_INVALID_ARGUMENT, { $0.reserved = 1 }),
-            ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 3 }),
+            ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 0 }),
+            ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 4 }),
             ("desc.m", INT4Q_ERROR_INVALID_ARGUMENT, { $0.m = 0 }),
             ("desc.n", INT4Q_ERROR_INVALID_ARGUMENT, { $0.n = -1 }),
             ("desc.k", INT4Q_ERROR_INVALID_ARGUMENT, { $0.k = 0 }),
@@ -161,10 +200,14 @@ final class MatmulPlanTests: XCTestCase {
             ("desc.y_type", INT4Q_ERROR_INVALID_ARGUMENT, { $0.y_type = 4 }),
             ("desc.worker_count", INT4Q_ERROR_INVALID_ARGUMENT, { $0.worker_count = 0 }),
             ("desc.worker_count", INT4Q_ERROR_INVALID_ARGUMENT, { $0.worker_count = 1025 }),
-            ("desc.mode", INT4Q_ERROR_UNSUPPORTED, {
-                $0.mode = int4q_compute_mode(INT4Q_MODE_INT8)
-                $0.scheme.kind = Int32(INT4Q_KIND_CODEBOOK)
-            }),
+            ("desc.flags", INT4Q_ERROR_INVALID_ARGUMENT, { $0.flags = 4 }),
+            ("desc.flags", INT4Q_ERROR_INVALID_ARGUMENT, { $0.flags = UInt32(INT4Q_MATMUL_STATIC_SCALES) }),
+            ("desc.activation", INT4Q_ERROR_INVALID_ARGUMENT, { $0.activation = -1 }),
+            ("desc.activation", INT4Q_ERROR_INVALID_ARGUMENT, { $0.activation = 5 }),
+            ("desc.bias_type", INT4Q_ERROR_INVALID_ARGUMENT, { $0.bias_type = 4 }),
+            ("desc.residual_type", INT4Q_ERROR_INVALID_ARGUMENT, { $0.residual_type = -1 }),
+            ("desc.expert_count", INT4Q_ERROR_INVALID_ARGUMENT, { $0.expert_count = 65537 }),
+            ("desc.m", INT4Q_ERROR_INVALID_ARGUMENT, { ($0.m, $0.expert_count) = (1 << 31, 1) }),
         ]
         for (argument, status, spoil) in wrong {
             var desc = good
@@ -176,45 +219,24 @@ final class MatmulPlanTests: XCTestCase {
 
 /// A product on zero weights, whose outputs are all zero once they are written.
 private final class TestProduct {
-    var plan = int4q_matmul_plan()
-    private var args = int4q_matmul_args()
     private let outputs: Int
-    private let blob: AlignedMemory, x: AlignedMemory, y: AlignedMemory, scratch: AlignedMemory
+    private let call: MatmulCall
+    var plan: int4q_matmul_plan { call.plan }
 
     init(_ desc: int4q_matmul_desc) {
-        var desc = desc, blobBytes: UInt64 = 0
-        XCTAssertEqual(int4q_matmul_plan_init(&desc, &plan), 0)
-        XCTAssertEqual(int4q_blob_size(&desc.scheme, desc.n, desc.k, &blobBytes), 0)
         outputs = Int(desc.m * desc.n)
-        blob = AlignedMemory(Int(blobBytes))
-        x = AlignedMemory(Int(desc.m * desc.k) * 4)
-        y = AlignedMemory(outputs * 4)
-        scratch = AlignedMemory(Int(plan.scratch_bytes))
-        packZeros(desc)
-        args = int4q_matmul_args(
-            struct_size: UInt32(MemoryLayout<int4q_matmul_args>.stride), reserved: 0, x: x.base, ldx: desc.k, blob: blob.base,
-            blob_bytes: blobBytes, y: y.base, ldy: desc.n, scratch: scratch.base, scratch_bytes: plan.scratch_bytes)
-    }
-
-    private func packZeros(_ desc: int4q_matmul_desc) {
-        let codes = AlignedMemory(Int(desc.n * (desc.k + 1) / 2)), scales = AlignedMemory(Int(desc.n * desc.k) * 4)
-        var tensor = int4q_tensor()
-        tensor.struct_size = UInt32(MemoryLayout<int4q_tensor>.stride)
-        tensor.scheme = desc.scheme
-        (tensor.n, tensor.k) = (desc.n, desc.k)
-        (tensor.codes, tensor.codes_bytes) = (codes.base, UInt64(codes.byteCount))
-        (tensor.scales, tensor.scales_bytes) = (scales.base, UInt64(scales.byteCount))
-        XCTAssertEqual(int4q_pack_rows(&tensor, blob.base, UInt64(blob.byteCount), 0, desc.n), 0)
+        let zeros = TestTensor(desc.scheme, n: desc.n, k: desc.k).packed()
+        call = MatmulCall(desc, blob: zeros, x: AlignedMemory(Int(desc.m * desc.k) * 4))
     }
 
     func countWrites() -> (tiles: Int64, counts: [UInt8]) {
         let untouched: UInt32 = 0x7fff_1234
-        let words = y.pointer(to: UInt32.self)
+        let words = call.y.pointer(to: UInt32.self)
         var counts = [UInt8](repeating: 0, count: outputs)
-        XCTAssertEqual(int4q_matmul_prepare(&plan, &args, 0, plan.prepare_count), 0)
+        XCTAssertEqual(int4q_matmul_prepare(&call.plan, &call.args, 0, plan.prepare_count), 0)
         for tile in 0..<plan.tile_count {
             words.update(repeating: untouched, count: outputs)
-            XCTAssertEqual(int4q_matmul_tiles(&plan, &args, plan.worker_count - 1, tile, tile + 1), 0)
+            XCTAssertEqual(int4q_matmul_tiles(&call.plan, &call.args, plan.worker_count - 1, tile, tile + 1), 0)
             for index in 0..<outputs where words[index] != untouched { counts[index] += 1 }
         }
         return (plan.tile_count, counts)

@@ -60,10 +60,12 @@ final class ReadmeExampleTests: XCTestCase {
         let scratch = allocate(plan.scratch_bytes)
         try x.withUnsafeBufferPointer { x in
             try y.withUnsafeMutableBufferPointer { y in
-                var args = int4q_matmul_args(
-                    struct_size: UInt32(MemoryLayout<int4q_matmul_args>.size), reserved: 0, x: x.baseAddress, ldx: k,
-                    blob: blob, blob_bytes: blobBytes, y: y.baseAddress, ldy: n,
-                    scratch: scratch, scratch_bytes: plan.scratch_bytes)
+                var args = int4q_matmul_args()
+                args.struct_size = UInt32(MemoryLayout<int4q_matmul_args>.size)
+                (args.x, args.ldx) = (UnsafeRawPointer(x.baseAddress), k)
+                (args.blob, args.blob_bytes) = (UnsafeRawPointer(blob), blobBytes)
+                (args.y, args.ldy) = (UnsafeMutableRawPointer(y.baseAddress), n)
+                (args.scratch, args.scratch_bytes) = (scratch, plan.scratch_bytes)
                 try check(int4q_matmul(&plan, &args, nil, nil))
             }
         }

@@ -72,9 +72,48 @@ final class AlignedMemory {
 
     deinit { base.deallocate() }
 
+    var bytes: [UInt8] { [UInt8](UnsafeRawBufferPointer(start: base, count: byteCount)) }
+
     func pointer<T>(to type: T.Type, at byteOffset: Int = 0) -> UnsafeMutablePointer<T> {
         (base + byteOffset).assumingMemoryBound(to: type)
     }
+}
+
+/// Floats as elements of a type, rounded by the scalar conversions, which have tests of their own.
+func elements(_ floats: [Float], _ type: Int) -> AlignedMemory {
+    let memory = AlignedMemory(floats.count * elementSize(type))
+    for (index, float) in floats.enumerated() {
+        switch type {
+        case INT4Q_TYPE_F32: memory.pointer(to: Float.self)[index] = float
+        case INT4Q_TYPE_F16: memory.pointer(to: UInt16.self)[index] = Float16Bits.bits(float)
+        default: memory.pointer(to: UInt16.self)[index] = BFloat16Bits.bits(float)
+        }
+    }
+    return memory
+}
+
+func element(_ memory: AlignedMemory, _ type: Int, _ index: Int) -> Float {
+    switch type {
+    case INT4Q_TYPE_F32: memory.pointer(to: Float.self)[index]
+    case INT4Q_TYPE_F16: Float16Bits.float(memory.pointer(to: UInt16.self)[index])
+    default: BFloat16Bits.float(memory.pointer(to: UInt16.self)[index])
+    }
+}
+
+func elementSize(_ type: Int) -> Int { type == INT4Q_TYPE_F32 ? 4 : 2 }
+
+let elementTypes = [INT4Q_TYPE_F32, INT4Q_TYPE_F16, INT4Q_TYPE_BF16]
+
+/// What this machine has, `portable` first.
+var machineSets: [InstructionSet] {
+    [.portable, .avx2, .avxvnni, .avx512vnni, .avx512bf16, .amx].filter(\.isDetected)
+}
+
+/// Runs `body` with the public functions limited to an instruction set.
+func limited<T>(to set: InstructionSet, _ body: () throws -> T) rethrows -> T {
+    XCTAssertEqual(int4q_isa_set_limit(set.rawValue), 0)
+    defer { XCTAssertEqual(int4q_isa_set_limit(int4q_isa(INT4Q_ISA_NO_LIMIT)), 0) }
+    return try body()
 }
 
 /// Asserts that `body` throws a Failure with this status that blames this argument.
@@ -95,9 +134,13 @@ func rawScheme(_ kind: Int, group: Int = 32, scale: Int = INT4Q_TYPE_F32, rule: 
 
 func description(mode: Int = INT4Q_MODE_F32, m: Int64, n: Int64, k: Int64, scheme: int4q_scheme,
                  workers: UInt32 = 1) -> int4q_matmul_desc {
-    int4q_matmul_desc(struct_size: UInt32(MemoryLayout<int4q_matmul_desc>.stride), mode: int4q_compute_mode(mode),
-                      m: m, n: n, k: k, scheme: scheme, x_type: int4q_type(INT4Q_TYPE_F32),
-                      y_type: int4q_type(INT4Q_TYPE_F32), worker_count: workers, reserved: 0)
+    var desc = int4q_matmul_desc()
+    desc.struct_size = UInt32(MemoryLayout<int4q_matmul_desc>.stride)
+    desc.mode = int4q_compute_mode(mode)
+    (desc.m, desc.n, desc.k, desc.scheme) = (m, n, k, scheme)
+    (desc.x_type, desc.y_type) = (int4q_type(INT4Q_TYPE_F32), int4q_type(INT4Q_TYPE_F32))
+    desc.worker_count = workers
+    return desc
 }
 
 /// Tests that are run once for each instruction set: subclasses name another one, and are skipped where it is missing.

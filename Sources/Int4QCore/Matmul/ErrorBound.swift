@@ -50,7 +50,7 @@ public struct ErrorBound {
         var state = RunningError()
         for group in 0..<Int(blob.layout.groupCount) {
             let parameters = ColumnGroup(source, group, product)
-            guard let step = step(row, group) else { return .infinity }
+            guard !parameters.overflows, let step = step(row, group) else { return .infinity }
             add(group, row, parameters, step, floats, to: &state)
         }
         return rounded(state)
@@ -62,7 +62,7 @@ public struct ErrorBound {
         var largest: Float = 0
         for column in range {
             let value = x.type.load(x.row(row), column)
-            if !value.isFinite { return nil }
+            if !value.isFinite || (isBFloat && value.magnitude >= 0x1.ffp127) { return nil }
             largest = max(largest, value.magnitude)
         }
         if product.plan.mode != Int64(INT4Q_MODE_INT8) { return ActivationStep(step: 0, limit: .infinity) }
@@ -101,6 +101,7 @@ public struct ErrorBound {
                 state.add(rounding(value, step) * weight)
                 state.addCertain(cutOff(value, step) * weight + flushed(value, w))
                 state.addSigned(value * w.error(at: Int(codes[index]), code))
+                if roundsWeights { followTiles(value * (w.scale * code + w.centre), begin + index, w, &state) }
             }
             begin += count
         }
@@ -110,14 +111,29 @@ public struct ErrorBound {
     /// The group's dot product and sum as they are added up. BF16 mode's instructions differ in their order within a few k;
     /// what is said of them here holds for all.
     private func followRoundings(_ dot: inout RunningError, _ sum: inout LaneSums, _ value: Double, _ code: Double, _ w: ColumnGroup) {
+        if roundsWeights { return sum.skip(value) }
         switch product.plan.mode {
         case Int64(INT4Q_MODE_F32): dot.round(dot.total)
         case Int64(INT4Q_MODE_BF16): dot.round(2 * dot.total.magnitude + 16 * (value * code).magnitude)
         default: sum.skip(value); return
         }
-        if w.centre != 0 { sum.add(value) } else { sum.skip(value) }
+        if w.hasSums { sum.add(value) } else { sum.skip(value) }
     }
 
+    /// AMX: products join one total over all of k, 32 at a time. Before that the even and the odd ones have sums of their own,
+    /// with up to 16 roundings and one where they join, and up to all magnitudes together.
+    private func followTiles(_ term: Double, _ column: Int, _ w: ColumnGroup, _ state: inout RunningError) {
+        state.add(18 * ErrorBound.unit * term.magnitude)
+        state.tiles.total += term
+        state.tiles.magnitude += term.magnitude
+        let weight = w.scale.magnitude * w.largestCode + w.centre.magnitude
+        state.peak = max(state.peak, max(weight, state.tiles.magnitude) * (1 + 0x1p-6))
+        if column % 32 != 31 && column + 1 != Int(blob.layout.k) { return }
+        state.round(state.tiles.total)
+        state.tiles.magnitude = 0
+    }
+
+    private var roundsWeights: Bool { isBFloat && product.roundsWeights }
     private var isBFloat: Bool { product.plan.mode == Int64(INT4Q_MODE_BF16) }
     private var hasBFloatProducts: Bool { isBFloat && product.kernels.bf16_element_bytes == 2 }
 
@@ -162,6 +178,10 @@ public struct ErrorBound {
             if w.centre != 0 { state.add(2 * ErrorBound.unit * (scaled.magnitude + centred.magnitude + w.centre.magnitude * sum.worst)) }
         }
         state.peak = max(state.peak, scaled.magnitude, centred.magnitude, (dot.total + w.shift * sum.total).magnitude)
+        let factor = product.plan.mode == Int64(INT4Q_MODE_INT8) && w.largestValue != 0 ? w.largestValue / 127 : 1
+        state.peak = max(state.peak, w.centre.magnitude, w.scale.magnitude * factor, w.scale.magnitude * factor * step.step,
+                         w.centre.magnitude * step.step)
+        if w.hasSums { state.peak = max(state.peak, sum.peak) }
         state.total += scaled
         if w.centre != 0 { state.round(state.total) }
         state.total += centred
@@ -230,6 +250,8 @@ private struct RunningError {
     var signed = 0.0
     /// The largest intermediate result.
     var peak = 0.0
+    /// Of sums over all of k: so far, and the magnitudes of what has not joined it.
+    var tiles = (total: 0.0, magnitude: 0.0)
 
     mutating func add(_ bound: Double) {
         worst += bound
@@ -310,7 +332,11 @@ private struct ColumnGroup {
     /// Of the codebook; 0 for other kinds.
     let largestValue: Double
     var largestCode: Double { largestValue == 0 ? 8 : largestValue }
+    /// Whether the kernels sum x.
+    let hasSums: Bool
     private let rounding: Rounding
+    /// Values beyond the largest bfloat16.
+    var overflows: Bool { rounding == .codebookToBFloats && largestValue >= 0x1.ffp127 }
 
     private enum Rounding { case none, codebookToBytes, codebookToBFloats, weightsToBFloats }
 
@@ -332,6 +358,7 @@ private struct ColumnGroup {
         }
         shift = 8 - zero
         largestValue = Double(largest)
+        hasSums = scheme.kind == .asymmetric || scheme.kind == .offset
         let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
         if product.plan.mode == Int64(INT4Q_MODE_INT8) && scheme.kind == .codebook {
             rounding = .codebookToBytes

@@ -10,11 +10,13 @@ private struct SharedProduct {
 }
 
 extension Product {
-    /// Both steps, spread by the host's parallel_for, or here alone.
+    /// Both steps, spread by the host's parallel_for, or here alone. The host is called in its own floating-point mode.
     public func run(_ parallelFor: int4q_parallel_for?, host: UnsafeMutableRawPointer?) throws(Failure) {
         guard let parallelFor else {
+            let hostMode = i4q_float_mode_enter()
             prepare(0..<prepareCount)
             runTiles(0..<tileCount, worker: 0)
+            i4q_float_mode_leave(hostMode)
             return
         }
         var shared = SharedProduct(product: self)
