@@ -50,16 +50,10 @@ private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: Un
     let ranges = q.kind == Kind.symmetric && q.is_signed != 0
         ? findRanges(q, begin, end, kept, isKept, true) : findRanges(q, begin, end, kept, isKept, false)
     guard let encoding = encoding(q, ranges) else { return false }
-    var k = begin
-    while k < end {
-        if !isKept { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
-        let source = UnsafeRawPointer(kept) + (isKept ? (k &- begin) &* 64 : 0)
-        if q.kind == Kind.offset {
-            encodeSquare(q, encoding, source, k, count: min(end &- k, lanes), true)
-        } else {
-            encodeSquare(q, encoding, source, k, count: min(end &- k, lanes), false)
-        }
-        k &+= lanes
+    if q.kind == Kind.offset {
+        encodeGroup(q, encoding, kept, begin, end, isKept, true)
+    } else {
+        encodeGroup(q, encoding, kept, begin, end, isKept, false)
     }
     store(q, encoding, group)
     return true
@@ -109,10 +103,8 @@ private func findSigned(_ ranges: inout LaneRanges, _ values: UnsafeRawPointer, 
     var largest = ranges.largest, signed = ranges.signedLargest
     for i in 0..<count {
         let value = values.floats(i &* 64)
-        let magnitude = bits(value) & Words(repeating: 0x7fff_ffff)
-        let isLarger = magnitude .> largest
-        largest = largest.replacing(with: magnitude, where: isLarger)
-        signed = signed.replacing(with: value, where: isLarger)
+        signed = i4q_value_if_larger(largest, signed, value)
+        largest = i4q_larger_magnitude(largest, value)
     }
     ranges.largest = largest
     ranges.signedLargest = signed
@@ -123,10 +115,9 @@ private func findEnds(_ ranges: inout LaneRanges, _ values: UnsafeRawPointer, _ 
     var largest = ranges.largest, low = ranges.low, high = ranges.high
     for i in 0..<count {
         let value = values.floats(i &* 64)
-        let magnitude = bits(value) & Words(repeating: 0x7fff_ffff)
-        largest = largest.replacing(with: magnitude, where: magnitude .> largest)
-        low = low.replacing(with: value, where: value .< low)
-        high = high.replacing(with: value, where: value .> high)
+        largest = i4q_larger_magnitude(largest, value)
+        low = i4q_smaller(low, value)
+        high = i4q_greater(high, value)
     }
     ranges.largest = largest
     ranges.low = low
@@ -213,21 +204,32 @@ private func withOffset(_ q: i4q_block_quantization, _ offset: Floats, _ scale: 
 
 // MARK: Codes
 
-/// Up to 16 values of k: two code rows.
 @inline(__always)
-private func encodeSquare(_ q: i4q_block_quantization, _ e: LaneEncoding, _ square: UnsafeRawPointer, _ k: Int, count: Int,
-                          _ hasOffset: Bool) {
-    let target = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped) + k &* 8
-    if count < lanes { return encodeTail(e, square, target, count, hasOffset) }
-    target.storeBytes(of: encodeRow(e, square, hasOffset), as: Words.self)
-    target.storeBytes(of: encodeRow(e, square + 512, hasOffset), toByteOffset: codeRowBytes, as: Words.self)
+private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
+                         _ isKept: Bool, _ hasOffset: Bool) {
+    let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
+    var k = begin
+    while k < end {
+        if !isKept { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
+        let square = UnsafeRawPointer(kept) + (isKept ? (k &- begin) &* 64 : 0)
+        if end &- k < lanes {
+            encodeTail(e, square, block + k &* 8, end &- k, hasOffset)
+        } else {
+            encodeRow(e, square, block + k &* 8, hasOffset)
+            encodeRow(e, square + 512, block + (k &* 8 &+ codeRowBytes), hasOffset)
+        }
+        k &+= lanes
+    }
 }
 
+/// Eight values of k.
 @inline(__always)
-private func encodeRow(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ hasOffset: Bool) -> Words {
-    var row = Words(repeating: 0)
-    for k in 0..<8 { row |= code(e, values.floats(k &* 64), hasOffset) &<< Words(repeating: nibbleShift(k)) }
-    return row
+private func encodeRow(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ target: UnsafeMutableRawPointer, _ hasOffset: Bool) {
+    let row = i4q_join_nibbles(
+        code(e, values.floats(0), hasOffset), code(e, values.floats(64), hasOffset), code(e, values.floats(128), hasOffset),
+        code(e, values.floats(192), hasOffset), code(e, values.floats(256), hasOffset), code(e, values.floats(320), hasOffset),
+        code(e, values.floats(384), hasOffset), code(e, values.floats(448), hasOffset))
+    target.storeBytes(of: row, as: Words.self)
 }
 
 @inline(never)
@@ -245,11 +247,9 @@ private func nibbleShift(_ k: Int) -> UInt32 { UInt32(truncatingIfNeeded: (k & 1
 
 @inline(__always)
 private func code(_ e: LaneEncoding, _ values: Floats, _ hasOffset: Bool) -> Words {
-    let steps = (hasOffset ? values - e.offset : values) / e.scale
-    // Written so that NaN (0 / 0: a scale of zero) becomes the lowest step, which is 0 there.
-    let below = steps.replacing(with: e.high, where: steps .> e.high)
-    let bounded = e.low.replacing(with: below, where: below .> e.low)
-    return unsafeBitCast(roundToIntegers(bounded) &+ e.zero, to: Words.self)
+    let steps = i4q_divide(hasOffset ? i4q_subtract(values, e.offset) : values, e.scale)
+    // NaN (0 / 0: a scale of zero) becomes the lowest step, which is 0 there.
+    return i4q_round_and_add(i4q_clip(steps, e.low, e.high), e.zero)
 }
 
 // MARK: Storing

@@ -34,6 +34,36 @@ I4Q_VECTOR i4q_u16x16 i4q_narrow_u32(i4q_u32x16 v) { return __builtin_convertvec
 I4Q_VECTOR i4q_u32x16 i4q_widen_u8(i4q_u8x16 v) { return __builtin_convertvector(v, i4q_u32x16); }
 I4Q_VECTOR i4q_u8x16 i4q_narrow_u32_u8(i4q_u32x16 v) { return __builtin_convertvector(v, i4q_u8x16); }
 
+/* Arithmetic that quantizing repeats for each value. Swift has all of it, as loops over lanes that become single instructions
+ * only after the compiler has decided that a function with so many loops is too large to be inlined. */
+I4Q_VECTOR i4q_f32x16 i4q_subtract(i4q_f32x16 a, i4q_f32x16 b) { return a - b; }
+I4Q_VECTOR i4q_f32x16 i4q_divide(i4q_f32x16 a, i4q_f32x16 b) { return a / b; }
+/* NaN becomes `low`. */
+I4Q_VECTOR i4q_f32x16 i4q_clip(i4q_f32x16 v, i4q_f32x16 low, i4q_f32x16 high) {
+    const i4q_f32x16 below = v > high ? high : v;
+    return below > low ? below : low;
+}
+I4Q_VECTOR i4q_f32x16 i4q_smaller(i4q_f32x16 kept, i4q_f32x16 v) { return v < kept ? v : kept; }
+I4Q_VECTOR i4q_f32x16 i4q_greater(i4q_f32x16 kept, i4q_f32x16 v) { return v > kept ? v : kept; }
+I4Q_VECTOR i4q_u32x16 i4q_larger_magnitude(i4q_u32x16 kept, i4q_f32x16 v) {
+    const i4q_u32x16 magnitude = (i4q_u32x16)v & 0x7fffffff;
+    return magnitude > kept ? magnitude : kept;
+}
+/* `v` where its magnitude is larger than the bits of `largest`, else `kept`. */
+I4Q_VECTOR i4q_f32x16 i4q_value_if_larger(i4q_u32x16 largest, i4q_f32x16 kept, i4q_f32x16 v) {
+    const i4q_u32x16 magnitude = (i4q_u32x16)v & 0x7fffffff;
+    return magnitude > largest ? v : kept;
+}
+/* Half to even, plus `zero`; |v| below 2^22. 12582912 is 1.5 * 2^23: the sum's unit in the last place is 1. */
+I4Q_VECTOR i4q_u32x16 i4q_round_and_add(i4q_f32x16 v, i4q_i32x16 zero) {
+    return (i4q_u32x16)((i4q_i32x16)(v + 12582912.0f) - 0x4b400000 + zero);
+}
+/* Eight codes of a lane, k 0..7: 0 2 4 6 in the low half, 1 3 5 7 in the high half. */
+I4Q_VECTOR i4q_u32x16 i4q_join_nibbles(i4q_u32x16 k0, i4q_u32x16 k1, i4q_u32x16 k2, i4q_u32x16 k3, i4q_u32x16 k4,
+                                       i4q_u32x16 k5, i4q_u32x16 k6, i4q_u32x16 k7) {
+    return (k0 | k2 << 4 | k4 << 8 | k6 << 12) | (k1 | k3 << 4 | k5 << 8 | k7 << 12) << 16;
+}
+
 /* Transposes 16 x 16 floats: four rounds of zipping the first half of the rows with the second. Here, and not in Swift, since
  * there the compiler leaves the rounds as loops over memory. `target` is aligned to 64. */
 I4Q_VECTOR void i4q_transpose_f32x16(const void *source, int64_t row_bytes, void *target) {
@@ -86,6 +116,7 @@ I4Q_VECTOR __m512 i4q_avx512_fma(__m512 a, __m512 b, __m512 c) { return _mm512_f
 I4Q_VECTOR __m512 i4q_avx512_permute(__m512i index, __m512 table) { return _mm512_permutexvar_ps(index, table); }
 I4Q_VECTOR __m512i i4q_avx512_dot(__m512i sum, __m512i u, __m512i s) { return _mm512_dpbusd_epi32(sum, u, s); }
 I4Q_VECTOR __m512i i4q_avx512_permute_halves(__m512i index, __m512i table) { return _mm512_permutexvar_epi16(index, table); }
+I4Q_VECTOR __m512i i4q_avx512_subtract_bytes(__m512i a, __m512i b) { return _mm512_sub_epi8(a, b); }
 I4Q_VECTOR __m512i i4q_avx512_lookup_bytes(__m512i table, __m512i index) { return _mm512_shuffle_epi8(table, index); }
 I4Q_VECTOR __m512 i4q_avx512_widen_half(__m256i h) { return _mm512_cvtph_ps(h); }
 I4Q_VECTOR __m256i i4q_avx512_narrow_half(__m512 f) {
@@ -96,6 +127,14 @@ I4Q_VECTOR __m256i i4q_avx512_narrow_half(__m512 f) {
 #if defined(__AVX512BF16__)
 I4Q_VECTOR __m512 i4q_avx512_dot_bf16(__m512 sum, __m512i a, __m512i b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+/* Two times 16 floats, rounded half to even (denormals to zero), as 16 pairs, the even one in the low half. */
+I4Q_VECTOR __m512i i4q_avx512_pairs_of_bf16(__m512 even, __m512 odd) {
+    typedef uint16_t u16x32 __attribute__((ext_vector_type(32)));
+    const u16x32 halves = (u16x32)_mm512_cvtne2ps_pbh(odd, even);
+    return (__m512i)__builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9,
+                                            25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 #endif
 
