@@ -15,10 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_LIBRARIES = {"libc.so.6", "libm.so.6"}
 SIZE_LIMIT = 1 << 20
-KERNEL_MODULES = ("KernelsAVX2", "KernelsAVX512VNNI")
-# AVX and later: VEX and EVEX mnemonics start with v; verr, verw and the VMX ones do not compute. BMI and opmask beside.
+KERNEL_MODULES = ("KernelsAVX2", "KernelsAVXVNNI", "KernelsAVX512VNNI", "KernelsAVX512BF16", "KernelsAMX")
+# AVX and later: VEX and EVEX mnemonics start with v; verr, verw and the VMX ones do not compute. BMI, opmask and tiles beside.
 ABOVE_BASELINE = re.compile(r"\t(v(?!err|erw|m[a-z]+\b(?!ov|ul|in|ax))[a-z0-9]+|k(and|or|mov|not|shift|unpck|xor|test|add)[a-z]*|"
-                            r"andn|bextr|bls[irm][a-z]*|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|tzcnt|popcnt)\b|%[yz]mm")
+                            r"andn|bextr|bls[irm][a-z]*|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|tzcnt|popcnt|"
+                            r"tdp[a-z0-9]+|tile[a-z0-9]+|(ld|st)tilecfg)\b|%[tyz]mm")
 
 
 def run(*command: str) -> str:
@@ -112,15 +113,15 @@ def check_instructions(build: Path, library: Path) -> None:
     swift = list(build.glob("swift-x86_64-*/*.o"))
     objects = swift + list(build.glob("CMakeFiles/CInt4QShims.dir/**/*.o"))
     baseline = [o for o in objects if o.name not in kernels]
-    if len(swift) != 5 or len(baseline) < 7:
-        fail(f"expected 5 Swift objects and 4 of C, found {[o.name for o in objects]}")
+    if len(swift) != 3 + len(kernels) or len(baseline) < 7:
+        fail(f"expected {3 + len(kernels)} Swift objects and 4 of C, found {[o.name for o in objects]}")
     for file in baseline:
         for function, instruction in functions_above_baseline(file).items():
             fail(f"{file.name}: {function} has '{instruction}'")
     for name in kernels:  # the check can find what it looks for
         if not functions_above_baseline(next(o for o in objects if o.name == name)):
             fail(f"found no AVX instruction in {name}: the check does not work")
-    own = ("$e11KernelsAVX2", "$e17KernelsAVX512VNNI", "i4q_kernels_avx")
+    own = tuple(f"$e{len(name)}{name}" for name in KERNEL_MODULES) + ("i4q_kernels_avx", "i4q_kernels_amx")
     allowed = symbols_only_in(kernels, objects)
     leaked = {f: i for f, i in functions_above_baseline(library).items() if not f.startswith(own) and f not in allowed}
     for function, instruction in leaked.items():

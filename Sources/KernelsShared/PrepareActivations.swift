@@ -134,6 +134,6 @@ private func interleaveForNibbles(_ v: SIMD16<UInt8>) -> SIMD16<UInt8> {
 }
 
 @inline(__always)
-private func zeroBytes(_ pointer: UnsafeMutableRawPointer, from: Int, to: Int) {
+func zeroBytes(_ pointer: UnsafeMutableRawPointer, from: Int, to: Int) {
     if from < to { (pointer + from).initializeMemory(as: UInt8.self, repeating: 0, count: to &- from) }
 }

@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static uint64_t enabled_state(void) {
     uint32_t low, high;
@@ -13,6 +15,19 @@ static uint64_t enabled_state(void) {
 }
 
 static int has(uint32_t word, unsigned bit) { return (int)((word >> bit) & 1u); }
+
+/* bf16 22, tiles 24, int8 25; the configuration and the registers saved. Linux has a process ask for the registers, which are
+ * large; then all its threads have them. */
+static int has_tiles(uint32_t d7, uint64_t state) {
+#if defined(I4Q_TILES_MODEL)
+    (void)d7, (void)state;
+    return 1;
+#else
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    if (!has(d7, 22) || !has(d7, 24) || !has(d7, 25) || (state & 0x60000) != 0x60000) return 0;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#endif
+}
 
 static uint32_t read_features(void) {
     uint32_t a, b, c1, d, b7, c7, d7;
@@ -31,7 +46,11 @@ static uint32_t read_features(void) {
     uint32_t a1 = 0, more;
     if (a >= 1 && !__get_cpuid_count(7, 1, &a1, &more, &more, &more)) a1 = 0;
     if ((features & I4Q_CPU_AVX2_FMA_F16C) && has(a1, 4)) features |= I4Q_CPU_AVXVNNI;
+#if defined(I4Q_TILES_MODEL)
+    if (features & I4Q_CPU_AVX512VNNI) features |= I4Q_CPU_AVXVNNI;
+#endif
     if ((features & I4Q_CPU_AVX512VNNI) && has(a1, 5)) features |= I4Q_CPU_AVX512BF16;
+    if ((features & I4Q_CPU_AVX512BF16) && has_tiles(d7, state)) features |= I4Q_CPU_AMX;
     return features;
 }
 #else

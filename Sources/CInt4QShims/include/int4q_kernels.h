@@ -168,5 +168,6 @@ i4q_kernels i4q_kernels_avx512vnni(void);
 /* The table of the instruction set below, with what this one does better. */
 i4q_kernels i4q_kernels_avxvnni(i4q_kernels avx2);
 i4q_kernels i4q_kernels_avx512bf16(i4q_kernels avx512vnni);
+i4q_kernels i4q_kernels_amx(i4q_kernels avx512bf16);
 
 #endif

@@ -107,7 +107,9 @@ I4Q_VECTOR __m128i i4q_avx2_narrow_half(__m256 f) {
 }
 #endif
 
-#if defined(__AVXVNNI__)
+#if defined(I4Q_AVXVNNI_AS_AVX512) /* for tests where AVX-512 has the instruction in its own encoding only */
+I4Q_VECTOR __m256i i4q_avxvnni_dot(__m256i sum, __m256i u, __m256i s) { return _mm256_dpbusd_epi32(sum, u, s); }
+#elif defined(__AVXVNNI__)
 I4Q_VECTOR __m256i i4q_avxvnni_dot(__m256i sum, __m256i u, __m256i s) { return _mm256_dpbusd_avx_epi32(sum, u, s); }
 #endif
 

@@ -35,6 +35,9 @@ private func adviseMode(_ shape: MatmulShape, _ isa: InstructionSet, _ writer: i
     if shape.mode == .bf16 && !hasBFloats {
         writer.write(" BF16 mode is F32 mode with rounded activations here, and no faster.")
     }
+    if shape.mode == .int8 && isa == .amx && shape.layout.groupSize < 64 {
+        writer.write(" For many rows BF16 mode is faster at groups this short.")
+    }
     if shape.mode == .f32 && isa.rawValue >= InstructionSet.avx512vnni.rawValue { writer.write(" F32 mode needs AVX-512 only, not VNNI.") }
 }
 

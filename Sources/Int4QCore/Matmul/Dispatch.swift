@@ -56,7 +56,8 @@ public enum InstructionSet: Int32 {
         case .avx2: i4q_kernels_avx2()
         case .avxvnni: i4q_kernels_avxvnni(i4q_kernels_avx2())
         case .avx512vnni: i4q_kernels_avx512vnni()
-        case .avx512bf16, .amx: i4q_kernels_avx512bf16(i4q_kernels_avx512vnni())
+        case .avx512bf16: i4q_kernels_avx512bf16(i4q_kernels_avx512vnni())
+        case .amx: i4q_kernels_amx(i4q_kernels_avx512bf16(i4q_kernels_avx512vnni()))
         }
         #else
         i4q_kernels_portable()

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// AMX's kernels: BF16 mode against its definition, computed here one product at a time, and INT8 mode for so many rows and
+// such long groups that tiles are used in every way. On a processor without tiles a build with INT4Q_TILES_MODEL runs them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "support/exact_product.hpp"
+#include "support/isa.hpp"
+#include "support/problem.hpp"
+#include "support/random.hpp"
+#include "support/status.hpp"
+
+namespace int4q_test {
+namespace {
+
+class MatmulAmx : public ::testing::Test {
+protected:
+    void SetUp() override {
+        if (!IsUsable(INT4Q_ISA_AMX)) {
+            GTEST_SKIP() << "this machine has no amx; its best is " << int4q_isa_name(DetectedIsa()) << ". Nothing was tested.";
+        }
+    }
+
+    static std::vector<unsigned char> MultiplyWith(int4q_isa isa, const Problem &problem) {
+        const IsaLimit limit(isa);
+        return Product(problem).Multiply();
+    }
+
+    Random random_{77};
+};
+
+float RoundedWeight(const Problem &problem, int64_t row, int64_t k) {
+    const int64_t group = problem.GroupOf(k);
+    const int code = problem.Code(row, k);
+    const float scale = problem.Scale(row, group);
+    float weight = scale * static_cast<float>(code - problem.ZeroPoint(row, group));
+    if (problem.spec.kind == INT4Q_KIND_OFFSET) weight = std::fma(scale, static_cast<float>(code), problem.Offset(row, group));
+    if (problem.spec.kind == INT4Q_KIND_CODEBOOK) weight = scale * problem.tensor.codebook[code];
+    return RoundTo(INT4Q_TYPE_BF16, weight);
+}
+
+// Within 32 k the even and the odd ones are added up by themselves. Nothing here is small enough to be flushed to zero.
+float DefinedResult(const Problem &problem, const std::vector<float> &x, const std::vector<float> &w) {
+    float total = 0;
+    for (int64_t begin = 0; begin < problem.spec.k; begin += 32) {
+        float sums[2] = {0, 0};
+        for (int64_t k = begin; k < std::min(begin + 32, problem.spec.k); k++) {
+            sums[k % 2] = std::fma(x[static_cast<size_t>(k)], w[static_cast<size_t>(k)], sums[k % 2]);
+        }
+        total += sums[0] + sums[1];
+    }
+    return total;
+}
+
+TEST_F(MatmulAmx, Bf16ModeIsAsDefinedToTheBit) {
+    for (int64_t k : {1, 31, 33, 640, 641, 1300}) {
+        for (int32_t kind : kKinds) {
+            Spec spec = RandomSpec(random_, random_.Integer(1, 70), random_.Integer(1, 70), k, INT4Q_MODE_BF16);
+            spec.kind = kind;
+            spec.y_type = INT4Q_TYPE_F32;
+            const Problem problem(spec);
+            const auto y = MultiplyWith(INT4Q_ISA_AMX, problem);
+            std::vector<std::vector<float>> x(static_cast<size_t>(spec.m));
+            for (int64_t row = 0; row < spec.m; row++) {
+                for (int64_t c = 0; c < k; c++) x[static_cast<size_t>(row)].push_back(RoundTo(INT4Q_TYPE_BF16, problem.X(row, c)));
+            }
+            for (int64_t column = 0; column < spec.n; column++) {
+                std::vector<float> w;
+                for (int64_t c = 0; c < k; c++) w.push_back(RoundedWeight(problem, column, c));
+                for (int64_t row = 0; row < spec.m; row++) {
+                    ASSERT_EQ(LoadElement(y.data(), INT4Q_TYPE_F32, row * spec.n + column),
+                              DefinedResult(problem, x[static_cast<size_t>(row)], w))
+                        << "row " << row << " column " << column << ": " << spec.Text();
+                }
+            }
+        }
+    }
+}
+
+TEST_F(MatmulAmx, Int8ModeHasThePortableBitsForManyRows) {
+    for (int64_t m : {15, 16, 17, 32, 33, 47, 48, 49, 129, 161}) {
+        for (int32_t group_size : {32, 64, 128, 256}) {
+            for (int32_t kind : kKinds) {
+                Spec spec = RandomSpec(random_, m, random_.Integer(1, 90), random_.Integer(1, 1500), INT4Q_MODE_INT8);
+                spec.kind = kind;
+                spec.group_size = group_size;
+                const Problem problem(spec);
+                ASSERT_TRUE(SameY(problem, MultiplyWith(INT4Q_ISA_PORTABLE, problem), MultiplyWith(INT4Q_ISA_AMX, problem)));
+            }
+        }
+    }
+}
+
+// Around the depth of the kernels' panel, and beyond what an int32 surely holds.
+TEST_F(MatmulAmx, Int8ModeHasThePortableBitsForLongGroups) {
+    for (int64_t k : {33, 64, 65, 96, 1121, 1152, 1153, 1185, 3000, 65536 + 40}) {
+        for (int32_t kind : kKinds) {
+            Spec spec = RandomSpec(random_, random_.Integer(16, 50), k > 3000 ? 17 : 50, k, INT4Q_MODE_INT8);
+            spec.kind = kind;
+            spec.group_size = INT4Q_GROUP_PER_ROW;
+            const Problem problem(spec);
+            ASSERT_TRUE(SameY(problem, MultiplyWith(INT4Q_ISA_PORTABLE, problem), MultiplyWith(INT4Q_ISA_AMX, problem)));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace int4q_test
