@@ -80,9 +80,10 @@ enum PanelWriter<A: PanelArithmetic, let blocks: Int> {
 
 /// A register product that reads a panel instead of a blob.
 protocol PanelProduct {
-    associatedtype Arithmetic: PanelArithmetic
     static var rowCount: Int { get }
     static var blockCount: Int { get }
+    /// Groups that it decodes at a time; 0 if one alone is too long.
+    static func capacity(_ p: i4q_product) -> Int
     /// Takes as many rows as are a multiple of rowCount, all of them over the groups and blocks that it decodes at a time.
     static func run(_ p: i4q_product, _ t: i4q_tile, rows: Int, blocks: Range<Int>)
 }
@@ -94,9 +95,11 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
     static var rowCount: Int { rows }
     static var blockCount: Int { blocks }
 
+    static func capacity(_ p: i4q_product) -> Int { PanelLayout<blocks>.capacity(Arithmetic.self, p) }
+
     static func run(_ p: i4q_product, _ t: i4q_tile, rows count: Int, blocks range: Range<Int>) {
         let panel = t.panel.unsafelyUnwrapped
-        let capacity = PanelLayout<blocks>.capacity(Arithmetic.self, p)
+        let capacity = capacity(p)
         let stride = Int(t.out_stride)
         var group = 0
         while group < Int(p.group_count) {
@@ -207,8 +210,8 @@ enum F32Panel<Codes: CodeReader>: PanelArithmetic {
 
 /// For instruction sets that decode as fast as they would load.
 enum NoPanel: PanelProduct {
-    typealias Arithmetic = F32Panel<LinearCodes>
-    static var rowCount: Int { 1 << 40 }
+    static var rowCount: Int { 1 }
     static var blockCount: Int { 1 }
+    static func capacity(_ p: i4q_product) -> Int { 0 }
     static func run(_ p: i4q_product, _ t: i4q_tile, rows: Int, blocks: Range<Int>) {}
 }

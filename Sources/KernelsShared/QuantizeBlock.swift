@@ -22,7 +22,6 @@ private struct LaneRanges {
 /// How lanes turn values into codes: clip(round((x - offset) / scale), low, high) + zero.
 private struct LaneEncoding {
     var scale: Floats
-    var storedZeros: Floats
     var offset = Floats(repeating: 0)
     var low: Floats
     var high: Floats
@@ -168,12 +167,12 @@ private func isUsable(_ scale: Floats) -> Bool { !any((bits(scale) & Words(repea
 /// A zero group has no codes but its zero point: all its lanes' steps are clipped to nothing. Rows that are not there have
 /// code 0, too.
 @inline(__always)
-private func encoding(_ q: i4q_block_quantization, scale: Floats, storedZeros: Floats, offset: Floats, low: Floats, high: Floats, zero: Ints) -> LaneEncoding {
+private func encoding(_ q: i4q_block_quantization, scale: Floats, offset: Floats, low: Floats, high: Floats, zero: Ints) -> LaneEncoding {
     let none = Floats(repeating: 0)
     let isZero = scale .== none
     let lane = Ints(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
     let isThere = lane .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
-    return LaneEncoding(scale: scale, storedZeros: storedZeros, offset: offset, low: low.replacing(with: none, where: isZero),
+    return LaneEncoding(scale: scale, offset: offset, low: low.replacing(with: none, where: isZero),
                         high: high.replacing(with: none, where: isZero), zero: Ints(repeating: 0).replacing(with: zero, where: isThere))
 }
 
@@ -181,7 +180,7 @@ private func encoding(_ q: i4q_block_quantization, scale: Floats, storedZeros: F
 private func symmetric(_ q: i4q_block_quantization, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(scale) { return nil }
     let none = Floats(repeating: 0)
-    return encoding(q, scale: scale, storedZeros: none, offset: none, low: Floats(repeating: Float(q.low &- 8)),
+    return encoding(q, scale: scale, offset: none, low: Floats(repeating: Float(q.low &- 8)),
                     high: Floats(repeating: 7), zero: Ints(repeating: 8))
 }
 
@@ -192,13 +191,13 @@ private func asymmetric(_ q: i4q_block_quantization, _ low: Floats, _ scale: Flo
     let steps = (-low / scale).replacing(with: none, where: scale .== none)
     let zero = roundToIntegers(steps.replacing(with: most, where: steps .> most))
     let zeros = i4q_float_from_i32(zero)
-    return encoding(q, scale: scale, storedZeros: zeros, offset: none, low: -zeros, high: most - zeros, zero: zero)
+    return encoding(q, scale: scale, offset: none, low: -zeros, high: most - zeros, zero: zero)
 }
 
 @inline(__always)
 private func withOffset(_ q: i4q_block_quantization, _ offset: Floats, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(scale) || !isUsable(offset) { return nil }
-    return encoding(q, scale: scale, storedZeros: offset, offset: offset, low: Floats(repeating: 0), high: Floats(repeating: 15),
+    return encoding(q, scale: scale, offset: offset, low: Floats(repeating: 0), high: Floats(repeating: 15),
                     zero: Ints(repeating: 0))
 }
 
@@ -265,6 +264,6 @@ private func store(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group: Int)
         let zeros = i4q_narrow_u32_u8(unsafeBitCast(e.zero, to: Words.self))
         (block + (Int(q.zeros_offset) &+ group &* 16)).storeBytes(of: zeros, as: SIMD16<UInt8>.self)
     } else if q.kind == Kind.offset {
-        storeElements(e.storedZeros, block + Int(q.zeros_offset), q.scale_type, group &* lanes, count: lanes)
+        storeElements(e.offset, block + Int(q.zeros_offset), q.scale_type, group &* lanes, count: lanes)
     }
 }

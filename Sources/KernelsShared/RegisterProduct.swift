@@ -30,15 +30,15 @@ protocol TileShapes {
 }
 
 /// A tile is covered by register products. Few rows: several blocks at once, which are several streams from memory and
-/// independent chains of additions; they lie apart, so that each stream goes on into the block behind it. Many rows: fewer blocks, more rows, so that decoding is shared. Either way each
-/// output's own order of operations is the same.
+/// independent chains of additions; they lie apart, so that each stream goes on into the block behind it. Many rows:
+/// fewer blocks, more rows, so that decoding is shared. Either way each output's own order of operations is the same.
 ///
 /// Long rows are taken a piece of k at a time, so that the activations that several blocks share stay in the first-level
 /// cache.
 @inline(__always)
 func coverTile<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ t: i4q_tile) {
     var firstRow = 0
-    if Int(t.row_count) >= panelPays(Shapes.Panel.self) && fitsPanel(Shapes.Panel.self, p) {
+    if Int(t.row_count) >= panelPays(Shapes.Panel.self) && Shapes.Panel.capacity(p) > 0 {
         let blocks = Int(t.block_count) / Shapes.Panel.blockCount &* Shapes.Panel.blockCount
         firstRow = Int(t.row_count) / Shapes.Panel.rowCount &* Shapes.Panel.rowCount
         Shapes.Panel.run(p, t, rows: firstRow, blocks: 0..<blocks)
@@ -50,11 +50,6 @@ func coverTile<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ t:
 
 /// From so many rows on decoding first is faster.
 private func panelPays<Panel: PanelProduct>(_ panel: Panel.Type) -> Int { 2 &* Panel.rowCount }
-
-private func fitsPanel<Panel: PanelProduct>(_ panel: Panel.Type, _ p: i4q_product) -> Bool {
-    let group = Int(p.group_size) / codeRowDepth &* Panel.Arithmetic.vectors &* Panel.blockCount &* 64
-    return Int(I4Q_PANEL_BYTES) >= group &+ 2 &* Panel.blockCount &* 64
-}
 
 @inline(__always)
 private func coverRest<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ whole: i4q_tile, rows: Range<Int>,
