@@ -85,7 +85,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
             var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
             for b in 0..<blocks {
                 let here = weights + (b &* blockBytes &+ codeRow &* codeRowBytes)
-                if rows > 1 && rows <= 4 { i4q_prefetch(here + prefetchDistance) }
+                if rows > 2 && rows <= 4 { i4q_prefetch(here + prefetchDistance) }
                 packed[b] = here.words(0)
             }
             let here = x + codeRow &* codeRowDepth

@@ -10,6 +10,9 @@ import CInt4QShims
 /// Values of k kept between finding a group's range and choosing its codes.
 private let keptDepth = 256
 
+/// Bytes of a row asked for ahead of a square.
+private let squareDistance = 512
+
 /// What lanes know of their groups. SYMMETRIC with a signed scale asks for the first value of largest magnitude, other
 /// schemes for the ends of the range; all for the largest magnitude, which also finds what is not finite.
 private struct LaneRanges {
@@ -66,6 +69,9 @@ private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: Unsa
     let source = q.source.unsafelyUnwrapped, stride = Int(q.row_bytes)
     let count = Int(q.k) &- k
     if q.source_type == ElementType.f32 && Int(q.row_count) == lanes && count >= lanes {
+        // 16 streams are more than a processor follows by itself; into the second-level cache, where rows of a width that is a
+        // power of two do not push each other out.
+        for row in 0..<lanes { i4q_prefetch_far(source + (row &* stride &+ k &* 4 &+ squareDistance)) }
         i4q_transpose_f32x16(source + k &* 4, Int64(stride), target)
         return
     }

@@ -144,7 +144,7 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
 }
 
 /// How many bytes ahead weights are asked for where a few rows keep a product both computing and waiting for memory. (One row
-/// alone waits so often that the processor's own prefetching was measured to be faster.)
+/// alone, and two in INT8 mode, wait so often that the processor's own prefetching was measured to be faster.)
 let prefetchDistance = 512
 
 /// 16 zero points of one group.

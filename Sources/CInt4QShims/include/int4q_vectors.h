@@ -23,6 +23,8 @@ typedef uint8_t i4q_u8x16 __attribute__((ext_vector_type(16)));
 
 /* Asks for a cache line that will be read soon. Any address is allowed: nothing is read by it. */
 I4Q_VECTOR void i4q_prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
+/* Into the second-level cache only. */
+I4Q_VECTOR void i4q_prefetch_far(const void *address) { __builtin_prefetch(address, 0, 2); }
 
 /* Conversions; to float and to integers as C converts (ties to even; integers truncate). */
 I4Q_VECTOR i4q_f64x16 i4q_widen_f32(i4q_f32x16 v) { return __builtin_convertvector(v, i4q_f64x16); }

@@ -6,13 +6,17 @@ public func checksum(_ bytes: UnsafeRawPointer, count: Int) -> UInt64 {
     var index = 0
     var hash: UInt64
     if count >= 32 {
-        var lanes = SIMD4<UInt64>(Prime.one &+ Prime.two, Prime.two, 0, 0 &- Prime.one)
+        // Four chains of multiplications, each in a register of its own.
+        var first = Prime.one &+ Prime.two, second = Prime.two, third: UInt64 = 0, fourth = 0 &- Prime.one
         while count - index >= 32 {
-            for lane in 0..<4 { lanes[lane] = round(lanes[lane], word64(bytes, index &+ lane &* 8)) }
+            first = round(first, word64(bytes, index))
+            second = round(second, word64(bytes, index &+ 8))
+            third = round(third, word64(bytes, index &+ 16))
+            fourth = round(fourth, word64(bytes, index &+ 24))
             index &+= 32
         }
-        hash = rotate(lanes[0], 1) &+ rotate(lanes[1], 7) &+ rotate(lanes[2], 12) &+ rotate(lanes[3], 18)
-        for lane in 0..<4 { hash = (hash ^ round(0, lanes[lane])) &* Prime.one &+ Prime.four }
+        hash = rotate(first, 1) &+ rotate(second, 7) &+ rotate(third, 12) &+ rotate(fourth, 18)
+        hash = merge(merge(merge(merge(hash, first), second), third), fourth)
     } else {
         hash = Prime.five
     }
@@ -60,3 +64,6 @@ private func rotate(_ value: UInt64, _ count: UInt64) -> UInt64 { value &<< coun
 
 @inline(__always)
 private func round(_ lane: UInt64, _ word: UInt64) -> UInt64 { rotate(lane &+ word &* Prime.two, 31) &* Prime.one }
+
+@inline(__always)
+private func merge(_ hash: UInt64, _ lane: UInt64) -> UInt64 { (hash ^ round(0, lane)) &* Prime.one &+ Prime.four }
