@@ -81,7 +81,41 @@ TEST(MatmulTypes, EveryTypeOfXAndYAndScaleForEveryKind) {
     EXPECT_EQ(checked, 3 * 4 * 9 * 3 * 2 * 2);
 }
 
-// INT8 mode's integers for a codebook: the largest magnitude becomes 127 whatever its sign and size, ties go to even.
+// INT8 mode's integers for a codebook: exact where 127 steps or fewer make them so, whatever the step.
+TEST(MatmulTypes, Int8ModeKeepsCodebooksOfWholeSteps) {
+    const struct {
+        const char *name;
+        int levels;
+        std::vector<float> values;
+    } codebooks[] = {
+        {"FP4", 12, {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6}},
+        {"powers of two", 64, {0, 1, 2, 4, 8, 16, 32, 64, -64, -32, -16, -8, -4, -2, -1, 0}},
+        {"evenly spaced", 15, {-7.5f, -6.5f, -5.5f, -4.5f, -3.5f, -2.5f, -1.5f, -0.5f, 0.5f, 1.5f, 2.5f, 3.5f, 4.5f, 5.5f, 6.5f, 7.5f}},
+        {"IQ4_NL", 127, {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}},
+        {"one value", 1, {5, 5, 5, 5, 5, 5, 5, 5, -5, -5, -5, -5, 0, 0, 0, 5}},
+        {"128 steps are too many", 127, {1, -1, 1.0f / 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+    };
+    for (const auto &codebook : codebooks) {
+        for (float step : {1.0f, 0x1p-90f, 1.0f / 3}) {
+            Spec spec;
+            spec.m = 3;
+            spec.n = 20;
+            spec.k = 70;
+            spec.mode = INT4Q_MODE_INT8;
+            spec.kind = INT4Q_KIND_CODEBOOK;
+            spec.scale_type = INT4Q_TYPE_F32;
+            spec.quantize = false;
+            Problem problem(spec);
+            problem.SetCodebook([&](int i) { return codebook.values[static_cast<size_t>(i)] * step; });
+            if (step != 1.0f / 3) {
+                EXPECT_EQ(IntegerCodebook(problem).levels, codebook.levels) << codebook.name;
+            }
+            CheckProduct(problem);
+        }
+    }
+}
+
+// Others: the largest magnitude becomes 127 whatever its sign and size, ties go to even.
 TEST(MatmulTypes, CodebooksInInt8Mode) {
     for (float largest : {127.0f, -127.0f, 0x1p-60f, -0x1p60f, 3.7e-5f, 1.0f / 3}) {
         const auto value = [&](int i) {
@@ -338,8 +372,9 @@ TEST(MatmulTypes, LargestInt8Sums) {
                 ASSERT_EQ(problem.Code(1, 0) - problem.ZeroPoint(1, 0), -15);
             }
             if (spec.kind == INT4Q_KIND_CODEBOOK) {
-                const float ends[] = {-127.0f, 127.0f};
-                problem.SetCodebook([&](int i) { return ends[i % 2]; });
+                // The smaller two make sure that it takes 127 levels.
+                const float ends[] = {-127.0f, 127.0f, -126.0f, 126.0f};
+                problem.SetCodebook([&](int i) { return ends[i % 4]; });
                 problem.SetWeights([&](int64_t row, int64_t) { return row ? -1.0f : 1.0f; });
                 ASSERT_EQ(IntegerCodebook(problem).values[problem.Code(0, 0)], 127);
             }

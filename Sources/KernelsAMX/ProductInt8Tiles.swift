@@ -21,17 +21,7 @@ func paysInt8Tiles(_ p: i4q_product, _ t: i4q_tile) -> Bool {
 }
 
 func multiplyInt8Tiles(_ p: i4q_product, _ t: i4q_tile) {
-    guard let values = p.codebook else {
-        cover(CentredBytes.self, p, t)
-        return
-    }
-    let codebook = Int8Codebook(values)
-    withUnsafePointer(to: codebook.bytes) { bytes in
-        var product = p
-        product.int8_codebook = UnsafeRawPointer(bytes).assumingMemoryBound(to: Int8.self)
-        product.int8_codebook_step = codebook.step
-        cover(TableBytes.self, product, t)
-    }
+    if p.codebook == nil { cover(CentredBytes.self, p, t) } else { cover(TableBytes.self, p, t) }
 }
 
 @inline(__always)

@@ -9,14 +9,14 @@ public func i4q_kernels_avx2() -> i4q_kernels {
     kernels.fillElementwise()
     kernels.tile_f32_name = constant("avx2-f32-fma")
     kernels.tile_f32 = { product, tile in
-        multiplyF32(F32Shapes<LinearCodes>.self, F32Shapes<TableCodes>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
+        multiply(F32Shapes<LinearCodes>.self, F32Shapes<TableCodes>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
     }
     // BF16 mode: F32's products of rounded activations.
     kernels.tile_bf16_name = kernels.tile_f32_name
     kernels.tile_bf16 = kernels.tile_f32
     kernels.tile_int8_name = constant("avx2-int8-maddubs")
     kernels.tile_int8 = { product, tile in
-        multiplyInt8(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
+        multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
     }
     return kernels
 }

@@ -30,6 +30,16 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     @inline(never)
     static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
+        if rows == 1 && hasShortBlocks(p) {
+            run(p, row, block, step, groups, out, outStride, isShort: true)
+        } else {
+            run(p, row, block, step, groups, out, outStride, isShort: false)
+        }
+    }
+
+    @inline(__always)
+    private static func run(_ p: i4q_product, _ row: Int, _ block: Int, _ step: Int, _ groups: Range<Int>, _ out: UnsafeMutablePointer<Float>,
+                            _ outStride: Int, isShort: Bool) {
         let table = Dot.makeTable(p.int8_codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
@@ -45,9 +55,10 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
             var k = begin
             while k < end {
                 let count = min(end &- k, Dot.depth)
-                accumulate(&dots, p, table, weights + k &* 8, blockBytes, x + k, codeRows: count / codeRowDepth)
+                accumulate(&dots, p, table, weights + k &* 8, blockBytes, x + k, codeRows: count / codeRowDepth, isShort)
                 k &+= count
             }
+            if isShort || (rows > 1 && rows <= 4 && hasShortBlocks(p)) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             scaleGroup(totals, &kept, dots, p, group, weights, blockBytes, parameters)
         }
         if Totals.inRegisters { totals.store(kept) }
@@ -77,7 +88,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     /// Up to Dot.depth values of k.
     @inline(__always)
     private static func accumulate(_ dots: inout Dots, _ p: i4q_product, _ table: Dot.Table, _ weights: UnsafeRawPointer,
-                                   _ blockBytes: Int, _ x: UnsafeRawPointer, codeRows: Int) {
+                                   _ blockBytes: Int, _ x: UnsafeRawPointer, codeRows: Int, _ isShort: Bool) {
         let xStride = Int(p.prepared_row_bytes)
         var sums = InlineArray<blocks, InlineArray<rows, Dot>>(repeating: .init(repeating: Dot(Ints(repeating: 0))))
         for b in 0..<blocks { for r in 0..<rows { sums[b][r] = Dot(dots[b][r]) } }
@@ -86,6 +97,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
             for b in 0..<blocks {
                 let here = weights + (b &* blockBytes &+ codeRow &* codeRowBytes)
                 if rows > 2 && rows <= 4 { i4q_prefetch(here + prefetchDistance) }
+                if isShort { i4q_prefetch_far(here + shortBlockDistance) }
                 packed[b] = here.words(0)
             }
             let here = x + codeRow &* codeRowDepth
@@ -153,22 +165,5 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
                 if Totals.inRegisters { kept[r] = fusedMultiplyAdd(sum, both, kept[r]) } else { totals[r, b] = fusedMultiplyAdd(sum, both, totals[r, b]) }
             }
         }
-    }
-}
-
-/// A codebook as signed bytes: round(127 value / max), and the step max / 127 that goes into the scale.
-struct Int8Codebook {
-    var bytes = InlineArray<16, Int8>(repeating: 0)
-    var step: Float = 1
-
-    init(_ codebook: UnsafePointer<Float>) {
-        var largest: Float = 0
-        for code in 0..<16 { largest = max(largest, codebook[code].magnitude) }
-        for code in 0..<16 {
-            // In binary64, where nothing can overflow; adding 1.5 * 2^52 rounds to an integer, half to even.
-            let value = Double(codebook[code]) * 127 / Double(largest)
-            bytes[code] = Int8(truncatingIfNeeded: Int32((value + 0x1.8p52) - 0x1.8p52))
-        }
-        step = largest / 127
     }
 }

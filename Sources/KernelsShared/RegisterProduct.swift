@@ -147,6 +147,21 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
 /// alone, and two in INT8 mode, wait so often that the processor's own prefetching was measured to be faster.)
 let prefetchDistance = 512
 
+/// Whether the processor's own prefetching has hardly found a block's streams when the block ends. Then one row asks for weights
+/// this many bytes ahead, into the second-level cache, and for the next block's scales.
+@inline(__always)
+func hasShortBlocks(_ p: i4q_product) -> Bool { p.block_bytes <= 8192 }
+let shortBlockDistance = 2048
+
+/// Asks for a line of the scales and zero points of the blocks behind these, which are read next. In a short block they are a few
+/// lines that the processor does not foresee, and each would be waited for.
+@inline(__always)
+func prefetchNextParameters(_ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer, _ blockBytes: Int, _ blocks: Int) {
+    let line = Int(p.scales_offset) &+ group &* 64
+    if line >= Int(p.block_bytes) { return }
+    for b in 0..<blocks { i4q_prefetch(weights + (b &* blockBytes &+ Int(p.block_bytes) &+ line)) }
+}
+
 /// 16 zero points of one group.
 @inline(__always)
 func loadZeroPoints(_ pointer: UnsafeRawPointer, _ group: Int) -> Ints {

@@ -7,25 +7,10 @@ import CInt4QShims
 @inline(__always)
 func constant(_ text: StaticString) -> UnsafePointer<CChar> { UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self) }
 
-/// Linear codes and tables of floats have kernels of their own; so have their bytes.
+/// Linear codes and codebooks have kernels of their own.
 @inline(__always)
-func multiplyF32<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ table: Table.Type, _ p: i4q_product, _ t: i4q_tile) {
+func multiply<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ table: Table.Type, _ p: i4q_product, _ t: i4q_tile) {
     if p.codebook == nil { coverTile(linear, p, t) } else { coverTile(table, p, t) }
-}
-
-@inline(__always)
-func multiplyInt8<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ table: Table.Type, _ p: i4q_product, _ t: i4q_tile) {
-    guard let values = p.codebook else {
-        coverTile(linear, p, t)
-        return
-    }
-    let codebook = Int8Codebook(values)
-    withUnsafePointer(to: codebook.bytes) { bytes in
-        var product = p
-        product.int8_codebook = UnsafeRawPointer(bytes).assumingMemoryBound(to: Int8.self)
-        product.int8_codebook_step = codebook.step
-        coverTile(table, product, t)
-    }
 }
 
 extension i4q_kernels {

@@ -132,14 +132,27 @@ struct IntegerCodebook {
     explicit IntegerCodebook(const Problem &problem) {
         if (problem.spec.kind != INT4Q_KIND_CODEBOOK) return;
         const float largest = LargestOfCodebook(problem);
+        levels = Levels(problem.tensor.codebook, largest);
         for (int i = 0; i < 16; i++) {
             const double value = static_cast<double>(problem.tensor.codebook[i]);
-            values[i] = static_cast<int>(std::nearbyint(value * 127 / static_cast<double>(largest)));
+            values[i] = static_cast<int>(std::nearbyint(value * levels / static_cast<double>(largest)));
         }
-        factor = largest / 127.0f;
+        factor = largest / static_cast<float>(levels);
+    }
+
+    // The fewest, up to 127, with which every value is a whole number of steps; 127 if there are none. The remainder is exact.
+    static int Levels(const float *codebook, float largest) {
+        for (int levels = 1; levels < 127; levels++) {
+            const bool fits = std::all_of(codebook, codebook + 16, [&](float value) {
+                return std::fmod(static_cast<double>(value) * levels, static_cast<double>(largest)) == 0;
+            });
+            if (fits) return levels;
+        }
+        return 127;
     }
 
     int values[16] = {};
+    int levels = 127;
     float factor = 1;
 };
 

@@ -56,8 +56,8 @@ typedef struct i4q_product {
     int64_t prepared_row_bytes;
     int64_t prepared_scales_offset;
     int64_t prepared_sums_offset;
-    const int8_t *int8_codebook;  /* 16 values; filled in by the kernels themselves */
-    float int8_codebook_step;
+    const int8_t *int8_codebook;  /* INT8 mode with a codebook: its 16 values as integers, */
+    float int8_codebook_step;     /* and what one of those is worth */
 } i4q_product;
 
 /* A rectangle of the result: rows of x times blocks of 16 columns, written as dense floats. */

@@ -24,12 +24,15 @@ public struct ErrorBound {
     let blob: Blob
     let x: Matrix
     let kind: Kind
+    /// Of INT8 mode's integers for a codebook.
+    let levels: Double
 
     public init(_ product: Product, _ args: int4q_matmul_args, _ kind: Kind) throws(Failure) {
         let plan = product.plan
         self.product = product
         self.kind = kind
         blob = try Blob(args.blob, bytes: args.blob_bytes)
+        levels = product.integerCodebook(blob.base).map { Double($0.levels) } ?? 0
         x = try Matrix(args.x, try ElementType(int4q_type(truncatingIfNeeded: plan.xType), "plan.x_type"), rows: plan.m,
                        columns: plan.k, stride: args.ldx, .init("args.x", stride: "args.ldx"))
     }
@@ -49,7 +52,7 @@ public struct ErrorBound {
         let source = BlobRow(blob, Int64(column))
         var state = RunningError()
         for group in 0..<Int(blob.layout.groupCount) {
-            let parameters = ColumnGroup(source, group, product)
+            let parameters = ColumnGroup(source, group, product, levels)
             guard !parameters.overflows, let step = step(row, group) else { return .infinity }
             add(group, row, parameters, step, floats, to: &state)
         }
@@ -159,8 +162,7 @@ public struct ErrorBound {
             let operands = w.scale.magnitude * (w.largestCode + value.magnitude + 4) * 0x1p-126
             return product.roundsWeights ? operands + (value.magnitude + 4) * 0x1p-126 : operands
         }
-        let hasTable = product.plan.mode == Int64(INT4Q_MODE_INT8) && w.largestValue != 0
-        return hasTable ? (value.magnitude * w.scale.magnitude * 128 + 128) * 0x1p-149 : 0
+        return w.levels != 0 ? (value.magnitude * w.scale.magnitude * 128 + 128) * 0x1p-149 : 0
     }
 
     /// The operations that follow a group's dot product of x and codes (centred, or a codebook's values).
@@ -178,7 +180,7 @@ public struct ErrorBound {
             if w.centre != 0 { state.add(2 * ErrorBound.unit * (scaled.magnitude + centred.magnitude + w.centre.magnitude * sum.worst)) }
         }
         state.peak = max(state.peak, scaled.magnitude, centred.magnitude, (dot.total + w.shift * sum.total).magnitude)
-        let factor = product.plan.mode == Int64(INT4Q_MODE_INT8) && w.largestValue != 0 ? w.largestValue / 127 : 1
+        let factor = w.levels != 0 ? w.largestValue / w.levels : 1
         state.peak = max(state.peak, w.centre.magnitude, w.scale.magnitude * factor, w.scale.magnitude * factor * step.step,
                          w.centre.magnitude * step.step)
         if w.hasSums { state.peak = max(state.peak, sum.peak) }
@@ -332,6 +334,8 @@ private struct ColumnGroup {
     /// Of the codebook; 0 for other kinds.
     let largestValue: Double
     var largestCode: Double { largestValue == 0 ? 8 : largestValue }
+    /// That INT8 mode makes of the largest value; 0 for other kinds and modes.
+    let levels: Double
     /// Whether the kernels sum x.
     let hasSums: Bool
     private let rounding: Rounding
@@ -340,8 +344,9 @@ private struct ColumnGroup {
 
     private enum Rounding { case none, codebookToBytes, codebookToBFloats, weightsToBFloats }
 
-    init(_ row: BlobRow, _ group: Int, _ product: Product) {
+    init(_ row: BlobRow, _ group: Int, _ product: Product, _ levels: Double) {
         self.row = row
+        self.levels = levels
         let scheme = row.blob.scheme
         scale = Double(scheme.scaleType.load(row.scales, row.parameterIndex(group)))
         var largest: Float = 0
@@ -360,7 +365,7 @@ private struct ColumnGroup {
         largestValue = Double(largest)
         hasSums = scheme.kind == .asymmetric || scheme.kind == .offset
         let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
-        if product.plan.mode == Int64(INT4Q_MODE_INT8) && scheme.kind == .codebook {
+        if levels != 0 {
             rounding = .codebookToBytes
         } else if hasBFloats && product.roundsWeights {
             rounding = .weightsToBFloats
@@ -374,8 +379,8 @@ private struct ColumnGroup {
         switch rounding {
         case .none: return 0
         case .codebookToBytes:
-            let level = (Double(row.blob.codebook[code]) * 127 / largestValue).rounded(.toNearestOrEven)
-            return scale * (level * largestValue / 127 - value)
+            let level = (Double(row.blob.codebook[code]) * levels / largestValue).rounded(.toNearestOrEven)
+            return scale * (level * largestValue / levels - value)
         case .codebookToBFloats: return scale * (rounded(value) - value)
         case .weightsToBFloats: return rounded(scale * value + centre) - (scale * value + centre)
         }

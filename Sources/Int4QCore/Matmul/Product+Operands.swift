@@ -8,6 +8,9 @@ struct Weights {
     var blob: UnsafeRawPointer?
     var upBlob: UnsafeRawPointer?
     var experts: UnsafePointer<int4q_expert>?
+    /// Of `blob` and `upBlob`, where INT8 mode needs them. Experts' are made for each tile.
+    var integers: IntegerCodebook?
+    var upIntegers: IntegerCodebook?
 
     func gate(_ expert: Int) -> UnsafeRawPointer { experts.map { $0[expert].blob.unsafelyUnwrapped } ?? blob.unsafelyUnwrapped }
     func up(_ expert: Int) -> UnsafeRawPointer { experts.map { $0[expert].up_blob.unsafelyUnwrapped } ?? upBlob.unsafelyUnwrapped }
@@ -78,7 +81,8 @@ extension Product {
         } else {
             try requireAbsent(args.up_blob == nil, "args.up_blob")
         }
-        weights = Weights(layout: blob.layout, blob: blob.base, upBlob: upBlob)
+        weights = Weights(layout: blob.layout, blob: blob.base, upBlob: upBlob, integers: integerCodebook(blob.base),
+                          upIntegers: upBlob.flatMap { integerCodebook($0) })
     }
 
     private func expertWeights(_ experts: UnsafePointer<int4q_expert>) throws(Failure) -> Weights {

@@ -106,10 +106,10 @@ public struct Product {
             var tile = i4q_tile(row_begin: rows.first, row_count: rows.count, block_begin: block,
                                 block_count: min(plan.blocksPerTile, plan.blockCount - block), out: out,
                                 out_stride: plan.blocksPerTile * BlobLayout.blockRows, panel: panel)
-            multiply(weights.gate(rows.expert), weights.layout, &tile)
+            multiply(weights.gate(rows.expert), weights.layout, weights.integers, &tile)
             if plan.isGated != 0 {
                 tile.out = upTotals(tile)
-                multiply(weights.up(rows.expert), weights.layout, &tile)
+                multiply(weights.up(rows.expert), weights.layout, weights.upIntegers, &tile)
                 tile.out = out
             }
             finish(tile, rows.expert)
@@ -139,21 +139,39 @@ public struct Product {
         tile.out.unsafelyUnwrapped + Int(plan.rowsPerTile) * Int(tile.out_stride)
     }
 
-    private func multiply(_ blob: UnsafeRawPointer, _ layout: BlobLayout, _ tile: inout i4q_tile) {
-        let codebook = (blob + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self)
+    /// What INT8 mode makes of a blob's codebook, if it has one.
+    func integerCodebook(_ blob: UnsafeRawPointer) -> IntegerCodebook? {
+        if plan.mode != Int64(INT4Q_MODE_INT8) || plan.kind != Int64(INT4Q_KIND_CODEBOOK) { return nil }
+        return IntegerCodebook(codebook(of: blob))
+    }
+
+    private func codebook(of blob: UnsafeRawPointer) -> UnsafePointer<Float> {
+        (blob + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self)
+    }
+
+    private func multiply(_ blob: UnsafeRawPointer, _ layout: BlobLayout, _ known: IntegerCodebook?, _ tile: inout i4q_tile) {
         var product = i4q_product(
             blocks: layout.block(0, in: blob).assumingMemoryBound(to: UInt8.self),
             block_bytes: Int64(layout.blockBytes), scales_offset: Int64(layout.scalesOffset),
             zeros_offset: Int64(layout.zerosOffset), scale_type: plan.scaleType, kind: plan.kind,
             k_padded: layout.kPadded, group_size: layout.groupSize, group_count: layout.groupCount,
-            codebook: plan.kind == Int64(INT4Q_KIND_CODEBOOK) ? codebook : nil,
+            codebook: plan.kind == Int64(INT4Q_KIND_CODEBOOK) ? codebook(of: blob) : nil,
             prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
             prepared_row_bytes: plan.preparedRowBytes, prepared_scales_offset: plan.preparedScalesOffset,
             prepared_sums_offset: plan.preparedSumsOffset, int8_codebook: nil, int8_codebook_step: 1)
         switch plan.mode {
         case Int64(INT4Q_MODE_F32): kernels.tile_f32.unsafelyUnwrapped(&product, &tile)
         case Int64(INT4Q_MODE_BF16): kernels.tile_bf16.unsafelyUnwrapped(&product, &tile)
-        default: kernels.tile_int8.unsafelyUnwrapped(&product, &tile)
+        default: multiplyInt8(&product, known ?? integerCodebook(blob), &tile)
+        }
+    }
+
+    private func multiplyInt8(_ product: inout i4q_product, _ codebook: IntegerCodebook?, _ tile: inout i4q_tile) {
+        guard let codebook else { return kernels.tile_int8.unsafelyUnwrapped(&product, &tile) }
+        product.int8_codebook_step = codebook.step
+        withUnsafePointer(to: codebook.bytes) { bytes in
+            product.int8_codebook = UnsafeRawPointer(bytes).assumingMemoryBound(to: Int8.self)
+            kernels.tile_int8.unsafelyUnwrapped(&product, &tile)
         }
     }
 
