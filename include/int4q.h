@@ -536,6 +536,90 @@ INT4Q_API int4q_status int4q_compare(const void *reference, int4q_type reference
                                      const void *candidate, int4q_type candidate_type, int64_t candidate_stride,
                                      int64_t rows, int64_t columns, int4q_metrics *metrics);
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 8. Block formats
+ *
+ * Matrices in the bytes of ggml's 4-bit types, as GGUF files hold them: a row is cut into blocks of neighbours in k, and a
+ * block's codes and scales lie together, so k must be a multiple of the block; [n][k / block] blocks without padding.
+ * d, m, dmin are binary16, all numbers little-endian, q a code, V = 0 1 2 3 4 6 8 12 and their negatives (E2M1, doubled),
+ * T = -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113:
+ *
+ *            block  bytes  a block's bytes                            a value
+ *   Q4_0       32    18    d, codes[16]                               d * (q - 8)
+ *   Q4_1       32    20    d, m, codes[16]                            d * q + m
+ *   Q4_K      256   144    d, dmin, 8 x (s, b) in [12], codes[128]    d * s * q - dmin * b    s, b 6 bits, for each 32 values
+ *   IQ4_NL     32    18    d, codes[16]                               d * T[q]
+ *   MXFP4      32    17    e, codes[16]                               2^(e - 128) * V[q]
+ *   NVFP4      64    36    e[4], codes[32]                            global_scale * e / 2 * V[q]  e UE4M3, for each 16 values
+ *
+ * MXFP4 is E2M1 with an E8M0 scale (OCP Microscaling Formats 1.0), NVFP4 E2M1 with E4M3 scales without their sign. The order
+ * of the codes and the search for scales: docs/quantizers.md.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef int32_t int4q_format;
+enum {
+    INT4Q_FORMAT_Q4_0 = 1,
+    INT4Q_FORMAT_Q4_1 = 2,
+    INT4Q_FORMAT_Q4_K = 3,
+    INT4Q_FORMAT_IQ4_NL = 4,
+    INT4Q_FORMAT_MXFP4 = 5,
+    INT4Q_FORMAT_NVFP4 = 6
+};
+
+enum {
+    /* The bytes that ggml's ggml_quantize_chunk() writes, with and without importance, where its arithmetic is not fused
+     * (x86-64 builds for any processor). MXFP4 and NVFP4 take no notice of importance. Differences: docs/quantizers.md. */
+    INT4Q_SEARCH_REFERENCE = 0,
+    /* A longer search for the smallest sum of importance * error^2, errors as the stored scales leave them. Slower; any
+     * decoder of the format reads it. */
+    INT4Q_SEARCH_BEST = 1
+};
+
+/* NULL in place of a pointer to it: REFERENCE, no importance, no global scale. */
+typedef struct int4q_block_options {
+    uint32_t struct_size;
+    int32_t search;          /* INT4Q_SEARCH_* */
+    const float *importance; /* [k], finite, 0 or more: how much an error in a column counts (an imatrix), or NULL for 1 */
+    float global_scale;      /* NVFP4: above zero, finite; 0 stands for 1. Other formats: 0 or 1 */
+    uint32_t reserved;
+} int4q_block_options;
+
+/* Writes the size of an n x k matrix in a format. */
+INT4Q_API int4q_status int4q_blocks_size(int4q_format format, int64_t n, int64_t k, uint64_t *bytes);
+
+/* Quantizes rows row_begin..row_end-1 of source[n][k] into the same rows of blocks (no alignment is asked for; blocks_bytes is
+ * at least int4q_blocks_size()), so that a host may spread the rows over its threads. `source` and `blocks` point at row 0.
+ * The result depends neither on how the rows are split nor on the instruction set.
+ * A NaN or infinity in those rows, or a scale or minimum that the format cannot hold, is INT4Q_ERROR_NOT_FINITE; the
+ * error's value names row and column. (MXFP4 holds all; NVFP4 clips what its scales cannot reach.) */
+INT4Q_API int4q_status int4q_quantize_blocks(int4q_format format, const int4q_block_options *options, int64_t n, int64_t k,
+                                             const void *source, int4q_type source_type, int64_t source_stride, void *blocks,
+                                             uint64_t blocks_bytes, int64_t row_begin, int64_t row_end);
+
+/* Writes rows row_begin..row_end-1 of the matrix that `blocks` stands for into the same rows of destination[n][k]: in binary32
+ * the values that ggml computes (NVFP4: V times the rounded product of scale and global_scale), then rounded to the
+ * destination's type. global_scale: as in int4q_block_options. Scales that are NaN or infinite give such values. */
+INT4Q_API int4q_status int4q_dequantize_blocks(int4q_format format, float global_scale, int64_t n, int64_t k, const void *blocks,
+                                               uint64_t blocks_bytes, void *destination, int4q_type destination_type,
+                                               int64_t destination_stride, int64_t row_begin, int64_t row_end);
+
+/* Writes the scheme with which a tensor holds exactly what a format's blocks stand for, and its codebook if it has one (else
+ * zeros). `codebook` points to 16 floats, or is NULL.
+ *   Q4_0 SYMMETRIC, F16   Q4_1 OFFSET, F16   Q4_K OFFSET, F32   IQ4_NL CODEBOOK, F16   MXFP4 CODEBOOK, BF16; groups of 32
+ *   NVFP4 CODEBOOK, F32, groups of 16 */
+INT4Q_API int4q_status int4q_format_scheme(int4q_format format, int4q_scheme *scheme, float *codebook);
+
+/* Writes rows row_begin..row_end-1 of `blocks` into the same rows of *tensor, exactly: its scheme has the kind, group size and
+ * scale type that int4q_format_scheme() tells (MXFP4: F32 too) and its codebook the same values. n and k are the tensor's.
+ * A scale or minimum that is NaN or infinite is INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_blocks_to_tensor(int4q_format format, float global_scale, const void *blocks, uint64_t blocks_bytes,
+                                              const int4q_tensor *tensor, int64_t row_begin, int64_t row_end);
+
+/* The inverse, for Q4_0, Q4_1, IQ4_NL and MXFP4 (others are INT4Q_ERROR_UNSUPPORTED). Rules as there. MXFP4: a scale must be
+ * a power of two from 2^-128 to 2^127, else INT4Q_ERROR_MISMATCH. */
+INT4Q_API int4q_status int4q_tensor_to_blocks(int4q_format format, const int4q_tensor *tensor, void *blocks,
+                                              uint64_t blocks_bytes, int64_t row_begin, int64_t row_end);
+
 #ifdef __cplusplus
 }
 #endif

@@ -50,5 +50,6 @@ extension i4q_kernels {
             decodeRun(decoding.unsafelyUnwrapped.pointee, codes.unsafelyUnwrapped, count: Int(count),
                       floats.unsafelyUnwrapped)
         }
+        quantize_batch = { quantizeBatch($0.unsafelyUnwrapped.pointee) }
     }
 }

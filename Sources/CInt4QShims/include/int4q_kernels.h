@@ -132,6 +132,20 @@ typedef struct i4q_block_quantization {
     uint8_t *block;          /* zeroed, aligned to 64 */
 } i4q_block_quantization;
 
+/* Up to 16 blocks (or Q4_K's sub-blocks) of a block format, one per lane. */
+enum { I4Q_BATCH_LANES = 16 };
+typedef struct i4q_block_batch {
+    const void *const *values;      /* lane_count pointers to a lane's 32 values (NVFP4: 16) */
+    const void *const *importance;  /* lane_count pointers to their importance, floats; or NULL */
+    const float *mean_squares;      /* Q4_0 and Q4_1 with importance: 16, of each lane's row */
+    int64_t source_type;            /* INT4Q_TYPE_* */
+    int64_t lane_count;             /* 1..16; Q4_K: 8 or 16, NVFP4: a multiple of 4 */
+    int64_t format;                 /* INT4Q_FORMAT_* */
+    int64_t search;                 /* INT4Q_SEARCH_* */
+    float global_scale;             /* NVFP4: values are divided by it */
+    uint8_t *blocks;                /* the first lane's block; lanes follow one another */
+} i4q_block_batch;
+
 typedef struct i4q_kernels {
     const char *tile_f32_name;
     const char *tile_int8_name;
@@ -160,6 +174,9 @@ typedef struct i4q_kernels {
      * or a scale out of its type's range) or group_count. */
     int64_t (*quantize_block)(const i4q_block_quantization *quantization, int64_t first);
     void (*decode)(const i4q_decoding *decoding, const uint8_t *codes, int64_t count, float *floats);
+    /* Quantizes a batch. Returns 0, or a bit for each lane that has values that are not finite or a scale beyond its type's
+     * range; then nothing is written. */
+    int64_t (*quantize_batch)(const i4q_block_batch *batch);
 } i4q_kernels;
 
 i4q_kernels i4q_kernels_portable(void);

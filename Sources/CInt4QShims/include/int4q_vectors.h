@@ -56,6 +56,83 @@ I4Q_VECTOR i4q_f32x16 i4q_value_if_larger(i4q_u32x16 largest, i4q_f32x16 kept, i
     const i4q_u32x16 magnitude = (i4q_u32x16)v & 0x7fffffff;
     return magnitude > largest ? v : kept;
 }
+/* Block formats. Each operation rounds by itself, also where one instruction could do two: other projects' results are matched
+ * to the bit. Masks are all ones or zeros in each lane. */
+I4Q_VECTOR i4q_f32x16 i4q_add(i4q_f32x16 a, i4q_f32x16 b) { return a + b; }
+I4Q_VECTOR i4q_f32x16 i4q_multiply(i4q_f32x16 a, i4q_f32x16 b) { return a * b; }
+I4Q_VECTOR i4q_f32x16 i4q_add_product(i4q_f32x16 sum, i4q_f32x16 a, i4q_f32x16 b) {
+#pragma clang fp contract(off)
+    const i4q_f32x16 product = a * b;
+    return sum + product;
+}
+I4Q_VECTOR i4q_f32x16 i4q_square_root(i4q_f32x16 v) { return __builtin_elementwise_sqrt(v); }
+I4Q_VECTOR i4q_f32x16 i4q_magnitude(i4q_f32x16 v) { return (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff); }
+I4Q_VECTOR i4q_i32x16 i4q_is_greater(i4q_f32x16 a, i4q_f32x16 b) { return (i4q_i32x16)(a > b); }
+I4Q_VECTOR i4q_f32x16 i4q_choose(i4q_i32x16 mask, i4q_f32x16 yes, i4q_f32x16 no) {
+    return (i4q_f32x16)(((i4q_i32x16)yes & mask) | ((i4q_i32x16)no & ~mask));
+}
+/* Half to even, for |v| below 2^22; beyond, 22 bits of whatever the sum's bits are, which is what ggml's nearest_int gives. */
+I4Q_VECTOR i4q_f32x16 i4q_nearest_level(i4q_f32x16 v) {
+    const i4q_i32x16 bits = (i4q_i32x16)(v + 12582912.0f);
+    return __builtin_convertvector((bits & 0x7fffff) - 0x400000, i4q_f32x16);
+}
+/* Adds to *sum the steps of all bounds (times *scale) that *v reaches, or with `exceeds` those that it exceeds; NaN reaches none.
+ * By address: between functions of C, vectors wider than a register are no arguments. */
+I4Q_VECTOR void i4q_climb(i4q_f32x16 *sum, const i4q_f32x16 *v, const i4q_f32x16 *scale, int exceeds, const float *bounds,
+                          const float *steps, int count) {
+    const i4q_f32x16 none = 0;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < count; i++) {
+        const i4q_f32x16 step = steps[i], bound = *scale * bounds[i];
+        *sum += exceeds ? (*v > bound ? step : none) : (*v >= bound ? step : none);
+    }
+}
+/* ggml's IQ4_NL: the value nearest to v, ties upwards; and its code. */
+static const float i4q_iq4nl_bounds[15] = {-115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19, 31.5f, 45.5f, 61, 79, 101};
+static const float i4q_iq4nl_steps[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
+static const float i4q_ones[15] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+I4Q_VECTOR i4q_f32x16 i4q_iq4nl_value(i4q_f32x16 v) {
+    i4q_f32x16 sum = -127;
+    const i4q_f32x16 one = 1;
+    i4q_climb(&sum, &v, &one, 0, i4q_iq4nl_bounds, i4q_iq4nl_steps, 15);
+    return sum;
+}
+I4Q_VECTOR i4q_f32x16 i4q_iq4nl_code(i4q_f32x16 v) {
+    i4q_f32x16 sum = 0;
+    const i4q_f32x16 one = 1;
+    i4q_climb(&sum, &v, &one, 0, i4q_iq4nl_bounds, i4q_ones, 15);
+    return sum;
+}
+/* E2M1, its values doubled: the nearest to v / scale, ties to the smaller magnitude, and its code. */
+static const float i4q_e2m1_bounds[7] = {0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10};
+static const float i4q_e2m1_steps[7] = {1, 1, 1, 1, 2, 2, 4};
+I4Q_VECTOR i4q_f32x16 i4q_e2m1_code(i4q_f32x16 v, i4q_f32x16 scale) {
+    i4q_f32x16 code = 0;
+    const i4q_f32x16 magnitude = (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff), sign = 8, none = 0;
+    i4q_climb(&code, &magnitude, &scale, 1, i4q_e2m1_bounds, i4q_ones, 7);
+    return code + (((v < 0) & (code > 0)) ? sign : none);
+}
+I4Q_VECTOR i4q_f32x16 i4q_e2m1_value(i4q_f32x16 v, i4q_f32x16 scale) {
+    i4q_f32x16 value = 0;
+    const i4q_f32x16 magnitude = (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff);
+    i4q_climb(&value, &magnitude, &scale, 1, i4q_e2m1_bounds, i4q_e2m1_steps, 7);
+    return v < 0 ? -value : value;
+}
+/* The same by trying all 16 values in order, the first of the smallest errors as they are rounded: as ggml does. Differs where
+ * values are far beyond the scale's, and for a scale of zero. */
+I4Q_VECTOR i4q_f32x16 i4q_e2m1_tried_code(i4q_f32x16 v, i4q_f32x16 scale) {
+#pragma clang fp contract(off)
+    static const float values[16] = {0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12};
+    i4q_f32x16 best = 0, error = (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff);
+    for (int i = 1; i < 16; i++) {
+        const i4q_f32x16 product = scale * values[i], code = (float)i;
+        const i4q_f32x16 tried = (i4q_f32x16)((i4q_u32x16)(product - v) & 0x7fffffff);
+        best = tried < error ? code : best;
+        error = tried < error ? tried : error;
+    }
+    return best;
+}
+
 /* Half to even, plus `zero`; |v| below 2^22. 12582912 is 1.5 * 2^23: the sum's unit in the last place is 1. */
 I4Q_VECTOR i4q_u32x16 i4q_round_and_add(i4q_f32x16 v, i4q_i32x16 zero) {
     return (i4q_u32x16)((i4q_i32x16)(v + 12582912.0f) - 0x4b400000 + zero);

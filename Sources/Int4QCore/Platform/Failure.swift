@@ -27,6 +27,7 @@ public enum FailureValue: @unchecked Sendable {
     case integer(Int64)
     case unsigned(UInt64)
     case pointer(UInt)
+    case number(Float)
     /// A number at a place in a matrix.
     case element(row: Int64, column: Int64, Float)
     /// The block of a blob that starts at this row.

@@ -50,6 +50,7 @@ public struct TextWriter {
         case .integer(let number): write(number)
         case .unsigned(let number): write(number)
         case .pointer(let address): write(hexadecimal: UInt64(address))
+        case .number(let number): write(number)
         case .block(let row):
             write("the block at row ")
             write(row)
@@ -57,12 +58,16 @@ public struct TextWriter {
         }
     }
 
-    private mutating func write(element number: Float, _ row: Int64, _ column: Int64) {
+    private mutating func write(_ number: Float) {
         withUnsafeTemporaryAllocation(byteCount: 32, alignment: 1) { buffer in
             let digits = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: CChar.self)
             i4q_format_float(Double(number), digits, 32)
             write(UnsafePointer(digits))
         }
+    }
+
+    private mutating func write(element number: Float, _ row: Int64, _ column: Int64) {
+        write(number)
         write(" at row ")
         write(row)
         write(", column ")

@@ -10,7 +10,8 @@
 """
 
 from ._blob import Blob, BlobInfo, Linear
-from ._enums import PER_ROW, Activation, Bound, CodeRange, Isa, Kind, Mode, Rounding, ScaleRule, Type
+from ._blocks import Blocks, format_scheme, quantize_blocks
+from ._enums import PER_ROW, Activation, Bound, CodeRange, Format, Isa, Kind, Mode, Rounding, ScaleRule, Search, Type
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
@@ -54,11 +55,13 @@ __all__ = [
     "Blob",
     "BlobInfo",
     "BlobVersionError",
+    "Blocks",
     "Bound",
     "BufferTooSmallError",
     "CodeRange",
     "CorruptError",
     "Experts",
+    "Format",
     "Int4QError",
     "InvalidArgumentError",
     "Isa",
@@ -79,6 +82,7 @@ __all__ = [
     "Rounding",
     "ScaleRule",
     "Scheme",
+    "Search",
     "SizeOverflowError",
     "Steps",
     "StructSizeError",
@@ -88,11 +92,13 @@ __all__ = [
     "abi_version",
     "compare",
     "describe_dispatch",
+    "format_scheme",
     "isa_active",
     "isa_detected",
     "isa_name",
     "library_path",
     "library_version",
     "quantize",
+    "quantize_blocks",
     "set_isa_limit",
 ]

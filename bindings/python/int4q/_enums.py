@@ -84,6 +84,24 @@ class Bound(enum.IntEnum):
     PROBABLE = 1
 
 
+class Format(enum.IntEnum):
+    """Block formats: ggml's 4-bit types."""
+
+    Q4_0 = 1
+    Q4_1 = 2
+    Q4_K = 3
+    IQ4_NL = 4
+    MXFP4 = 5
+    NVFP4 = 6
+
+
+class Search(enum.IntEnum):
+    """How a block format's scales are found: as ggml does, or for the smallest error."""
+
+    REFERENCE = 0
+    BEST = 1
+
+
 class MatmulFlag(enum.IntFlag):
     """Flags of a product's description."""
 

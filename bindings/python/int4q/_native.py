@@ -188,6 +188,16 @@ class MetricsStruct(_SizedStructure):
     ]
 
 
+class BlockOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("search", c_int32),
+        ("importance", c_void_p),
+        ("global_scale", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -264,6 +274,36 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             c_int64,
             POINTER(MetricsStruct),
         ],
+    ),
+    "int4q_blocks_size": (c_int32, [c_int32, c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_quantize_blocks": (
+        c_int32,
+        [
+            c_int32,
+            POINTER(BlockOptionsStruct),
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_dequantize_blocks": (
+        c_int32,
+        [c_int32, c_float, c_int64, c_int64, c_void_p, c_uint64, c_void_p, c_int32, c_int64, c_int64, c_int64],
+    ),
+    "int4q_format_scheme": (c_int32, [c_int32, POINTER(SchemeStruct), c_void_p]),
+    "int4q_blocks_to_tensor": (
+        c_int32,
+        [c_int32, c_float, c_void_p, c_uint64, POINTER(TensorStruct), c_int64, c_int64],
+    ),
+    "int4q_tensor_to_blocks": (
+        c_int32,
+        [c_int32, POINTER(TensorStruct), c_void_p, c_uint64, c_int64, c_int64],
     ),
 }
 """Every function of the header: its result and its arguments."""
