@@ -10,7 +10,23 @@
 """
 
 from ._blob import Blob, BlobInfo, Linear
-from ._enums import PER_ROW, Activation, Bound, CodeRange, Isa, Kind, Mode, Rounding, ScaleRule, Type
+from ._double import DoubleScales, dynamic_map
+from ._enums import (
+    PER_ROW,
+    Activation,
+    Bound,
+    CodeRange,
+    DoubleRule,
+    Isa,
+    Kind,
+    Mode,
+    Rounding,
+    ScaleRule,
+    TwinChoice,
+    TwinKind,
+    TwinSteps,
+    Type,
+)
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
@@ -42,9 +58,11 @@ from ._isa import (
 from ._matmul import MatmulPlan, describe_dispatch
 from ._metrics import Metrics, compare
 from ._operands import Steps
+from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, quantize
+from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
 
 __version__ = "0.1.0"
 
@@ -58,6 +76,8 @@ __all__ = [
     "BufferTooSmallError",
     "CodeRange",
     "CorruptError",
+    "DoubleRule",
+    "DoubleScales",
     "Experts",
     "Int4QError",
     "InvalidArgumentError",
@@ -74,25 +94,39 @@ __all__ = [
     "NotFiniteError",
     "NullPointerError",
     "OutOfMemoryError",
+    "OutlierFit",
     "Pool",
     "QuantizedTensor",
     "Rounding",
     "ScaleRule",
     "Scheme",
     "SizeOverflowError",
+    "SparseMatrix",
     "Steps",
     "StructSizeError",
     "ThreadError",
+    "TwinChoice",
+    "TwinKind",
+    "TwinRanges",
+    "TwinSteps",
+    "TwinTensor",
     "Type",
     "UnsupportedError",
     "abi_version",
     "compare",
     "describe_dispatch",
+    "dynamic_map",
+    "gobo_centroids",
+    "gobo_quantize",
     "isa_active",
     "isa_detected",
     "isa_name",
     "library_path",
     "library_version",
     "quantize",
+    "search_twin_ranges",
     "set_isa_limit",
+    "split_outliers",
+    "twin_candidates",
+    "twin_errors",
 ]

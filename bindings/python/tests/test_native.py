@@ -41,7 +41,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 28
+    assert len(header_functions()) == 49
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -65,6 +65,9 @@ def test_table_equals_the_exports() -> None:
         ("ACTIVATION", int4q.Activation),
         ("MATMUL", _enums.MatmulFlag),
         ("BOUND", int4q.Bound),
+        ("DOUBLE", int4q.DoubleRule),
+        ("TWIN_BY", int4q.TwinChoice),
+        ("TWIN_STEPS", int4q.TwinSteps),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
