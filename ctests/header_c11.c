@@ -12,6 +12,11 @@ _Static_assert(sizeof(int4q_matmul_plan) == 360, "int4q_matmul_plan");
 _Static_assert(sizeof(int4q_expert) == 32, "int4q_expert");
 _Static_assert(sizeof(int4q_matmul_args) == 144, "int4q_matmul_args");
 _Static_assert(sizeof(int4q_metrics) == 56, "int4q_metrics");
+_Static_assert(sizeof(int4q_double_scales) == 64, "int4q_double_scales");
+_Static_assert(sizeof(int4q_outlier_fit) == 40, "int4q_outlier_fit");
+_Static_assert(sizeof(int4q_sparse) == 56, "int4q_sparse");
+_Static_assert(sizeof(int4q_twin_ranges) == 16, "int4q_twin_ranges is fixed");
+_Static_assert(sizeof(int4q_twin_tensor) == 80, "int4q_twin_tensor");
 
 /* The pool's function is one of the kind that int4q_matmul() takes. */
 int4q_parallel_for header_c11_parallel_for(void);

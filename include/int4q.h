@@ -172,14 +172,15 @@ enum {
     INT4Q_KIND_CODEBOOK = 4
 };
 
-/* How SYMMETRIC derives a scale from a group; must be INT4Q_SCALE_DEFAULT for the other kinds:
+/* How SYMMETRIC derives a scale from a group; must be INT4Q_SCALE_DEFAULT (CODEBOOK: or INT4Q_SCALE_ONE) for the other kinds:
  * ASYMMETRIC s = (max - min) / 15 with 0 included in the range, z = round(-min / s) clipped to 0..15;
  * OFFSET s = (max - min) / 15, o = min;  CODEBOOK s = max|w| / max|codebook|. */
 enum {
     INT4Q_SCALE_DEFAULT = 0,      /* SYMMETRIC: as INT4Q_SCALE_SIGNED_MAX_8 */
     INT4Q_SCALE_AMAX_7 = 1,       /* max|w| / 7 (AWQ, most textbooks) */
     INT4Q_SCALE_AMAX_7_5 = 2,     /* max|w| / 7.5 (compressed-tensors, GPTQ) */
-    INT4Q_SCALE_SIGNED_MAX_8 = 3  /* (first element of largest magnitude, with its sign) / -8 (ggml, ONNX Runtime) */
+    INT4Q_SCALE_SIGNED_MAX_8 = 3, /* (first element of largest magnitude, with its sign) / -8 (ggml, ONNX Runtime) */
+    INT4Q_SCALE_ONE = 4           /* CODEBOOK only: 1, the codebook's values as they are (GOBO) */
 };
 
 enum {
@@ -619,6 +620,257 @@ INT4Q_API int4q_status int4q_blocks_to_tensor(int4q_format format, float global_
  * a power of two from 2^-128 to 2^127, else INT4Q_ERROR_MISMATCH. */
 INT4Q_API int4q_status int4q_tensor_to_blocks(int4q_format format, const int4q_tensor *tensor, void *blocks,
                                               uint64_t blocks_bytes, int64_t row_begin, int64_t row_end);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 9. Double quantization, outliers, twin ranges
+ *
+ * What is said at the top of this file holds here, too; `n` rows of `k` elements, and calls that take a range of rows or
+ * blocks may be spread over threads: what they write does not depend on how the range is cut. Sources and formulas:
+ * docs/quantizers.md.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* ---- Double quantization: scales of scales (Dettmers et al., "QLoRA", 2023) ----
+ *
+ * A list of scales is shifted by its mean, cut into blocks, and each block stored as a binary32 scale (its largest
+ * magnitude) and one byte per element, the index of one of the 256 values of bitsandbytes' dynamic map:
+ *
+ *     scale = (map[code] * nested_scale) + offset        each operation rounded to binary32
+ */
+
+/* How a code is chosen from v = (scale - offset) * (1 / nested_scale), in binary32. */
+enum {
+    /* The value of the map nearest to v; halfway the lower code. */
+    INT4Q_DOUBLE_NEAREST = 0,
+    /* What bitsandbytes does on a CPU since 0.50: v is first rounded to one of 65536 steps from -1 to 1. To the byte. */
+    INT4Q_DOUBLE_BITSANDBYTES = 1
+};
+
+/* Scales that are quantized themselves, in the caller's memory. */
+typedef struct int4q_double_scales {
+    uint32_t struct_size;
+    int32_t rule;           /* INT4Q_DOUBLE_*; quantizing only */
+    int64_t count;          /* how many scales, at least 1 */
+    int64_t block_size;     /* scales that share a nested scale, at least 1; bitsandbytes has 256. The last block may be shorter */
+    uint8_t *codes;         /* [count] */
+    uint64_t codes_bytes;
+    float *nested_scales;   /* [ceil(count / block_size)] */
+    uint64_t nested_scales_bytes;
+    float offset;           /* finite; of int4q_double_offset(), or any other */
+    uint32_t reserved;
+} int4q_double_scales;
+
+/* Writes bitsandbytes' signed dynamic map, 256 values in ascending order from -0.993 to 1, into map[256]: to the bit what
+ * create_dynamic_map() gives where PyTorch uses fused multiply-add. */
+INT4Q_API int4q_status int4q_dynamic_map(float *map);
+
+/* Writes the sizes of a double quantization's parts. Either pointer may be NULL. */
+INT4Q_API int4q_status int4q_double_sizes(int64_t count, int64_t block_size, uint64_t *codes_bytes,
+                                          uint64_t *nested_scales_bytes);
+
+/* Writes the mean of scales[count], summed in binary64 in order of index, rounded to binary32. (bitsandbytes' is PyTorch's
+ * mean in binary32, whose last bits depend on the machine: pass its own to get its bytes.) NaN or infinity among the scales
+ * is INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_double_offset(const void *scales, int4q_type scales_type, int64_t count, float *offset);
+
+/* Quantizes blocks block_begin..block_end-1 of scales[count]. A block of equal scales has nested scale |scale - offset|; if
+ * that is 0 its codes are 0. A scale that is NaN or infinite, or whose distance from the offset is, is
+ * INT4Q_ERROR_NOT_FINITE; the error's value names it as a column of row 0. */
+INT4Q_API int4q_status int4q_double_quantize_scales(const int4q_double_scales *doubled, const void *scales,
+                                                    int4q_type scales_type, int64_t block_begin, int64_t block_end);
+
+/* Writes the scales that blocks block_begin..block_end-1 stand for to the same places of scales[count], rounded to their
+ * type. Any bytes are valid codes; nested scales are used as they are. */
+INT4Q_API int4q_status int4q_double_dequantize_scales(const int4q_double_scales *doubled, void *scales,
+                                                      int4q_type scales_type, int64_t block_begin, int64_t block_end);
+
+/* ---- Outliers kept as they are beside 4-bit weights (Zadeh et al., "GOBO", 2020) ----
+ *
+ *     moments of each row -> fit -> counts -> offsets -> split:  W = dense part + sparse part
+ *     quantize the dense part -> int4q_outliers_correct(): sparse value = weight - what the dense part gives there
+ *     y = int4q_matmul() of the dense part, then y += x * sparse part^T: int4q_sparse_add()
+ */
+
+/* Writes to moments[i][0] and moments[i][1] (binary64) the mean of row i of source[n][k] and the sum of the squares of its
+ * elements' distances from it, for rows row_begin..row_end-1. NaN and infinity are INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_outliers_moments(const void *source, int4q_type source_type, int64_t n, int64_t k,
+                                              int64_t source_stride, double *moments, int64_t row_begin, int64_t row_end);
+
+/* Which weights are outliers: those below `lowest` or above `highest`. int4q_outliers_fit() fills it in; a host with another
+ * rule (so many sigmas, a share of the largest) may set the two bounds itself, lowest <= highest. */
+typedef struct int4q_outlier_fit {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double mean;   /* of all weights */
+    double sigma;  /* the square root of the mean square distance from it: the normal distribution of largest likelihood */
+    double limit;  /* |w - mean| beyond which ln(density of w) < log_density */
+    float lowest;  /* the smallest and the largest binary32 value within the limit */
+    float highest;
+} int4q_outlier_fit;
+
+/* Fits a normal distribution to an n x k matrix of these row moments. GOBO's log_density is -4; any finite number will do.
+ * The density has a unit, and so the limit depends on the weights' scale: limit = sigma * sqrt(2 (-log_density -
+ * ln(sigma sqrt(2 pi)))), 0 where that root is of a negative number, and infinite (no outliers) where sigma is 0. */
+INT4Q_API int4q_status int4q_outliers_fit(const double *moments, int64_t n, int64_t k, double log_density,
+                                          int4q_outlier_fit *fit);
+
+/* A sparse n x k matrix in compressed rows: row i has the elements row_offsets[i]..row_offsets[i+1]-1, their columns in
+ * ascending order. Wherever one is read, for the rows asked for: offsets must ascend within 0..capacity, and columns ascend
+ * within 0..k-1 (INT4Q_ERROR_CORRUPT otherwise). k is at most 2^31 - 1. */
+typedef struct int4q_sparse {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t n;
+    int64_t k;
+    int64_t capacity;      /* elements that columns and values have room for; 0: both may be NULL */
+    int64_t *row_offsets;  /* [n + 1] */
+    int32_t *columns;      /* [capacity] */
+    float *values;         /* [capacity] */
+} int4q_sparse;
+
+/* Writes the number of outliers in row i of source[n][k] to row_counts[i], for rows row_begin..row_end-1. */
+INT4Q_API int4q_status int4q_outliers_count(const int4q_outlier_fit *fit, const void *source, int4q_type source_type,
+                                            int64_t n, int64_t k, int64_t source_stride, int64_t *row_counts,
+                                            int64_t row_begin, int64_t row_end);
+
+/* Writes the running sum of row_counts[n] (none negative) to row_offsets[n + 1]; *total is the capacity to make room for.
+ * row_offsets may be row_counts in memory that has room for one element more. */
+INT4Q_API int4q_status int4q_sparse_offsets(const int64_t *row_counts, int64_t n, int64_t *row_offsets, int64_t *total);
+
+/* Splits rows row_begin..row_end-1: their outliers go to sparse->columns and values, as they are; dense[n][k] gets the other
+ * weights, and in the outliers' places the mean (rounded to binary32, and within lowest..highest), all rounded to dense_type.
+ * dense may be source (same pointer, type and stride). INT4Q_ERROR_MISMATCH if a row has not as many outliers as
+ * sparse->row_offsets says. */
+INT4Q_API int4q_status int4q_outliers_split(const int4q_outlier_fit *fit, const void *source, int4q_type source_type,
+                                            int64_t source_stride, const int4q_sparse *sparse, void *dense,
+                                            int4q_type dense_type, int64_t dense_stride, int64_t row_begin,
+                                            int64_t row_end);
+
+/* Sets each sparse value of rows row_begin..row_end-1 to the weight in source[n][k] less what *tensor dequantizes to there,
+ * rounded to binary32: so dequantized weight + sparse value is the weight, to within 2^-24 of the sparse value. The tensor is
+ * the dense part's, of any scheme. May be called again with another tensor. NaN and infinity in those places of the source are
+ * INT4Q_ERROR_NOT_FINITE, as is a difference beyond binary32. */
+INT4Q_API int4q_status int4q_outliers_correct(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                              int64_t source_stride, const int4q_sparse *sparse, int64_t row_begin,
+                                              int64_t row_end);
+
+/* y[i][j] += sum over l of x[i][l] * S[j][l], for i in 0..m-1 and j in row_begin..row_end-1 (rows of S, columns of y). Products
+ * and their sum are binary64, in the order of the columns, then y is added and the whole rounded once to y's type (through
+ * binary32 for 16-bit types):
+ *
+ *     |y' - (y + sum)| <= u |y'| + 2^-52 (1 + elements of row j) (|y| + sum of |x S|)
+ *
+ * with u = 2^-24 for F32, and for F16 and BF16 2^-11 and 2^-8, each plus 2^-24 (and half of the smallest denormal of either
+ * type). Rows without elements leave their y alone. NaN and infinity go where IEEE 754 takes them. Same bits everywhere. */
+INT4Q_API int4q_status int4q_sparse_add(const int4q_sparse *sparse, int64_t m, const void *x, int4q_type x_type, int64_t ldx,
+                                        void *y, int4q_type y_type, int64_t ldy, int64_t row_begin, int64_t row_end);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gobo_centroids() needs for an n x k matrix. */
+INT4Q_API int4q_status int4q_gobo_scratch_size(int64_t n, int64_t k, uint64_t *scratch_bytes);
+
+/* GOBO's 16 centroids for the weights of source[n][k] that are not outliers of *fit (NULL: for all), ascending, as a codebook
+ * for INT4Q_KIND_CODEBOOK with INT4Q_SCALE_ONE. They start as the means of 16 parts of the sorted weights of equal number;
+ * then each weight goes to the nearest centroid (halfway to the lower) and each centroid to the mean of its weights (one
+ * without weights stays), as long as the sum of all distances falls. The best are rounded to binary32. Sums are differences
+ * of the running sum of the sorted weights, in binary64.
+ * *iterations (may be NULL) receives how often centroids were moved, *mean_error (may be NULL) the mean distance of the best
+ * before they are rounded. No weight that is not an outlier is INT4Q_ERROR_INVALID_ARGUMENT. Weights that are all zero give a
+ * codebook of zeros, which no scheme accepts. */
+INT4Q_API int4q_status int4q_gobo_centroids(const int4q_outlier_fit *fit, const void *source, int4q_type source_type, int64_t n,
+                                            int64_t k, int64_t source_stride, void *scratch, uint64_t scratch_bytes,
+                                            float *centroids, int64_t *iterations, double *mean_error);
+
+/* ---- Twin ranges for activations (Yuan et al., "PTQ4ViT", 2022) ----
+ *
+ * A 4-bit code whose highest bit names one of two ranges, each with its own step:
+ *
+ *     SOFTMAX   q < 8: first * q           q >= 8: second * (q - 8)     values from 0 to 1
+ *     GELU      q < 8: first * (q - 8)     q >= 8: second * (q - 8)     values below and from 0 on
+ */
+enum {
+    INT4Q_TWIN_SOFTMAX = 1,
+    INT4Q_TWIN_GELU = 2
+};
+
+/* Which range a value of SOFTMAX takes; GELU's is its sign. */
+enum {
+    INT4Q_TWIN_BY_THRESHOLD = 0, /* the first up to 7 * first, as PTQ4ViT */
+    INT4Q_TWIN_BY_ERROR = 1      /* the one that comes nearer; the first where both are as near */
+};
+
+/* Which second steps of GELU are tried; SOFTMAX's are always powers of two apart. */
+enum {
+    INT4Q_TWIN_STEPS_EVEN = 0,   /* the multiples of a hundredth up to 1.2 of max / 7.5 */
+    INT4Q_TWIN_STEPS_POWER = 1   /* first * 2^i up to 1.2 of max / 7.5, twenty of them */
+};
+
+#define INT4Q_TWIN_MAX_CANDIDATES 100
+
+typedef struct int4q_twin_ranges {
+    int32_t kind;   /* INT4Q_TWIN_SOFTMAX or INT4Q_TWIN_GELU */
+    int32_t choice; /* INT4Q_TWIN_BY_* */
+    float first;    /* steps: finite, at least the smallest normal number of binary32 */
+    float second;
+} int4q_twin_ranges;
+
+/* Writes the candidates of a search into candidates[INT4Q_TWIN_MAX_CANDIDATES], and how many there are.
+ * SOFTMAX: second = 1 / 7, first = second * 2^-i for i in 0..19 (PTQ4ViT's splits 2^-i); largest and steps are not used.
+ * GELU: first = 0.16997124 / 8 (the least value of GELU, in eight steps), second as `steps` says; `largest` is the largest
+ * activation: finite, and large enough (8e-36) for steps that are allowed. */
+INT4Q_API int4q_status int4q_twin_candidates(int32_t kind, int32_t choice, int32_t steps, float largest,
+                                             int4q_twin_ranges *candidates, int64_t *count);
+
+/* Writes to errors[c] the sum of the squared errors that candidates[c] makes of rows row_begin..row_end-1 of
+ * source[rows][columns]; for c in 0..count-1. To spread a search over threads, add up what ranges of rows give. */
+INT4Q_API int4q_status int4q_twin_errors(const int4q_twin_ranges *candidates, int64_t count, const void *source,
+                                         int4q_type source_type, int64_t rows, int64_t columns, int64_t source_stride,
+                                         double *errors, int64_t row_begin, int64_t row_end);
+
+/* Quantizes rows row_begin..row_end-1 of source[rows][columns] to codes[rows][ceil(columns / 2)], low nibble first, a row of
+ * odd length ends in a zero nibble. Nearest, half to even; clipped. NaN and infinity are INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_twin_quantize(const int4q_twin_ranges *ranges, const void *source, int4q_type source_type,
+                                           int64_t rows, int64_t columns, int64_t source_stride, uint8_t *codes,
+                                           uint64_t codes_bytes, int64_t row_begin, int64_t row_end);
+
+/* The values of codes, computed in binary32 and rounded to the destination's type. */
+INT4Q_API int4q_status int4q_twin_dequantize(const int4q_twin_ranges *ranges, const uint8_t *codes, uint64_t codes_bytes,
+                                             int64_t rows, int64_t columns, void *destination, int4q_type destination_type,
+                                             int64_t destination_stride, int64_t row_begin, int64_t row_end);
+
+/* ---- Twin scales for weights: one scale for the negative values of a group, one for the positive ----
+ *
+ *     w = scale_negative * (q - 8) for q < 8,   scale_positive * (q - 8) for q >= 8
+ */
+typedef struct int4q_twin_tensor {
+    uint32_t struct_size;
+    int32_t group_size;      /* as int4q_scheme's */
+    int4q_type scale_type;
+    uint32_t reserved;
+    int64_t n;
+    int64_t k;
+    void *codes;             /* as int4q_tensor's; sizes as int4q_tensor_sizes() tells for a SYMMETRIC scheme of this group size */
+    uint64_t codes_bytes;
+    void *scales_negative;   /* [n][groups_per_row] */
+    uint64_t scales_negative_bytes;
+    void *scales_positive;   /* [n][groups_per_row] */
+    uint64_t scales_positive_bytes;
+} int4q_twin_tensor;
+
+/* Quantizes rows row_begin..row_end-1 of source[n][k]: scale_negative = -min / 8 and scale_positive = max / 7, 0 where no value
+ * is below or above 0, rounded to their type; then codes, nearest to the stored scales, half to even, clipped. A group of one
+ * positive value c has scale_positive c and code 9. Where a scale is 0, its values become 0. Errors as int4q_quantize_rows(). */
+INT4Q_API int4q_status int4q_twin_quantize_rows(const int4q_twin_tensor *tensor, const void *source, int4q_type source_type,
+                                                int64_t source_stride, int64_t row_begin, int64_t row_end);
+
+/* The inverse, as int4q_dequantize_rows(). */
+INT4Q_API int4q_status int4q_twin_dequantize_rows(const int4q_twin_tensor *tensor, void *destination,
+                                                  int4q_type destination_type, int64_t destination_stride, int64_t row_begin,
+                                                  int64_t row_end);
+
+/* Fills two tensors whose sum is the twin tensor, to be packed into two blobs for a product in two calls, the second with the
+ * first's result as its residual: the same codes, once with the codebook min(q - 8, 0) and scales_negative, once with
+ * max(q - 8, 0) and scales_positive. Exact, since each weight is zero in one of them. Both refer to the twin tensor's memory
+ * and to codebooks of the library; struct_size of both must be set, the rest need not be. */
+INT4Q_API int4q_status int4q_twin_to_tensors(const int4q_twin_tensor *tensor, int4q_tensor *negative, int4q_tensor *positive);
 
 #ifdef __cplusplus
 }

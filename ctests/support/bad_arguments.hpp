@@ -159,7 +159,7 @@ inline BadTable<int4q_scheme> BadSchemes() {
     AddEnumerators(table, "kind", &S::kind, {0, 5, -1, 100});
     AddEnumerators(table, "group_size", &S::group_size, {0, 1, 2, 8, 15, 17, 24, 48, 512, -2, -16});
     AddEnumerators(table, "scale_type", &S::scale_type, {0, 4, -1});
-    AddEnumerators(table, "scale_rule", &S::scale_rule, {-1, 4});
+    AddEnumerators(table, "scale_rule", &S::scale_rule, {-1, 4, 5});
     AddEnumerators(table, "code_range", &S::code_range, {-1, 2});
     AddEnumerators(table, "rounding", &S::rounding, {-1, 2});
     for (int i = 0; i < 6; i++) {

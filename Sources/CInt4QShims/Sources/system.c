@@ -25,6 +25,13 @@ const char *i4q_isa_environment(void) {
 }
 
 double i4q_log10(double x) { return log10(x); }
+double i4q_log(double x) { return log(x); }
+
+const float *i4q_half_of_steps(int positive) {
+    static const float negative_steps[16] = {-8, -7, -6, -5, -4, -3, -2, -1};
+    static const float positive_steps[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7};
+    return positive ? positive_steps : negative_steps;
+}
 
 void *i4q_allocate(size_t bytes) {
     void *memory = NULL;

@@ -37,6 +37,9 @@ void i4q_format_float(double number, char *text, size_t bytes);
 /* INT4Q_ISA as it stood when first asked for, cut to 63 bytes; NULL if unset or empty. */
 const char *i4q_isa_environment(void);
 double i4q_log10(double x);
+double i4q_log(double x);
+/* min(q - 8, 0) or max(q - 8, 0) for q in 0..15: codebooks that tensors may refer to as long as the library is loaded. */
+const float *i4q_half_of_steps(int positive);
 void *i4q_allocate(size_t bytes);
 void i4q_release(void *memory);
 

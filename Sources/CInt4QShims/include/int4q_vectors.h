@@ -171,6 +171,112 @@ I4Q_VECTOR i4q_u32x16 i4q_multiply_add_i16(i4q_u32x16 sum, i4q_u32x16 a, i4q_u32
     return (i4q_u32x16)((u16x32)sum + (u16x32)a * (u16x32)b);
 }
 
+/* ---- Runs of floats whose length is a multiple of 16, aligned to 64; for code that is the same on every processor, which is
+ * compiled for the least of them: vectors of 16 bytes wherever one is an argument ---- */
+
+/* lanes[i] += floats[i], floats[16 + i] ... in binary64. `lanes` is aligned to 128. */
+I4Q_VECTOR void i4q_add_run(const float *floats, int64_t count, double *lanes) {
+    i4q_f64x16 sum = *(const i4q_f64x16 *)lanes;
+    for (int64_t i = 0; i < count; i += 16) sum += __builtin_convertvector(*(const i4q_f32x16 *)(floats + i), i4q_f64x16);
+    *(i4q_f64x16 *)lanes = sum;
+}
+
+/* The same of squared distances from the mean. */
+I4Q_VECTOR void i4q_add_squares_of_run(const float *floats, int64_t count, double mean, double *lanes) {
+    i4q_f64x16 sum = *(const i4q_f64x16 *)lanes;
+    for (int64_t i = 0; i < count; i += 16) {
+        const i4q_f64x16 distance = __builtin_convertvector(*(const i4q_f32x16 *)(floats + i), i4q_f64x16) - mean;
+        const i4q_f64x16 square = distance * distance; /* a statement of its own: not to be fused */
+        sum += square;
+    }
+    *(i4q_f64x16 *)lanes = sum;
+}
+
+typedef float i4q_f32x4 __attribute__((ext_vector_type(4)));
+typedef int32_t i4q_i32x4 __attribute__((ext_vector_type(4)));
+
+/* Subtracts the offset from each float; the bits of the largest magnitude then (NaN counts as larger than infinity). */
+I4Q_VECTOR uint32_t i4q_shift_run(float *floats, int64_t count, float offset) {
+    i4q_i32x4 largest = 0;
+    for (int64_t i = 0; i < count; i += 4) {
+        const i4q_f32x4 shifted = *(const i4q_f32x4 *)(floats + i) - offset;
+        *(i4q_f32x4 *)(floats + i) = shifted;
+        const i4q_i32x4 magnitude = (i4q_i32x4)shifted & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    int32_t result = 0;
+    for (int i = 0; i < 4; i++) result = largest[i] > result ? largest[i] : result;
+    return (uint32_t)result;
+}
+
+/* A twin-range quantizer: see int4q_twin_ranges in the public header. */
+typedef struct i4q_twin {
+    float first;
+    float second;
+    float split; /* SOFTMAX: the largest value of the first range */
+    int32_t is_gelu;
+    int32_t by_error;
+} i4q_twin;
+
+/* v / step, clipped to low..7 and rounded half to even: 12582912 is 1.5 * 2^23. */
+I4Q_VECTOR i4q_f32x4 i4q_steps(i4q_f32x4 v, i4q_f32x4 step, float low) {
+    const i4q_f32x4 quotient = v / step, most = (i4q_f32x4)7.0f, least = (i4q_f32x4)low;
+    const i4q_f32x4 below = quotient > most ? most : quotient;
+    const i4q_f32x4 within = below > least ? below : least;
+    return (within + 12582912.0f) - 12582912.0f;
+}
+
+/* How many steps each value takes, in the range that `second` (all ones: the second) says. */
+I4Q_VECTOR i4q_f32x4 i4q_twin_steps(const i4q_twin *twin, i4q_f32x4 v, i4q_i32x4 *second) {
+    const i4q_f32x4 first_step = (i4q_f32x4)twin->first, second_step = (i4q_f32x4)twin->second;
+    if (twin->is_gelu || !twin->by_error) {
+        *second = twin->is_gelu ? v >= (i4q_f32x4)0.0f : v > (i4q_f32x4)twin->split;
+        return i4q_steps(v, *second ? second_step : first_step, twin->is_gelu ? -8.0f : 0.0f);
+    }
+    const i4q_f32x4 fine = i4q_steps(v, first_step, 0), coarse = i4q_steps(v, second_step, 0);
+    const i4q_f32x4 fine_value = fine * first_step, coarse_value = coarse * second_step;
+    const i4q_f32x4 fine_error = v - fine_value, coarse_error = v - coarse_value;
+    *second = coarse_error * coarse_error < fine_error * fine_error;
+    return *second ? coarse : fine;
+}
+
+/* The sum of squared errors: binary32 over the run in each of four lanes, then binary64. */
+I4Q_VECTOR double i4q_twin_error_of_run(const i4q_twin *twin, const float *floats, int64_t count) {
+    const i4q_twin copy = *twin;
+    i4q_f32x4 sum = (i4q_f32x4)0.0f;
+    for (int64_t i = 0; i < count; i += 4) {
+        const i4q_f32x4 v = *(const i4q_f32x4 *)(floats + i);
+        i4q_i32x4 second;
+        const i4q_f32x4 steps = i4q_twin_steps(&copy, v, &second);
+        const i4q_f32x4 value = steps * (second ? (i4q_f32x4)copy.second : (i4q_f32x4)copy.first);
+        const i4q_f32x4 error = v - value;
+        const i4q_f32x4 square = error * error;
+        sum += square;
+    }
+    return ((double)sum[0] + (double)sum[1]) + ((double)sum[2] + (double)sum[3]);
+}
+
+/* Codes, two to a byte, low nibble first: count / 2 bytes. */
+I4Q_VECTOR void i4q_twin_encode_run(const i4q_twin *twin, const float *floats, int64_t count, uint8_t *codes) {
+    const i4q_twin copy = *twin;
+    for (int64_t i = 0; i < count; i += 4) {
+        i4q_i32x4 second;
+        const i4q_f32x4 steps = i4q_twin_steps(&copy, *(const i4q_f32x4 *)(floats + i), &second);
+        const i4q_i32x4 q = __builtin_convertvector(steps, i4q_i32x4) + (copy.is_gelu ? (i4q_i32x4)8 : second & 8);
+        codes[i / 2] = (uint8_t)(q[0] | q[1] << 4);
+        codes[i / 2 + 1] = (uint8_t)(q[2] | q[3] << 4);
+    }
+}
+
+/* floats[i] *= the scale of its sign. */
+I4Q_VECTOR void i4q_twin_scale_run(float *floats, int64_t count, float negative, float positive) {
+    for (int64_t i = 0; i < count; i += 4) {
+        const i4q_f32x4 v = *(const i4q_f32x4 *)(floats + i);
+        const i4q_i32x4 below = v < (i4q_f32x4)0.0f;
+        *(i4q_f32x4 *)(floats + i) = v * (below ? (i4q_f32x4)negative : (i4q_f32x4)positive);
+    }
+}
+
 #if defined(__AVX2__)
 I4Q_VECTOR __m256 i4q_avx2_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 I4Q_VECTOR __m256i i4q_avx2_maddubs(__m256i u, __m256i s) { return _mm256_maddubs_epi16(u, s); }

@@ -79,7 +79,8 @@ extension Scheme {
     private func table(_ range: GroupRange, _ codebook: UnsafePointer<Float>) -> GroupParameters {
         var largest: Float = 0
         for index in 0..<16 { largest = max(largest, codebook[index].magnitude) }
-        let scale = scaleType.rounded(range.largestMagnitude / largest)
+        let isOne = scaleRule == Int(INT4Q_SCALE_ONE)
+        let scale = isOne ? 1 : scaleType.rounded(range.largestMagnitude / largest)
         if scale == 0 { return zeroGroup(0) }
         var parameters = linear(scale, zero: 0, low: 0)
         parameters.encoding?.codebook = codebook

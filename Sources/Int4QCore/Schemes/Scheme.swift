@@ -48,11 +48,12 @@ public struct Scheme {
 
     private func checkConventions() throws(Failure) {
         let rule = Int(raw.scale_rule)
-        if rule < Int(INT4Q_SCALE_DEFAULT) || rule > Int(INT4Q_SCALE_SIGNED_MAX_8) {
+        if rule < Int(INT4Q_SCALE_DEFAULT) || rule > Int(INT4Q_SCALE_ONE) {
             throw .invalid("scheme.scale_rule", Int64(rule), expected: "one of INT4Q_SCALE_*")
         }
-        if kind != .symmetric && rule != Int(INT4Q_SCALE_DEFAULT) {
-            throw .invalid("scheme.scale_rule", Int64(rule), expected: "INT4Q_SCALE_DEFAULT with this kind")
+        let isOne = rule == Int(INT4Q_SCALE_ONE)
+        if isOne ? kind != .codebook : kind != .symmetric && rule != Int(INT4Q_SCALE_DEFAULT) {
+            throw .invalid("scheme.scale_rule", Int64(rule), expected: "a scale rule of this kind")
         }
         if !isRestricted && raw.code_range != int32(INT4Q_RANGE_FULL) {
             throw .invalid("scheme.code_range", Int64(raw.code_range), expected: "one of INT4Q_RANGE_*")

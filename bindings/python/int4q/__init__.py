@@ -11,7 +11,25 @@
 
 from ._blob import Blob, BlobInfo, Linear
 from ._blocks import Blocks, format_scheme, quantize_blocks
-from ._enums import PER_ROW, Activation, Bound, CodeRange, Format, Isa, Kind, Mode, Rounding, ScaleRule, Search, Type
+from ._double import DoubleScales, dynamic_map
+from ._enums import (
+    PER_ROW,
+    Activation,
+    Bound,
+    CodeRange,
+    DoubleRule,
+    Format,
+    Isa,
+    Kind,
+    Mode,
+    Rounding,
+    ScaleRule,
+    Search,
+    TwinChoice,
+    TwinKind,
+    TwinSteps,
+    Type,
+)
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
@@ -43,9 +61,11 @@ from ._isa import (
 from ._matmul import MatmulPlan, describe_dispatch
 from ._metrics import Metrics, compare
 from ._operands import Steps
+from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, quantize
+from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
 
 __version__ = "0.1.0"
 
@@ -60,6 +80,8 @@ __all__ = [
     "BufferTooSmallError",
     "CodeRange",
     "CorruptError",
+    "DoubleRule",
+    "DoubleScales",
     "Experts",
     "Format",
     "Int4QError",
@@ -77,6 +99,7 @@ __all__ = [
     "NotFiniteError",
     "NullPointerError",
     "OutOfMemoryError",
+    "OutlierFit",
     "Pool",
     "QuantizedTensor",
     "Rounding",
@@ -84,15 +107,24 @@ __all__ = [
     "Scheme",
     "Search",
     "SizeOverflowError",
+    "SparseMatrix",
     "Steps",
     "StructSizeError",
     "ThreadError",
+    "TwinChoice",
+    "TwinKind",
+    "TwinRanges",
+    "TwinSteps",
+    "TwinTensor",
     "Type",
     "UnsupportedError",
     "abi_version",
     "compare",
     "describe_dispatch",
+    "dynamic_map",
     "format_scheme",
+    "gobo_centroids",
+    "gobo_quantize",
     "isa_active",
     "isa_detected",
     "isa_name",
@@ -100,5 +132,9 @@ __all__ = [
     "library_version",
     "quantize",
     "quantize_blocks",
+    "search_twin_ranges",
     "set_isa_limit",
+    "split_outliers",
+    "twin_candidates",
+    "twin_errors",
 ]

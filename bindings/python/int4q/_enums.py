@@ -37,12 +37,13 @@ class Kind(enum.IntEnum):
 
 
 class ScaleRule(enum.IntEnum):
-    """How a symmetric scale comes from its group."""
+    """How a scale comes from its group: three rules for symmetric schemes, ONE for codebooks."""
 
     DEFAULT = 0
     AMAX_7 = 1
     AMAX_7_5 = 2
     SIGNED_MAX_8 = 3
+    ONE = 4
 
 
 class CodeRange(enum.IntEnum):
@@ -107,3 +108,31 @@ class MatmulFlag(enum.IntFlag):
 
     GATED = 1
     STATIC_SCALES = 2
+
+
+class DoubleRule(enum.IntEnum):
+    """How scales of scales get their codes: the nearest value, or what bitsandbytes does on a CPU."""
+
+    NEAREST = 0
+    BITSANDBYTES = 1
+
+
+class TwinKind(enum.IntEnum):
+    """What two ranges of 4-bit activations are for."""
+
+    SOFTMAX = 1
+    GELU = 2
+
+
+class TwinChoice(enum.IntEnum):
+    """Which of two ranges a value after softmax takes: by the first one's end, or the one that comes nearer."""
+
+    THRESHOLD = 0
+    ERROR = 1
+
+
+class TwinSteps(enum.IntEnum):
+    """Which steps a search for ranges after GELU tries: a hundred even ones, or powers of two."""
+
+    EVEN = 0
+    POWER = 1

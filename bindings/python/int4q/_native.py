@@ -198,6 +198,72 @@ class BlockOptionsStruct(_SizedStructure):
     ]
 
 
+class DoubleScalesStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("rule", c_int32),
+        ("count", c_int64),
+        ("block_size", c_int64),
+        ("codes", c_void_p),
+        ("codes_bytes", c_uint64),
+        ("nested_scales", c_void_p),
+        ("nested_scales_bytes", c_uint64),
+        ("offset", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
+class OutlierFitStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("mean", c_double),
+        ("sigma", c_double),
+        ("limit", c_double),
+        ("lowest", c_float),
+        ("highest", c_float),
+    ]
+
+
+class SparseStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("n", c_int64),
+        ("k", c_int64),
+        ("capacity", c_int64),
+        ("row_offsets", c_void_p),
+        ("columns", c_void_p),
+        ("values", c_void_p),
+    ]
+
+
+class TwinRangesStruct(Structure):
+    _fields_ = [
+        ("kind", c_int32),
+        ("choice", c_int32),
+        ("first", c_float),
+        ("second", c_float),
+    ]
+
+
+class TwinTensorStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("group_size", c_int32),
+        ("scale_type", c_int32),
+        ("reserved", c_uint32),
+        ("n", c_int64),
+        ("k", c_int64),
+        ("codes", c_void_p),
+        ("codes_bytes", c_uint64),
+        ("scales_negative", c_void_p),
+        ("scales_negative_bytes", c_uint64),
+        ("scales_positive", c_void_p),
+        ("scales_positive_bytes", c_uint64),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -305,6 +371,137 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int32,
         [c_int32, POINTER(TensorStruct), c_void_p, c_uint64, c_int64, c_int64],
     ),
+    "int4q_dynamic_map": (c_int32, [c_void_p]),
+    "int4q_double_sizes": (c_int32, [c_int64, c_int64, POINTER(c_uint64), POINTER(c_uint64)]),
+    "int4q_double_offset": (c_int32, [c_void_p, c_int32, c_int64, POINTER(c_float)]),
+    "int4q_double_quantize_scales": (c_int32, [POINTER(DoubleScalesStruct), c_void_p, c_int32, c_int64, c_int64]),
+    "int4q_double_dequantize_scales": (c_int32, [POINTER(DoubleScalesStruct), c_void_p, c_int32, c_int64, c_int64]),
+    "int4q_outliers_moments": (
+        c_int32,
+        [c_void_p, c_int32, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64],
+    ),
+    "int4q_outliers_fit": (c_int32, [c_void_p, c_int64, c_int64, c_double, POINTER(OutlierFitStruct)]),
+    "int4q_outliers_count": (
+        c_int32,
+        [
+            POINTER(OutlierFitStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_sparse_offsets": (c_int32, [c_void_p, c_int64, c_void_p, POINTER(c_int64)]),
+    "int4q_outliers_split": (
+        c_int32,
+        [
+            POINTER(OutlierFitStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            POINTER(SparseStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_outliers_correct": (
+        c_int32,
+        [POINTER(TensorStruct), c_void_p, c_int32, c_int64, POINTER(SparseStruct), c_int64, c_int64],
+    ),
+    "int4q_sparse_add": (
+        c_int32,
+        [
+            POINTER(SparseStruct),
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_gobo_scratch_size": (c_int32, [c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_gobo_centroids": (
+        c_int32,
+        [
+            POINTER(OutlierFitStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            POINTER(c_int64),
+            POINTER(c_double),
+        ],
+    ),
+    "int4q_twin_candidates": (
+        c_int32,
+        [c_int32, c_int32, c_int32, c_float, POINTER(TwinRangesStruct), POINTER(c_int64)],
+    ),
+    "int4q_twin_errors": (
+        c_int32,
+        [
+            POINTER(TwinRangesStruct),
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_twin_quantize": (
+        c_int32,
+        [
+            POINTER(TwinRangesStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_twin_dequantize": (
+        c_int32,
+        [
+            POINTER(TwinRangesStruct),
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_twin_quantize_rows": (c_int32, [POINTER(TwinTensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64]),
+    "int4q_twin_dequantize_rows": (
+        c_int32,
+        [POINTER(TwinTensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64],
+    ),
+    "int4q_twin_to_tensors": (c_int32, [POINTER(TwinTensorStruct), POINTER(TensorStruct), POINTER(TensorStruct)]),
 }
 """Every function of the header: its result and its arguments."""
 

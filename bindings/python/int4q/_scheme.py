@@ -58,6 +58,14 @@ class Scheme:
         return cls(Kind.CODEBOOK, group_size, scale_type, codebook_values=tuple(float(value) for value in values))
 
     @classmethod
+    def gobo(cls, centroids: Sequence[float]) -> Scheme:
+        """w = centroids[q]: 16 values as they are, for the whole tensor (the scales are 1)"""
+        return cls.codebook(centroids, PER_ROW, scale_type=Type.F32)._with_rule(ScaleRule.ONE)
+
+    def _with_rule(self, rule: ScaleRule) -> Scheme:
+        return dataclasses.replace(self, scale_rule=rule)
+
+    @classmethod
     def ggml_q4_0(cls) -> Scheme:
         """The codes and scales of ggml's Q4_0, to the bit"""
         return cls(Kind.SYMMETRIC, 32, Type.F16, ScaleRule.SIGNED_MAX_8, rounding=Rounding.GGML)

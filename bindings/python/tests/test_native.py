@@ -41,7 +41,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 34
+    assert len(header_functions()) == 55
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -67,6 +67,9 @@ def test_table_equals_the_exports() -> None:
         ("BOUND", int4q.Bound),
         ("FORMAT", int4q.Format),
         ("SEARCH", int4q.Search),
+        ("DOUBLE", int4q.DoubleRule),
+        ("TWIN_BY", int4q.TwinChoice),
+        ("TWIN_STEPS", int4q.TwinSteps),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:

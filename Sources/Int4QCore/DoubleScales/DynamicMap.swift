@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// bitsandbytes' signed dynamic map: seven decades, the largest with 64 values, each further one with half as many; both
+/// signs; 0 and 1. Value i of a decade of c values is the middle of the i-th of c equal parts of 0.1...1, times its power of
+/// ten. Rounded as PyTorch does it.
+public struct DynamicMap {
+    static var count: Int { 256 }
+    private static var zero: Int { 127 }
+
+    public static func write(to map: UnsafeMutablePointer<Float>) {
+        map[zero] = 0
+        map[count - 1] = 1
+        for decade in 0..<7 {
+            let values = 1 << decade
+            for index in 0..<values {
+                let value = power(decade) * ((edge(index, values) + edge(index + 1, values)) / 2)
+                map[zero + values + index] = value
+                map[zero - values - index] = -value
+            }
+        }
+    }
+
+    /// The `values + 1` edges from 0.1 to 1, counted from the nearer end, with one rounding: PyTorch's linspace on a processor
+    /// with fused multiply-add. (The product is exact in binary64.)
+    private static func edge(_ index: Int, _ values: Int) -> Float {
+        let step = Double((1 - Float(0.1)) / Float(values))
+        return index < (values + 1) / 2 ? Float(Double(Float(0.1)) + step * Double(index)) : Float(1 - step * Double(values - index))
+    }
+
+    private static func power(_ decade: Int) -> Float {
+        switch decade {
+        case 0: 1e-6
+        case 1: 1e-5
+        case 2: 1e-4
+        case 3: 1e-3
+        case 4: 1e-2
+        case 5: 1e-1
+        default: 1
+        }
+    }
+}
+
+/// Where one value of the map ends and the next one begins: 255 midpoints.
+struct DynamicMapEdges {
+    let midpoints: UnsafeMutablePointer<Float>
+
+    init(_ map: UnsafePointer<Float>, in memory: UnsafeMutablePointer<Float>) {
+        midpoints = memory
+        for index in 0..<DynamicMap.count - 1 { memory[index] = 0.5 * (map[index] + map[index + 1]) }
+    }
+
+    /// How many midpoints lie below the value: the nearest value's index, halfway the lower one.
+    @inline(__always)
+    func code(_ value: Float) -> UInt8 {
+        var code = 0
+        var step = 128
+        while step > 0 {
+            code &+= midpoints[code &+ step &- 1] < value ? step : 0
+            step /= 2
+        }
+        return UInt8(truncatingIfNeeded: code)
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// Rows of a matrix of any type, read as runs of at most 256 floats through a buffer aligned to 64. Beyond a short run's
+/// end the buffer holds zeros, to the next multiple of 16.
+struct FloatRuns {
+    static var length: Int { 256 }
+
+    let source: Matrix
+    let name: StaticString
+    let kernels: i4q_kernels
+    let floats: UnsafeMutablePointer<Float>
+    /// Room for what a body needs besides.
+    let room: UnsafeMutableRawPointer
+
+    /// `name` is the argument to blame for values that are not finite.
+    static func with(_ source: Matrix, _ name: StaticString, _ kernels: i4q_kernels, room: Int = 0,
+                     _ body: (FloatRuns) throws(Failure) -> Void) throws(Failure) {
+        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: length * 4 + room, alignment: 128) { buffer in
+            let memory = buffer.baseAddress.unsafelyUnwrapped
+            let runs = FloatRuns(source: source, name: name, kernels: kernels,
+                                 floats: memory.assumingMemoryBound(to: Float.self), room: memory + length * 4)
+            do throws(Failure) {
+                try body(runs)
+                return nil
+            } catch { return error }
+        }
+        if let failure { throw failure }
+    }
+
+    /// Loads the run of a row that starts at `column`; how long it is.
+    func load(_ row: Int, _ column: Int) -> Int { load(row, column, count: min(FloatRuns.length, source.columns - column)) }
+
+    func load(_ row: Int, _ column: Int, count: Int) -> Int {
+        let pointer = source.row(row) + column * source.type.size
+        kernels.load.unsafelyUnwrapped(pointer, Int64(source.type.raw), Int64(count), floats)
+        for index in count..<padded(count) { floats[index] = 0 }
+        return count
+    }
+
+    func padded(_ count: Int) -> Int { (count + 15) & ~15 }
+
+    /// The least and the largest of the run that was loaded, all of it finite.
+    func range(_ count: Int, _ row: Int, _ column: Int) throws(Failure) -> (min: Float, max: Float) {
+        var range = i4q_group_range()
+        kernels.group_range.unsafelyUnwrapped(floats, Int64(count), &range)
+        if range.first_not_finite >= 0 {
+            throw notFinite(floats[Int(range.first_not_finite)], row, column + Int(range.first_not_finite))
+        }
+        return (range.min, range.max)
+    }
+
+    func notFinite(_ value: Float, _ row: Int, _ column: Int) -> Failure {
+        Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: Int64(row), column: Int64(column), value),
+                expected: "finite values")
+    }
+}
