@@ -2,7 +2,8 @@
 import CInt4QShims
 
 // Block formats: 16 blocks at once, a block per lane, so that every sum runs over a block's values in their order, as in the
-// programs whose results are matched to the bit. Nothing here may be fused or reordered. Definitions: docs/quantizers.md.
+// programs whose results are matched to the bit. Nothing here may be fused or reordered. Lanes are worked on a slice at a
+// time, as many as one register holds. Definitions: docs/quantizers.md.
 
 /// Block formats, as `INT4Q_FORMAT_*` in the public header.
 enum Format {
@@ -14,151 +15,207 @@ enum Format {
     static let nvfp4: Int64 = 6
 }
 
-/// A batch in working memory: squares of [element][lane].
-struct Batch {
-    static var bytes: Int { 3 &* 2048 &+ 1024 }
+typealias Slice = i4q_slice
+typealias SliceMask = i4q_slice_mask
+
+/// Single numbers of each lane, a row of working memory each.
+private enum Row: Int {
+    case scale, low, meanSquare, largest, error, sumW, sumX, sumL, sumL2, sumXL, d, dmin, scales, mins
+    case bestError, bestD, bestDmin, bestScales, bestMins
+}
+
+/// One slice of a batch in working memory: rows of 16 lanes for each value, its weight and its code or level.
+private struct Batch {
+    static var bytes: Int { 3 &* 2048 &+ 19 &* 64 }
     let memory: UnsafeMutableRawPointer
     let depth: Int
 
-    @inline(__always) func value(_ i: Int) -> Floats { UnsafeRawPointer(memory).floats(i &* 64) }
-    @inline(__always) func weight(_ i: Int) -> Floats { UnsafeRawPointer(memory).floats(2048 &+ i &* 64) }
-    @inline(__always) func level(_ i: Int) -> Floats { UnsafeRawPointer(memory).floats(4096 &+ i &* 64) }
-    @inline(__always) func set(weight: Floats, _ i: Int) { memory.storeBytes(of: weight, toByteOffset: 2048 &+ i &* 64, as: Floats.self) }
-    @inline(__always) func set(level: Floats, _ i: Int) { memory.storeBytes(of: level, toByteOffset: 4096 &+ i &* 64, as: Floats.self) }
+    @inline(__always) private func load(_ offset: Int) -> Slice { (memory + offset).load(as: Slice.self) }
+    @inline(__always) func value(_ i: Int) -> Slice { load(i &* 64) }
+    @inline(__always) func weight(_ i: Int) -> Slice { load(2048 &+ i &* 64) }
+    @inline(__always) func level(_ i: Int) -> Slice { load(4096 &+ i &* 64) }
+    @inline(__always) func set(value: Slice, _ i: Int) { memory.storeBytes(of: value, toByteOffset: i &* 64, as: Slice.self) }
+    @inline(__always) func set(weight: Slice, _ i: Int) { memory.storeBytes(of: weight, toByteOffset: 2048 &+ i &* 64, as: Slice.self) }
+    @inline(__always) func set(level: Slice, _ i: Int) { memory.storeBytes(of: level, toByteOffset: 4096 &+ i &* 64, as: Slice.self) }
+    @inline(__always)
+    subscript(_ row: Row) -> Slice {
+        get { load(6144 &+ row.rawValue &* 64) }
+        nonmutating set { memory.storeBytes(of: newValue, toByteOffset: 6144 &+ row.rawValue &* 64, as: Slice.self) }
+    }
+
+    /// One lane's numbers; of the whole batch's memory only.
+    @inline(__always)
+    func lanes(_ row: Row) -> UnsafeMutablePointer<Float> {
+        (memory + (6144 &+ row.rawValue &* 64)).assumingMemoryBound(to: Float.self)
+    }
 }
 
-@inline(__always) private var nothing: Floats { Floats(repeating: 0) }
-@inline(__always) private func all(_ value: Float) -> Floats { Floats(repeating: value) }
-/// yes where a > b, else (and for NaN) no.
-@inline(__always)
-private func choose(_ a: Floats, above b: Floats, _ yes: Floats, _ no: Floats) -> Floats { i4q_choose(i4q_is_greater(a, b), yes, no) }
-@inline(__always) private func plus(_ a: Floats, _ b: Floats) -> Floats { i4q_add(a, b) }
-@inline(__always) private func minus(_ a: Floats, _ b: Floats) -> Floats { i4q_subtract(a, b) }
-@inline(__always) private func times(_ a: Floats, _ b: Floats) -> Floats { i4q_multiply(a, b) }
-@inline(__always) private func over(_ a: Floats, _ b: Floats) -> Floats { i4q_divide(a, b) }
+@inline(__always) private func all(_ value: Float) -> Slice { Slice(repeating: value) }
+@inline(__always) private var nothing: Slice { Slice(repeating: 0) }
+@inline(__always) private func pick(_ a: Slice, above b: Slice, _ yes: Slice, _ no: Slice) -> Slice { i4q_pick(i4q_above(a, b), yes, no) }
+@inline(__always) private func plus(_ a: Slice, _ b: Slice) -> Slice { i4q_plus(a, b) }
+@inline(__always) private func minus(_ a: Slice, _ b: Slice) -> Slice { i4q_minus(a, b) }
+@inline(__always) private func times(_ a: Slice, _ b: Slice) -> Slice { i4q_times(a, b) }
+@inline(__always) private func over(_ a: Slice, _ b: Slice) -> Slice { i4q_over(a, b) }
 /// a / b, or 0 where b is 0.
 @inline(__always)
-private func overOrZero(_ a: Floats, _ b: Floats) -> Floats { choose(i4q_magnitude(b), above: nothing, over(a, b), nothing) }
-@inline(__always) private func toHalf(_ v: Floats) -> Floats { widenHalves(narrowToHalves(v)) }
+private func overOrZero(_ a: Slice, _ b: Slice) -> Slice { pick(i4q_abs(b), above: nothing, over(a, b), nothing) }
 
 func quantizeBatch(_ b: i4q_block_batch) -> Int64 {
     withUnsafeTemporaryAllocation(byteCount: Batch.bytes, alignment: 64) { buffer in
-        let batch = Batch(memory: buffer.baseAddress.unsafelyUnwrapped, depth: b.format == Format.nvfp4 ? 16 : 32)
-        load(b.values.unsafelyUnwrapped, b.source_type, b, batch, 0)
-        if b.format == Format.nvfp4 && b.global_scale != 1 {
-            for i in 0..<16 { batch.memory.storeBytes(of: over(batch.value(i), all(b.global_scale)), toByteOffset: i &* 64, as: Floats.self) }
-        }
-        let extremes = findLargest(batch)
-        let bad = lanesNotFinite(floats(fromBits: extremes.largest))
+        let whole = Batch(memory: buffer.baseAddress.unsafelyUnwrapped, depth: b.format == Format.nvfp4 ? 16 : 32)
+        load(b.values.unsafelyUnwrapped, b.source_type, b, whole, 0)
+        if let importance = b.importance { load(importance, ElementType.f32, b, whole, 2048) }
+        let bad = begin(b, whole)
         if bad != 0 { return bad }
-        if let importance = b.importance {
-            load(importance, ElementType.f32, b, batch, 2048)
-        } else {
-            for i in 0..<batch.depth { batch.set(weight: all(1), i) }
-        }
-        let isBest = b.search != 0
         switch b.format {
-        case Format.q4_0: return isBest || b.importance != nil ? searchScales(b, batch, extremes, isTable: false) : plainSymmetric(b, batch, extremes)
-        case Format.q4_1: return isBest || b.importance != nil ? searchOffsets(b, batch) : plainOffset(b, batch)
-        case Format.q4_K: return quantizeSuperBlocks(b, batch)
-        case Format.iq4_NL: return searchScales(b, batch, extremes, isTable: true)
-        default: return quantizeE2M1(b, batch, extremes)
+        case Format.q4_0:
+            if b.search != 0 || b.importance != nil { searchScales(b, whole, isTable: false) } else { plainSymmetric(b, whole) }
+        case Format.q4_1:
+            if b.search != 0 || b.importance != nil { searchOffsets(b, whole) } else { plainOffset(b, whole) }
+        case Format.q4_K: return quantizeSuperBlocks(b, whole)
+        case Format.iq4_NL: searchScales(b, whole, isTable: true)
+        default:
+            quantizeE2M1(b, whole)
+            return 0
         }
+        return store(b, whole)
+    }
+}
+
+/// Does something with each slice that has lanes.
+@inline(__always)
+private func forSlices(_ b: i4q_block_batch, _ whole: Batch, _ body: (Batch) -> Void) {
+    var lane = 0
+    while lane < Int(b.lane_count) {
+        body(Batch(memory: whole.memory + lane &* 4, depth: whole.depth))
+        lane &+= Slice.scalarCount
     }
 }
 
 // MARK: Loading
 
-@inline(__always)
-private func load(_ pointers: UnsafePointer<UnsafeRawPointer?>, _ type: Int64, _ b: i4q_block_batch, _ batch: Batch, _ offset: Int) {
-    let staging = batch.memory + 6144
-    var k = 0
-    while k < batch.depth {
-        for lane in 0..<lanes {
-            let isThere = lane < Int(b.lane_count)
-            let run = isThere ? loadElements(pointers[lane].unsafelyUnwrapped, type, k, count: lanes) : nothing
-            staging.storeBytes(of: run, toByteOffset: lane &* 64, as: Floats.self)
+/// Lanes that are not there repeat the first.
+@inline(never)
+private func load(_ pointers: UnsafePointer<UnsafeRawPointer?>, _ type: Int64, _ b: i4q_block_batch, _ whole: Batch, _ offset: Int) {
+    var lane = 0
+    while lane < Int(b.lane_count) {
+        let first = source(pointers, type, b, whole, lane), second = source(pointers, type, b, whole, lane &+ 1)
+        let third = source(pointers, type, b, whole, lane &+ 2), fourth = source(pointers, type, b, whole, lane &+ 3)
+        let target = (whole.memory + (offset &+ lane &* 4)).assumingMemoryBound(to: Float.self)
+        var k = 0
+        while k < whole.depth {
+            i4q_transpose_4x4(first + k, second + k, third + k, fourth + k, target + k &* 16)
+            k &+= 4
         }
-        i4q_transpose_f32x16(staging, 64, batch.memory + (offset &+ k &* 64))
-        k &+= lanes
+        lane &+= 4
+    }
+    // What a slice reads beyond.
+    while lane < (Int(b.lane_count) &+ Slice.scalarCount &- 1) / Slice.scalarCount &* Slice.scalarCount {
+        for k in 0..<whole.depth {
+            let row = (whole.memory + (offset &+ k &* 64)).assumingMemoryBound(to: Float.self)
+            row[lane] = row[0]
+        }
+        lane &+= 1
     }
 }
 
-/// The largest magnitude, and the first value that has it; 0 if all are zeros of either sign.
-private struct Extremes {
-    var largest = Words(repeating: 0)
-    var signed = nothing
+/// A lane's values as floats; other types are widened where levels will be.
+@inline(__always)
+private func source(_ pointers: UnsafePointer<UnsafeRawPointer?>, _ type: Int64, _ b: i4q_block_batch, _ whole: Batch,
+                    _ lane: Int) -> UnsafePointer<Float> {
+    let pointer = pointers[lane < Int(b.lane_count) ? lane : 0].unsafelyUnwrapped
+    if type == ElementType.f32 { return pointer.assumingMemoryBound(to: Float.self) }
+    let staging = (whole.memory + (4096 &+ (lane & 3) &* 128)).assumingMemoryBound(to: Float.self)
+    loadRow(pointer, type: type, count: whole.depth, into: staging)
+    return UnsafePointer(staging)
 }
 
-@inline(__always)
-private func findLargest(_ batch: Batch) -> Extremes {
-    var largest = Words(repeating: 0), signed = nothing
-    for i in 0..<batch.depth {
-        let value = batch.value(i)
-        signed = i4q_value_if_larger(largest, signed, value)
-        largest = i4q_larger_magnitude(largest, value)
+/// Divides by the global scale, finds the first values of largest magnitude (+0 if all are zeros of either sign) and the
+/// weights that formats without a rule of their own have. Returns a bit for each lane that is not finite.
+@inline(never)
+private func begin(_ b: i4q_block_batch, _ whole: Batch) -> Int64 {
+    forSlices(b, whole) { batch in
+        var largest = nothing, signed = nothing, poison = nothing
+        for i in 0..<batch.depth {
+            var value = batch.value(i)
+            if b.global_scale != 1 {
+                value = over(value, all(b.global_scale))
+                batch.set(value: value, i)
+            }
+            let magnitude = i4q_abs(value)
+            signed = pick(magnitude, above: largest, value, signed)
+            largest = i4q_most(largest, magnitude)
+            // 0, or NaN for infinity and NaN.
+            poison = i4q_plus_product(poison, value, nothing)
+            if b.importance == nil { batch.set(weight: all(1), i) }
+        }
+        batch[.largest] = signed
+        batch[.error] = poison
+        if let squares = b.mean_squares { batch[.meanSquare] = (UnsafeRawPointer(squares) + (batch.memory - whole.memory)).loadUnaligned(as: Slice.self) }
     }
-    return Extremes(largest: largest, signed: signed)
+    return lanesNotFinite(b, whole, .error)
 }
 
-@inline(__always)
-private func lanesNotFinite(_ v: Floats) -> Int64 {
-    let magnitudes = bits(v) & Words(repeating: 0x7fff_ffff)
-    if !any(magnitudes .>= Words(repeating: 0x7f80_0000)) { return 0 }
+@inline(never)
+private func lanesNotFinite(_ b: i4q_block_batch, _ whole: Batch, _ row: Row) -> Int64 {
+    let numbers = whole.lanes(row)
     var mask: Int64 = 0
-    for lane in 0..<lanes where magnitudes[lane] >= 0x7f80_0000 { mask |= 1 &<< Int64(lane) }
+    for lane in 0..<Int(b.lane_count) where numbers[lane].bitPattern & 0x7f80_0000 == 0x7f80_0000 { mask |= 1 &<< Int64(lane) }
     return mask
 }
 
 // MARK: Storing
 
-/// Eight words of each lane (NVFP4: four), each four elements' codes, one in each byte.
+/// The bits of a number that i4q_half has rounded.
 @inline(__always)
-private func codeWord(_ batch: Batch, _ index: Int) -> Words {
-    var word = Words(repeating: 0)
-    for i in 0..<4 {
-        let code = unsafeBitCast(i4q_truncate_f32(batch.level(4 &* index &+ i)), to: Words.self)
-        word |= code &<< Words(repeating: UInt32(truncatingIfNeeded: 8 &* i))
+private func halfBits(_ v: Float) -> UInt16 {
+    let sign = UInt16(truncatingIfNeeded: v.bitPattern &>> 16) & 0x8000
+    let magnitude = v.bitPattern & 0x7fff_ffff
+    if magnitude >= 0x3880_0000 { return sign | UInt16(truncatingIfNeeded: (magnitude &>> 13) &- 112 &<< 10) }
+    return sign | UInt16(truncatingIfNeeded: Int32(Float(bitPattern: magnitude) * 0x1p24))
+}
+
+/// Eight (NVFP4: four) words for each lane, where the values were: four codes in the bytes of one.
+@inline(never)
+private func joinCodes(_ b: i4q_block_batch, _ whole: Batch) -> UnsafePointer<UInt32> {
+    forSlices(b, whole) { batch in
+        for index in 0..<batch.depth / 4 { i4q_join_codes(batch.memory + (4096 &+ index &* 256), batch.memory + index &* 64) }
     }
-    return word
+    return UnsafePointer(whole.memory.assumingMemoryBound(to: UInt32.self))
 }
 
 /// A lane's codes: its first half in low nibbles, its second half in high ones.
-@inline(__always)
-private func storeCodes(_ b: i4q_block_batch, _ batch: Batch, blockBytes: Int, head: Int) {
-    for index in 0..<4 {
-        let words = codeWord(batch, index) | codeWord(batch, index &+ 4) &<< Words(repeating: 4)
-        let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped) + (head &+ 4 &* index)
-        for lane in 0..<Int(b.lane_count) { (target + lane &* blockBytes).storeBytes(of: words[lane], as: UInt32.self) }
+@inline(never)
+private func storeCodes(_ b: i4q_block_batch, _ whole: Batch, lanesPerBlock: Int, blockBytes: Int, head: Int) {
+    let words = joinCodes(b, whole), count = whole.depth / 8
+    let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped) + head
+    for lane in 0..<Int(b.lane_count) {
+        var place = target + (lane / lanesPerBlock &* blockBytes &+ lane % lanesPerBlock &* 4 &* count)
+        for index in 0..<count {
+            place.storeBytes(of: words[index &* 16 &+ lane] | words[(index &+ count) &* 16 &+ lane] &<< 4, as: UInt32.self)
+            place += 4
+        }
     }
 }
 
-@inline(__always)
-private func storeHalves(_ b: i4q_block_batch, _ halves: Halves, blockBytes: Int, head: Int) {
-    let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped) + head
-    for lane in 0..<Int(b.lane_count) { (target + lane &* blockBytes).storeBytes(of: halves[lane], as: UInt16.self) }
-}
-
-/// Q4_0 and IQ4_NL: scale, codes.
+/// Q4_0, IQ4_NL: scale, codes. Q4_1: scale, minimum, codes.
 @inline(never)
-private func store(_ b: i4q_block_batch, _ batch: Batch, scale: Floats) -> Int64 {
-    let halves = narrowToHalves(scale)
-    let bad = lanesNotFinite(widenHalves(halves))
+private func store(_ b: i4q_block_batch, _ whole: Batch) -> Int64 {
+    let hasLow = b.format == Format.q4_1
+    forSlices(b, whole) { batch in
+        batch[.scale] = i4q_half(batch[.scale])
+        batch[.low] = i4q_half(batch[.low])
+    }
+    let bad = lanesNotFinite(b, whole, .scale) | (hasLow ? lanesNotFinite(b, whole, .low) : 0)
     if bad != 0 { return bad }
-    storeHalves(b, halves, blockBytes: 18, head: 0)
-    storeCodes(b, batch, blockBytes: 18, head: 2)
-    return 0
-}
-
-/// Q4_1: scale, minimum, codes.
-@inline(never)
-private func store(_ b: i4q_block_batch, _ batch: Batch, scale: Floats, minimum: Floats) -> Int64 {
-    let halves = narrowToHalves(scale), minimums = narrowToHalves(minimum)
-    let bad = lanesNotFinite(widenHalves(halves)) | lanesNotFinite(widenHalves(minimums))
-    if bad != 0 { return bad }
-    storeHalves(b, halves, blockBytes: 20, head: 0)
-    storeHalves(b, minimums, blockBytes: 20, head: 2)
-    storeCodes(b, batch, blockBytes: 20, head: 4)
+    let bytes = hasLow ? 20 : 18
+    let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped)
+    for lane in 0..<Int(b.lane_count) {
+        (target + lane &* bytes).storeBytes(of: halfBits(whole.lanes(.scale)[lane]), as: UInt16.self)
+        if hasLow { (target + lane &* bytes).storeBytes(of: halfBits(whole.lanes(.low)[lane]), toByteOffset: 2, as: UInt16.self) }
+    }
+    storeCodes(b, whole, lanesPerBlock: 1, blockBytes: bytes, head: bytes &- 16)
     return 0
 }
 
@@ -166,75 +223,55 @@ private func store(_ b: i4q_block_batch, _ batch: Batch, scale: Floats, minimum:
 
 /// ggml converts to int8: what is beyond, as where a subnormal's reciprocal is infinite, becomes 0.
 @inline(__always)
-private func truncated(_ steps: Floats) -> Floats {
-    i4q_clip(choose(all(1024), above: steps, steps, nothing), nothing, all(15))
-}
+private func truncated(_ steps: Slice) -> Slice { i4q_bounded(pick(all(1024), above: steps, steps, nothing), 0, 15) }
 
 @inline(__always)
-private func plainSymmetric(_ b: i4q_block_batch, _ batch: Batch, _ extremes: Extremes) -> Int64 {
-    let scale = over(extremes.signed, all(-8))
-    let inverse = overOrZero(all(1), scale)
-    for i in 0..<32 { batch.set(level: truncated(plus(times(batch.value(i), inverse), all(8.5))), i) }
-    return store(b, batch, scale: scale)
-}
-
-@inline(__always)
-private func plainOffset(_ b: i4q_block_batch, _ batch: Batch) -> Int64 {
-    var low = all(.greatestFiniteMagnitude), high = all(-.greatestFiniteMagnitude)
-    for i in 0..<32 {
-        low = i4q_smaller(low, batch.value(i))
-        high = i4q_greater(high, batch.value(i))
+private func plainSymmetric(_ b: i4q_block_batch, _ whole: Batch) {
+    forSlices(b, whole) { batch in
+        let scale = over(batch[.largest], all(-8))
+        let inverse = overOrZero(all(1), scale)
+        for i in 0..<batch.depth { batch.set(level: truncated(i4q_plus_product(all(8.5), batch.value(i), inverse)), i) }
+        batch[.scale] = scale
     }
-    let scale = over(minus(high, low), all(15))
-    let inverse = overOrZero(all(1), scale)
-    for i in 0..<32 { batch.set(level: truncated(plus(times(minus(batch.value(i), low), inverse), all(0.5))), i) }
-    return store(b, batch, scale: scale, minimum: low)
+}
+
+@inline(__always)
+private func plainOffset(_ b: i4q_block_batch, _ whole: Batch) {
+    forSlices(b, whole) { batch in
+        var low = all(.greatestFiniteMagnitude), high = all(-.greatestFiniteMagnitude)
+        for i in 0..<batch.depth {
+            low = i4q_least(low, batch.value(i))
+            high = i4q_most(high, batch.value(i))
+        }
+        let scale = over(minus(high, low), all(15))
+        let inverse = overOrZero(all(1), scale)
+        for i in 0..<batch.depth { batch.set(level: truncated(i4q_plus_product(all(0.5), minus(batch.value(i), low), inverse)), i) }
+        batch[.scale] = scale
+        batch[.low] = low
+    }
 }
 
 // MARK: Search for a scale: Q4_0 with importance, IQ4_NL, and both at their best
 
 /// Weights of ggml's searches: importance times the root of a mean square plus the value's own.
-@inline(__always)
-private func weigh(_ batch: Batch, _ meanSquares: Floats) {
-    for i in 0..<32 {
+@inline(never)
+private func weigh(_ batch: Batch, _ meanSquare: Slice) {
+    for i in 0..<batch.depth {
         let value = batch.value(i)
-        batch.set(weight: times(batch.weight(i), i4q_square_root(i4q_add_product(meanSquares, value, value))), i)
+        batch.set(weight: times(batch.weight(i), i4q_root(i4q_plus_product(meanSquare, value, value))), i)
     }
 }
 
 @inline(__always)
-private func sumOfSquares(_ batch: Batch) -> Floats {
+private func sumOfSquares(_ batch: Batch) -> Slice {
     var sum = nothing
-    for i in 0..<32 { sum = i4q_add_product(sum, batch.value(i), batch.value(i)) }
+    for i in 0..<batch.depth { sum = i4q_plus_product(sum, batch.value(i), batch.value(i)) }
     return sum
 }
 
 /// What a value divided by the scale becomes: a level of -8..7, or a value of IQ4_NL's table.
 @inline(__always)
-private func gridValue(_ v: Floats, _ isTable: Bool) -> Floats {
-    isTable ? i4q_iq4nl_value(v) : i4q_clip(i4q_nearest_level(v), all(-8), all(7))
-}
-
-/// Sums of weight * value * grid value and weight * grid value^2 for one trial.
-private struct Fit {
-    var products = nothing, squares = nothing
-
-    @inline(__always)
-    init(_ batch: Batch, _ inverse: Floats, _ isTable: Bool) {
-        for i in 0..<32 {
-            let value = batch.value(i), weight = batch.weight(i)
-            let point = gridValue(times(inverse, value), isTable)
-            let weighted = times(weight, point)
-            products = isTable ? i4q_add_product(products, weighted, value) : i4q_add_product(products, times(weight, value), point)
-            squares = i4q_add_product(squares, weighted, point)
-        }
-    }
-
-    @inline(__always)
-    func isBetter(than best: Floats) -> SIMD16<Int32> {
-        i4q_is_greater(squares, nothing) & i4q_is_greater(times(products, products), times(best, squares))
-    }
-}
+private func gridValue(_ v: Slice, _ isTable: Bool) -> Slice { isTable ? i4q_iq4nl_value(v) : i4q_bounded(i4q_nearest(v), -8, 7) }
 
 /// Where a trial puts the value of largest magnitude, on the grid.
 @inline(__always)
@@ -250,348 +287,341 @@ private func trialTarget(_ trial: Int, _ isTable: Bool, _ isBest: Bool) -> Float
 }
 
 @inline(__always)
-private func searchScales(_ b: i4q_block_batch, _ batch: Batch, _ extremes: Extremes, isTable: Bool) -> Int64 {
-    isTable ? searchScales(b, batch, extremes, table: true) : searchScales(b, batch, extremes, table: false)
+private func searchScales(_ b: i4q_block_batch, _ whole: Batch, isTable: Bool) {
+    forSlices(b, whole) { isTable ? searchTable(b, $0) : searchLevels(b, $0) }
 }
 
+@inline(never) private func searchTable(_ b: i4q_block_batch, _ batch: Batch) { searchScale(b, batch, isTable: true) }
+@inline(never) private func searchLevels(_ b: i4q_block_batch, _ batch: Batch) { searchScale(b, batch, isTable: false) }
+
 @inline(__always)
-private func searchScales(_ b: i4q_block_batch, _ batch: Batch, _ extremes: Extremes, table isTable: Bool) -> Int64 {
+private func searchScale(_ b: i4q_block_batch, _ batch: Batch, isTable: Bool) {
     let isBest = b.search != 0
     if !isBest { prepareWeights(b, batch, isTable) }
-    let signed = extremes.signed
+    let signed = batch[.largest]
     // Where all values are this small ggml's searches give up: scale 0.
-    let isThere = i4q_is_greater(all(1e-15), floats(fromBits: extremes.largest)) ^ SIMD16<Int32>(repeating: -1)
+    let isThere = i4q_not(i4q_above(all(1e-15), i4q_abs(signed)))
     var inverse = isTable ? over(all(1), over(signed, all(127))) : over(all(-8), signed)
-    let first = Fit(batch, inverse, isTable)
-    var scale = choose(first.squares, above: nothing, over(first.products, first.squares), nothing)
-    var best = times(scale, first.products), bestInverse = inverse
-    for trial in 0..<(isBest ? 48 : isTable ? 15 : 18) {
-        inverse = over(all(trialTarget(trial, isTable, isBest)), signed)
-        let fit = Fit(batch, inverse, isTable)
-        let isBetter = fit.isBetter(than: best)
-        let fitted = over(fit.products, fit.squares)
-        scale = i4q_choose(isBetter, fitted, scale)
-        best = i4q_choose(isBetter, times(fitted, fit.products), best)
-        bestInverse = i4q_choose(isBetter, inverse, bestInverse)
+    var scale = nothing, best = nothing, bestInverse = inverse
+    let count = isBest ? 48 : isTable ? 15 : 18
+    for trial in -1..<count {
+        if trial >= 0 { inverse = over(all(trialTarget(trial, isTable, isBest)), signed) }
+        var products = nothing, squares = nothing
+        for i in 0..<batch.depth {
+            let value = batch.value(i), weight = batch.weight(i)
+            let point = gridValue(times(inverse, value), isTable)
+            let weighted = times(weight, point)
+            products = isTable ? i4q_plus_product(products, weighted, value) : i4q_plus_product(products, times(weight, value), point)
+            squares = i4q_plus_product(squares, weighted, point)
+        }
+        let fitted = over(products, squares)
+        let isUsable = i4q_above(squares, nothing)
+        if trial < 0 {
+            scale = i4q_pick(isUsable, fitted, nothing)
+            best = times(scale, products)
+            continue
+        }
+        let isBetter = i4q_both(isUsable, i4q_above(times(products, products), times(best, squares)))
+        scale = i4q_pick(isBetter, fitted, scale)
+        best = i4q_pick(isBetter, times(fitted, products), best)
+        bestInverse = i4q_pick(isBetter, inverse, bestInverse)
     }
-    scale = i4q_choose(isThere, scale, nothing)
-    if isBest {
-        scale = polished(batch, plain: over(signed, all(isTable ? -127 : -8)), scale, isTable)
-        bestInverse = overOrZero(all(1), scale)
-    } else if isTable {
-        bestInverse = overOrZero(all(1), scale)
-    }
-    for i in 0..<32 {
+    scale = i4q_pick(isThere, scale, nothing)
+    if isBest { scale = polished(batch, plain: over(signed, all(isTable ? -127 : -8)), scale, isTable) }
+    if isBest || isTable { bestInverse = overOrZero(all(1), scale) }
+    for i in 0..<batch.depth {
         let v = times(bestInverse, batch.value(i))
-        let code = isTable ? i4q_iq4nl_code(v) : plus(i4q_clip(i4q_nearest_level(v), all(-8), all(7)), all(8))
-        batch.set(level: isTable || isBest ? code : i4q_choose(isThere, code, nothing), i)
+        let code = isTable ? i4q_iq4nl_code(v) : plus(gridValue(v, false), all(8))
+        batch.set(level: isTable || isBest ? code : i4q_pick(isThere, code, nothing), i)
     }
-    return store(b, batch, scale: scale)
+    batch[.scale] = scale
 }
 
 /// ggml's weights.
 @inline(__always)
 private func prepareWeights(_ b: i4q_block_batch, _ batch: Batch, _ isTable: Bool) {
-    if b.importance == nil {
-        for i in 0..<32 { batch.set(weight: times(batch.value(i), batch.value(i)), i) }
-    } else if isTable {
+    if !isTable {
+        weigh(batch, batch[.meanSquare])
+    } else if b.importance != nil {
         weigh(batch, times(sumOfSquares(batch), all(0.0625)))
     } else {
-        weigh(batch, UnsafeRawPointer(b.mean_squares.unsafelyUnwrapped).floats(0))
+        for i in 0..<batch.depth { batch.set(weight: times(batch.value(i), batch.value(i)), i) }
     }
 }
 
 /// Of the plain scale, the one found, and twice the best for the codes that it leads to, all rounded to binary16: the one with
 /// the smallest error.
 @inline(__always)
-private func polished(_ batch: Batch, plain: Floats, _ scale: Floats, _ isTable: Bool) -> Floats {
-    var best = nothing, least = all(.infinity), candidate = toHalf(plain)
+private func polished(_ batch: Batch, plain: Slice, _ scale: Slice, _ isTable: Bool) -> Slice {
+    var best = nothing, least = all(.infinity), candidate = i4q_half(plain)
     for round in 0..<4 {
         let inverse = overOrZero(all(1), candidate)
         var error = nothing, products = nothing, squares = nothing
-        for i in 0..<32 {
+        for i in 0..<batch.depth {
             let value = batch.value(i), weight = batch.weight(i)
             let point = gridValue(times(inverse, value), isTable)
-            let difference = minus(times(candidate, point), value)
-            error = i4q_add_product(error, times(weight, difference), difference)
-            products = i4q_add_product(products, times(weight, point), value)
-            squares = i4q_add_product(squares, times(weight, point), point)
+            let difference = minus(times(candidate, point), value), weighted = times(weight, point)
+            error = i4q_plus_product(error, times(weight, difference), difference)
+            products = i4q_plus_product(products, weighted, value)
+            squares = i4q_plus_product(squares, weighted, point)
         }
-        best = choose(least, above: error, candidate, best)
-        least = i4q_smaller(least, error)
-        candidate = toHalf(round == 0 ? scale : overOrZero(products, squares))
+        best = pick(least, above: error, candidate, best)
+        least = i4q_least(least, error)
+        candidate = i4q_half(round == 0 ? scale : overOrZero(products, squares))
     }
     return best
 }
 
 // MARK: Search for a scale and a minimum: Q4_1, Q4_K
 
-private struct Line {
-    /// As fitted; value = scale * code + low.
-    var scale: Floats, low: Floats
-    /// How codes were chosen: nearest((value - codeLow) * inverse).
-    var inverse: Floats, codeLow: Floats
-    /// All values equal (or above zero where the minimum must not be): every code 0.
-    var isConstant: SIMD16<Int32>
-    var sumOfWeights: Floats
-    /// The values' range.
-    var lowest: Floats, high: Floats
-}
-
 @inline(__always)
-private func level(_ value: Floats, _ low: Floats, _ inverse: Floats) -> Floats {
-    i4q_clip(i4q_nearest_level(times(inverse, minus(value, low))), nothing, all(15))
-}
+private func level(_ value: Slice, _ low: Slice, _ inverse: Slice) -> Slice { i4q_bounded(i4q_nearest(times(inverse, minus(value, low))), 0, 15) }
 
 /// Weighted least squares for the codes of each of a row of scales around (max - min) / 15: ggml's make_qkx2_quants and
-/// make_qkx3_quants. `first` and `step` tell the scales; `isFree`: the minimum may be above zero.
+/// make_qkx3_quants. `first` and `step` tell the scales; `isFree`: the minimum may be above zero. Leaves scale, minimum, sum of
+/// weights and levels in the batch.
 @inline(never)
-private func fitLine(_ batch: Batch, first: Float, step: Float, last: Int, isFree: Bool) -> Line {
+private func fitLine(_ batch: Batch, first: Float, step: Float, last: Int, isFree: Bool) {
     let ceiling = all(isFree ? .infinity : 0)
     var low = batch.value(0), high = batch.value(0), sumW = batch.weight(0), sumX = times(batch.weight(0), batch.value(0))
-    for i in 1..<32 {
+    for i in 1..<batch.depth {
         let value = batch.value(i), weight = batch.weight(i)
-        low = i4q_smaller(low, value)
-        high = i4q_greater(high, value)
+        low = i4q_least(low, value)
+        high = i4q_most(high, value)
         sumW = plus(sumW, weight)
-        sumX = i4q_add_product(sumX, weight, value)
+        sumX = i4q_plus_product(sumX, weight, value)
     }
-    let lowest = low
-    low = choose(low, above: ceiling, nothing, low)
-    let isConstant = i4q_is_greater(high, low) ^ SIMD16<Int32>(repeating: -1)
-    var line = Line(scale: nothing, low: low, inverse: over(all(15), minus(high, low)), codeLow: low, isConstant: isConstant,
-                    sumOfWeights: sumW, lowest: lowest, high: high)
-    line.scale = over(all(1), line.inverse)
-    for i in 0..<32 { batch.set(level: level(batch.value(i), low, line.inverse), i) }
-    var best = lineError(batch, line.scale, low)
-    for trial in 0...last {
-        let inverse = over(all(first + step * Float(trial) + 15), minus(high, line.low))
+    low = pick(low, above: ceiling, nothing, low)
+    let start = low
+    var scale = nothing, bestInverse = nothing, codeLow = low, best = nothing
+    for trial in -1...last {
+        let steps: Float = trial < 0 ? 15 : first + step * Float(trial) + 15
+        let inverse = over(all(steps), minus(high, low))
         var sumL = nothing, sumL2 = nothing, sumXL = nothing
-        for i in 0..<32 {
+        for i in 0..<batch.depth {
             let value = batch.value(i), weight = batch.weight(i)
-            let code = level(value, line.low, inverse)
+            let code = level(value, low, inverse)
             batch.set(level: code, i)
             let weighted = times(weight, code)
             sumL = plus(sumL, weighted)
-            sumL2 = i4q_add_product(sumL2, weighted, code)
-            sumXL = i4q_add_product(sumXL, weighted, value)
+            sumL2 = i4q_plus_product(sumL2, weighted, code)
+            sumXL = i4q_plus_product(sumXL, weighted, value)
         }
         let determinant = minus(times(sumW, sumL2), times(sumL, sumL))
-        var scale = over(minus(times(sumW, sumXL), times(sumX, sumL)), determinant)
-        var fitted = over(minus(times(sumL2, sumX), times(sumL, sumXL)), determinant)
-        scale = choose(fitted, above: ceiling, over(sumXL, sumL2), scale)
-        fitted = choose(fitted, above: ceiling, nothing, fitted)
-        let error = lineError(batch, scale, fitted)
-        let isBetter = i4q_is_greater(determinant, nothing) & i4q_is_greater(best, error)
-        best = i4q_choose(isBetter, error, best)
-        line.inverse = i4q_choose(isBetter, inverse, line.inverse)
-        line.codeLow = i4q_choose(isBetter, line.low, line.codeLow)
-        line.scale = i4q_choose(isBetter, scale, line.scale)
-        line.low = i4q_choose(isBetter, fitted, line.low)
-    }
-    line.scale = i4q_choose(isConstant, nothing, line.scale)
-    line.low = i4q_choose(isConstant, low, line.low)
-    for i in 0..<32 { batch.set(level: i4q_choose(isConstant, nothing, level(batch.value(i), line.codeLow, line.inverse)), i) }
-    return line
-}
-
-/// The weighted squared error of the batch's levels.
-@inline(__always)
-private func lineError(_ batch: Batch, _ scale: Floats, _ low: Floats) -> Floats {
-    var error = nothing
-    for i in 0..<32 {
-        let difference = minus(i4q_add_product(low, scale, batch.level(i)), batch.value(i))
-        error = i4q_add_product(error, batch.weight(i), times(difference, difference))
-    }
-    return error
-}
-
-@inline(__always)
-private func searchOffsets(_ b: i4q_block_batch, _ batch: Batch) -> Int64 {
-    if b.search == 0 {
-        weigh(batch, UnsafeRawPointer(b.mean_squares.unsafelyUnwrapped).floats(0))
-        let line = fitLine(batch, first: -0.9, step: 0.05, last: 36, isFree: false)
-        return store(b, batch, scale: line.scale, minimum: line.low)
-    }
-    let line = fitLine(batch, first: -1.2, step: 0.05, last: 40, isFree: true)
-    // The plain line first: what comes is not worse.
-    var scale = toHalf(over(minus(line.high, line.lowest), all(15))), low = toHalf(line.lowest)
-    var best = (scale: nothing, low: low), least = all(.infinity)
-    for round in 0..<4 {
-        let sums = LineSums(batch, scale, low)
-        let isBetter = i4q_is_greater(least, sums.error)
-        best = (i4q_choose(isBetter, scale, best.scale), i4q_choose(isBetter, low, best.low))
-        least = i4q_choose(isBetter, sums.error, least)
-        if round == 0 {
-            scale = toHalf(line.scale)
-            low = toHalf(line.low)
-            continue
+        var tried = over(minus(times(sumW, sumXL), times(sumX, sumL)), determinant)
+        var triedLow = over(minus(times(sumL2, sumX), times(sumL, sumXL)), determinant)
+        tried = pick(triedLow, above: ceiling, over(sumXL, sumL2), tried)
+        triedLow = pick(triedLow, above: ceiling, nothing, triedLow)
+        if trial < 0 {
+            // The plain line first.
+            tried = over(all(1), inverse)
+            triedLow = low
         }
-        let determinant = minus(times(sums.w, sums.l2), times(sums.l, sums.l))
-        let isUsable = i4q_is_greater(determinant, nothing)
-        scale = i4q_choose(isUsable, toHalf(over(minus(times(sums.w, sums.xl), times(sums.x, sums.l)), determinant)), scale)
-        low = i4q_choose(isUsable, toHalf(over(minus(times(sums.l2, sums.x), times(sums.l, sums.xl)), determinant)), low)
-    }
-    let inverse = overOrZero(all(1), best.scale)
-    for i in 0..<32 { batch.set(level: level(batch.value(i), best.low, inverse), i) }
-    return store(b, batch, scale: best.scale, minimum: best.low)
-}
-
-/// Nearest codes on a line, their error, and the sums that a better line for them comes from.
-private struct LineSums {
-    var error = nothing, w = nothing, x = nothing, l = nothing, l2 = nothing, xl = nothing
-
-    @inline(__always)
-    init(_ batch: Batch, _ scale: Floats, _ low: Floats) {
-        let inverse = overOrZero(all(1), scale)
-        for i in 0..<32 {
-            let value = batch.value(i), weight = batch.weight(i)
-            let code = level(value, low, inverse)
-            let difference = minus(i4q_add_product(low, scale, code), value)
-            error = i4q_add_product(error, times(weight, difference), difference)
-            let weighted = times(weight, code)
-            w = plus(w, weight)
-            x = i4q_add_product(x, weight, value)
-            l = plus(l, weighted)
-            l2 = i4q_add_product(l2, weighted, code)
-            xl = i4q_add_product(xl, weighted, value)
+        var error = nothing
+        for i in 0..<batch.depth {
+            let difference = minus(i4q_plus_product(triedLow, tried, batch.level(i)), batch.value(i))
+            error = i4q_plus_product(error, batch.weight(i), times(difference, difference))
         }
+        var isBetter = i4q_both(i4q_above(determinant, nothing), i4q_above(best, error))
+        if trial < 0 { isBetter = SliceMask(repeating: -1) }
+        best = i4q_pick(isBetter, error, best)
+        bestInverse = i4q_pick(isBetter, inverse, bestInverse)
+        codeLow = i4q_pick(isBetter, low, codeLow)
+        scale = i4q_pick(isBetter, tried, scale)
+        low = i4q_pick(isBetter, triedLow, low)
     }
+    // All values equal (or above zero where the minimum must not be): every code 0.
+    let isRange = i4q_above(high, start)
+    batch[.scale] = i4q_pick(isRange, scale, nothing)
+    batch[.low] = i4q_pick(isRange, low, start)
+    batch[.sumW] = sumW
+    for i in 0..<batch.depth { batch.set(level: i4q_pick(isRange, level(batch.value(i), codeLow, bestInverse), nothing), i) }
 }
 
-// MARK: Q4_K
+@inline(__always)
+private func searchOffsets(_ b: i4q_block_batch, _ whole: Batch) {
+    forSlices(b, whole) { b.search == 0 ? searchOffset($0) : searchBestOffset($0) }
+}
 
-/// A super-block: eight lanes with 6-bit multiples of two binary16 numbers.
-private struct SuperScales {
-    var d = nothing, dmin = nothing
-    /// 0..63, as floats.
-    var scales = nothing, mins = nothing
+@inline(__always)
+private func searchOffset(_ batch: Batch) {
+    weigh(batch, batch[.meanSquare])
+    fitLine(batch, first: -0.9, step: 0.05, last: 36, isFree: false)
 }
 
 @inline(never)
-private func quantizeSuperBlocks(_ b: i4q_block_batch, _ batch: Batch) -> Int64 {
+private func searchBestOffset(_ batch: Batch) {
+    // The plain line first: what comes is not worse.
+    var low = batch.value(0), high = batch.value(0)
+    for i in 1..<batch.depth {
+        low = i4q_least(low, batch.value(i))
+        high = i4q_most(high, batch.value(i))
+    }
+    var scale = i4q_half(over(minus(high, low), all(15)))
+    low = i4q_half(low)
+    fitLine(batch, first: -1.2, step: 0.05, last: 40, isFree: true)
+    let fitted = i4q_half(batch[.scale]), fittedLow = i4q_half(batch[.low])
+    var bestScale = nothing, bestLow = nothing, least = all(.infinity)
+    for round in 0..<4 {
+        sumLine(batch, scale, low)
+        let isBetter = i4q_above(least, batch[.error])
+        bestScale = i4q_pick(isBetter, scale, bestScale)
+        bestLow = i4q_pick(isBetter, low, bestLow)
+        least = i4q_pick(isBetter, batch[.error], least)
+        if round == 0 {
+            scale = fitted
+            low = fittedLow
+            continue
+        }
+        let w = batch[.sumW], x = batch[.sumX], l = batch[.sumL], l2 = batch[.sumL2], xl = batch[.sumXL]
+        let determinant = minus(times(w, l2), times(l, l))
+        let isUsable = i4q_above(determinant, nothing)
+        scale = i4q_pick(isUsable, i4q_half(over(minus(times(w, xl), times(x, l)), determinant)), scale)
+        low = i4q_pick(isUsable, i4q_half(over(minus(times(l2, x), times(l, xl)), determinant)), low)
+    }
+    sumLine(batch, bestScale, bestLow)
+    batch[.scale] = bestScale
+    batch[.low] = bestLow
+}
+
+/// Nearest codes on a line, their error, and the sums that a better line for them comes from.
+@inline(never)
+private func sumLine(_ batch: Batch, _ scale: Slice, _ low: Slice) {
+    let inverse = overOrZero(all(1), scale)
+    var error = nothing, w = nothing, x = nothing, l = nothing, l2 = nothing, xl = nothing
+    for i in 0..<batch.depth {
+        let value = batch.value(i), weight = batch.weight(i)
+        let code = level(value, low, inverse)
+        batch.set(level: code, i)
+        let difference = minus(i4q_plus_product(low, scale, code), value), weighted = times(weight, code)
+        error = i4q_plus_product(error, times(weight, difference), difference)
+        w = plus(w, weight)
+        x = i4q_plus_product(x, weight, value)
+        l = plus(l, weighted)
+        l2 = i4q_plus_product(l2, weighted, code)
+        xl = i4q_plus_product(xl, weighted, value)
+    }
+    batch[.error] = error
+    batch[.sumW] = w
+    batch[.sumX] = x
+    batch[.sumL] = l
+    batch[.sumL2] = l2
+    batch[.sumXL] = xl
+}
+
+// MARK: Q4_K: eight lanes with 6-bit multiples, `scales` and `mins`, of two binary16 numbers, `d` and `dmin`
+
+@inline(never)
+private func quantizeSuperBlocks(_ b: i4q_block_batch, _ whole: Batch) -> Int64 {
     let isBest = b.search != 0, hasImportance = b.importance != nil
-    if !isBest {
-        if hasImportance { weigh(batch, superMeanSquares(batch)) } else { weighByMagnitude(batch) }
+    if hasImportance && !isBest { findSuperMeanSquares(b, whole) }
+    forSlices(b, whole) { batch in
+        if !isBest {
+            if hasImportance { weigh(batch, batch[.meanSquare]) } else { weighByMagnitude(batch) }
+        }
+        let isLong = isBest || hasImportance
+        fitLine(batch, first: isLong ? -0.9 : -1, step: isLong ? 0.05 : 0.1, last: isLong ? 36 : 20, isFree: false)
+        batch[.low] = -batch[.low]
     }
-    let line = isBest || hasImportance ? fitLine(batch, first: -0.9, step: 0.05, last: 36, isFree: false)
-        : fitLine(batch, first: -1, step: 0.1, last: 20, isFree: false)
-    let mins = -line.low
-    var chosen = isBest || !hasImportance ? simpleScales(line.scale, mins) : searchedScales(line.scale, mins, line.sumOfWeights)
-    let bad = lanesNotFinite(chosen.d) | lanesNotFinite(chosen.dmin)
+    var first = 0
+    while first < Int(b.lane_count) {
+        findMultiples(whole, first, .scale, .d, .scales, isFitted: hasImportance && !isBest)
+        findMultiples(whole, first, .low, .dmin, .mins, isFitted: hasImportance && !isBest)
+        first &+= 8
+    }
+    roundNumbers(b, whole)
+    let bad = lanesNotFinite(b, whole, .d) | lanesNotFinite(b, whole, .dmin)
     if bad != 0 { return bad }
-    if isBest { chosen = refinedScales(batch, chosen) }
-    let scale = times(chosen.d, chosen.scales), low = times(chosen.dmin, chosen.mins)
-    // A scale of zero leaves the codes of the fit.
-    let isThere = i4q_is_greater(i4q_magnitude(scale), nothing)
-    for i in 0..<32 {
-        let code = i4q_clip(i4q_nearest_level(over(plus(batch.value(i), low), scale)), nothing, all(15))
-        batch.set(level: i4q_choose(isThere, code, batch.level(i)), i)
+    if isBest { refineMultiples(b, whole) }
+    forSlices(b, whole) { batch in
+        let scale = times(batch[.d], batch[.scales]), low = times(batch[.dmin], batch[.mins])
+        // A scale of zero leaves the codes of the fit.
+        let isThere = i4q_above(i4q_abs(scale), nothing)
+        for i in 0..<32 {
+            let code = i4q_bounded(i4q_nearest(over(plus(batch.value(i), low), scale)), 0, 15)
+            batch.set(level: i4q_pick(isThere, code, isBest ? nothing : batch.level(i)), i)
+        }
     }
-    for first in stride(from: 0, to: Int(b.lane_count), by: 8) { store(b, chosen, first) }
-    storeSuperCodes(b, batch)
+    storeSuperBlocks(b, whole)
     return 0
+}
+
+@inline(__always)
+private func roundNumbers(_ b: i4q_block_batch, _ whole: Batch) {
+    forSlices(b, whole) { batch in
+        batch[.d] = i4q_half(batch[.d])
+        batch[.dmin] = i4q_half(batch[.dmin])
+    }
 }
 
 /// No importance: root of the sub-block's mean square, plus |x|.
 @inline(__always)
 private func weighByMagnitude(_ batch: Batch) {
-    let root = i4q_square_root(over(sumOfSquares(batch), all(32)))
-    for i in 0..<32 { batch.set(weight: plus(root, i4q_magnitude(batch.value(i))), i) }
+    let root = i4q_root(over(sumOfSquares(batch), all(32)))
+    for i in 0..<batch.depth { batch.set(weight: plus(root, i4q_abs(batch.value(i))), i) }
 }
 
 /// Twice the mean square of each lane's super-block, summed in the order of its 256 values.
-@inline(__always)
-private func superMeanSquares(_ batch: Batch) -> Floats {
-    var result = nothing
-    for first in stride(from: 0, to: lanes, by: 8) {
-        var sum: Float = 0
-        for lane in first..<first &+ 8 {
-            for i in 0..<32 {
-                let value = UnsafeRawPointer(batch.memory).float(i &* 64 &+ lane &* 4)
-                sum += value * value
-            }
-        }
-        for lane in first..<first &+ 8 { result[lane] = 2 * sum / 256 }
-    }
-    return result
-}
-
-/// The largest scale and minimum become 63.
-@inline(__always)
-private func simpleScales(_ scales: Floats, _ mins: Floats) -> SuperScales {
-    var result = SuperScales(), largest = nothing, deepest = nothing
-    for first in stride(from: 0, to: lanes, by: 8) {
-        var most: Float = 0, deep: Float = 0
-        for lane in first..<first &+ 8 {
-            if scales[lane] > most { most = scales[lane] }
-            if mins[lane] > deep { deep = mins[lane] }
-        }
-        for lane in first..<first &+ 8 {
-            largest[lane] = most
-            deepest[lane] = deep
+@inline(never)
+private func findSuperMeanSquares(_ b: i4q_block_batch, _ whole: Batch) {
+    let values = whole.memory.assumingMemoryBound(to: Float.self)
+    var sum: Float = 0
+    for lane in 0..<Int(b.lane_count) {
+        if lane & 7 == 0 { sum = 0 }
+        for i in 0..<whole.depth { sum += values[i &* 16 &+ lane] * values[i &* 16 &+ lane] }
+        if lane & 7 == 7 {
+            for earlier in lane &- 7...lane { whole.lanes(.meanSquare)[earlier] = 2 * sum / 256 }
         }
     }
-    result.d = toHalf(over(largest, all(63)))
-    result.dmin = toHalf(over(deepest, all(63)))
-    result.scales = sixBits(times(overOrZero(all(63), largest), scales))
-    result.mins = sixBits(times(overOrZero(all(63), deepest), mins))
-    return result
-}
-
-/// Nearest, as an unsigned byte, at most 63.
-@inline(__always)
-private func sixBits(_ v: Floats) -> Floats {
-    let bytes = i4q_truncate_f32(i4q_nearest_level(v)) & SIMD16<Int32>(repeating: 255)
-    return i4q_clip(i4q_float_from_i32(bytes), nothing, all(63))
-}
-
-@inline(__always)
-private func searchedScales(_ scales: Floats, _ mins: Floats, _ weights: Floats) -> SuperScales {
-    var result = SuperScales()
-    for first in stride(from: 0, to: lanes, by: 8) {
-        let d = fitSixBits(scales, weights, first, &result.scales)
-        let dmin = fitSixBits(mins, weights, first, &result.mins)
-        for lane in first..<first &+ 8 {
-            result.d[lane] = d
-            result.dmin[lane] = dmin
-        }
-    }
-    result.d = toHalf(result.d)
-    result.dmin = toHalf(result.dmin)
-    return result
 }
 
 @inline(__always)
 private func nearestInteger(_ v: Float) -> Int32 { Int32(bitPattern: (v + 12_582_912).bitPattern & 0x7f_ffff) &- 0x40_0000 }
 
-/// Eight values as multiples of one number: ggml's make_qp_quants. Bytes wrap around as there.
+/// Eight lanes' numbers as multiples, 0..63, of one number: the largest becomes 63, or ggml's fit.
 @inline(never)
-private func fitSixBits(_ values: Floats, _ weights: Floats, _ first: Int, _ levels: inout Floats) -> Float {
+private func findMultiples(_ whole: Batch, _ first: Int, _ source: Row, _ unit: Row, _ multiples: Row, isFitted: Bool) {
+    let values = whole.lanes(source) + first, levels = whole.lanes(multiples) + first
     var largest: Float = 0
-    for lane in first..<first &+ 8 where values[lane] > largest { largest = values[lane] }
-    if largest < 1e-15 {
-        for lane in first..<first &+ 8 { levels[lane] = 0 }
-        return 0
+    for lane in 0..<8 where values[lane] > largest { largest = values[lane] }
+    var number: Float = 0
+    if isFitted {
+        number = largest < 1e-15 ? fill(levels, 0) : fitMultiples(values, whole.lanes(.sumW) + first, largest, levels)
+    } else {
+        let inverse = largest > 0 ? 63 / largest : 0
+        for lane in 0..<8 { levels[lane] = Float(min(63, nearestInteger(inverse * values[lane]) & 255)) }
+        number = largest / 63
     }
-    var inverse = sixBitTrial(values, weights, first, largest)
+    _ = fill(whole.lanes(unit) + first, number)
+}
+
+@inline(__always)
+private func fill(_ numbers: UnsafeMutablePointer<Float>, _ number: Float) -> Float {
+    for lane in 0..<8 { numbers[lane] = number }
+    return number
+}
+
+/// ggml's make_qp_quants. Bytes wrap around as there.
+@inline(__always)
+private func fitMultiples(_ values: UnsafeMutablePointer<Float>, _ weights: UnsafeMutablePointer<Float>, _ largest: Float,
+                          _ levels: UnsafeMutablePointer<Float>) -> Float {
+    let inverse = multiplesTrial(values, weights, largest)
     var products: Float = 0, squares: Float = 0
-    for lane in first..<first &+ 8 {
+    for lane in 0..<8 {
         let level = min(63, nearestInteger(inverse * values[lane]))
         levels[lane] = Float(level & 255)
-        let weighted = weights[lane] * values[lane]
-        products += weighted * Float(level)
+        products += weights[lane] * values[lane] * Float(level)
         squares += weights[lane] * Float(level) * Float(level)
     }
     for _ in 0..<5 {
         var hasChanged = false
-        for lane in first..<first &+ 8 {
-            let weight = weights[lane], value = values[lane]
-            var product = products - weight * value * levels[lane]
-            var square = squares - weight * levels[lane] * levels[lane]
+        for lane in 0..<8 {
+            let weight = weights[lane], value = values[lane], old = levels[lane]
+            var product = products - weight * value * old
+            var square = squares - weight * old * old
             if !(product > 0 && square > 0) { continue }
             let level = min(63, nearestInteger(value * square / product))
-            if Float(level) == levels[lane] { continue }
+            if Float(level) == old { continue }
             product += weight * value * Float(level)
             square += weight * Float(level) * Float(level)
             if product * product * squares > products * products * square {
@@ -603,24 +633,22 @@ private func fitSixBits(_ values: Floats, _ weights: Floats, _ first: Int, _ lev
         }
         if !hasChanged { break }
     }
-    inverse = squares > 0 ? products / squares : 0
-    return inverse
+    return squares > 0 ? products / squares : 0
 }
 
-/// The reciprocal scale, of nine, with the smallest error.
+/// The reciprocal number, of nine, with the smallest error.
 @inline(__always)
-private func sixBitTrial(_ values: Floats, _ weights: Floats, _ first: Int, _ largest: Float) -> Float {
-    var best = 63 / largest, least: Float = 0
+private func multiplesTrial(_ values: UnsafeMutablePointer<Float>, _ weights: UnsafeMutablePointer<Float>, _ largest: Float) -> Float {
+    var best: Float = 0, least: Float = 0
     for trial in 0..<9 {
-        // The plain scale first, then -4..4 without 0.
+        // The plain one first, then -4..4 without 0.
         let step = Float(trial < 5 ? trial &- 5 : trial &- 4)
         let inverse = trial == 0 ? 63 / largest : (0.1 * step + 63) / largest
         let scale = 1 / inverse
         var error: Float = 0
-        for lane in first..<first &+ 8 {
+        for lane in 0..<8 {
             let near = nearestInteger(inverse * values[lane])
-            let level = trial == 0 ? near & 255 : min(63, near)
-            let difference = values[lane] - scale * Float(level)
+            let difference = values[lane] - scale * Float(trial == 0 ? near & 255 : min(63, near))
             error += weights[lane] * difference * difference
         }
         if trial == 0 || error < least {
@@ -631,156 +659,182 @@ private func sixBitTrial(_ values: Floats, _ weights: Floats, _ first: Int, _ la
     return best
 }
 
-/// Each lane's pair of multiples and the super-block's two numbers improved in turn.
-@inline(__always)
-private func refinedScales(_ batch: Batch, _ start: SuperScales) -> SuperScales {
-    var best = start, least = all(.infinity), tried = start
+/// Each lane's pair of multiples and the super-block's two numbers improved in turn, three times; the best are kept.
+@inline(never)
+private func refineMultiples(_ b: i4q_block_batch, _ whole: Batch) {
+    forSlices(b, whole) { $0[.bestError] = all(.infinity) }
     for _ in 0..<3 {
-        let lanesError = chooseMultiples(batch, &tried)
-        let error = summed(lanesError)
-        let isBetter = i4q_is_greater(least, error)
-        best.d = i4q_choose(isBetter, tried.d, best.d)
-        best.dmin = i4q_choose(isBetter, tried.dmin, best.dmin)
-        best.scales = i4q_choose(isBetter, tried.scales, best.scales)
-        best.mins = i4q_choose(isBetter, tried.mins, best.mins)
-        least = i4q_choose(isBetter, error, least)
-        solve(batch, &tried)
+        forSlices(b, whole) { chooseMultiples($0) }
+        var first = 0
+        while first < Int(b.lane_count) {
+            keepAndSolve(whole, first)
+            first &+= 8
+        }
+        roundNumbers(b, whole)
     }
-    return best
-}
-
-/// The best of nine neighbours for each lane.
-@inline(__always)
-private func chooseMultiples(_ batch: Batch, _ s: inout SuperScales) -> Floats {
-    let center = s
-    var least = all(.infinity)
-    for neighbour in 0..<9 {
-        let scales = i4q_clip(plus(center.scales, all(Float(neighbour / 3 &- 1))), nothing, all(63))
-        let mins = i4q_clip(plus(center.mins, all(Float(neighbour % 3 &- 1))), nothing, all(63))
-        let sums = LineSums(batch, times(s.d, scales), -times(s.dmin, mins))
-        let isBetter = i4q_is_greater(least, sums.error)
-        s.scales = i4q_choose(isBetter, scales, s.scales)
-        s.mins = i4q_choose(isBetter, mins, s.mins)
-        least = i4q_choose(isBetter, sums.error, least)
+    forSlices(b, whole) { batch in
+        batch[.d] = batch[.bestD]
+        batch[.dmin] = batch[.bestDmin]
+        batch[.scales] = batch[.bestScales]
+        batch[.mins] = batch[.bestMins]
     }
-    return least
 }
 
-/// The sum over each lane's super-block, in all its lanes.
-@inline(__always)
-private func summed(_ v: Floats) -> Floats {
-    var result = nothing
-    for first in stride(from: 0, to: lanes, by: 8) {
-        var sum: Float = 0
-        for lane in first..<first &+ 8 { sum += v[lane] }
-        for lane in first..<first &+ 8 { result[lane] = sum }
+/// The best of nine neighbours for each lane, the error that it leaves, and the sums for its codes.
+@inline(never)
+private func chooseMultiples(_ batch: Batch) {
+    let d = batch[.d], dmin = batch[.dmin], scales = batch[.scales], mins = batch[.mins]
+    var least = all(.infinity), bestScales = scales, bestMins = mins
+    for neighbour in 0..<10 {
+        // The last is the best again.
+        let isLast = neighbour == 9
+        let tried = isLast ? bestScales : i4q_bounded(plus(scales, all(Float(neighbour / 3 &- 1))), 0, 63)
+        let triedMins = isLast ? bestMins : i4q_bounded(plus(mins, all(Float(neighbour % 3 &- 1))), 0, 63)
+        sumLine(batch, times(d, tried), -times(dmin, triedMins))
+        let isBetter = i4q_above(least, batch[.error])
+        bestScales = i4q_pick(isBetter, tried, bestScales)
+        bestMins = i4q_pick(isBetter, triedMins, bestMins)
+        least = i4q_pick(isBetter, batch[.error], least)
     }
-    return result
+    batch[.scales] = bestScales
+    batch[.mins] = bestMins
 }
 
-/// Least squares for d and dmin, given codes and multiples: value = d * (scale code) - dmin * min.
-@inline(__always)
-private func solve(_ batch: Batch, _ s: inout SuperScales) {
-    let sums = LineSums(batch, times(s.d, s.scales), -times(s.dmin, s.mins))
-    let a11 = summed(times(times(s.scales, s.scales), sums.l2)), a12 = -summed(times(times(s.scales, s.mins), sums.l))
-    let a22 = summed(times(times(s.mins, s.mins), sums.w))
-    let b1 = summed(times(s.scales, sums.xl)), b2 = -summed(times(s.mins, sums.x))
-    let determinant = minus(times(a11, a22), times(a12, a12))
-    let d = toHalf(over(minus(times(b1, a22), times(b2, a12)), determinant))
-    let dmin = toHalf(over(minus(times(b2, a11), times(b1, a12)), determinant))
-    // Where the two are not told apart, or a number leaves its range, the old ones stay.
-    let isUsable = i4q_is_greater(determinant, nothing) & i4q_is_greater(d, nothing) & i4q_is_greater(all(65505), d)
-        & i4q_is_greater(all(65505), dmin) & i4q_is_greater(dmin, all(-1e-30))
-    s.d = i4q_choose(isUsable, d, s.d)
-    s.dmin = i4q_choose(isUsable, dmin, s.dmin)
+/// Keeps a super-block's numbers if they are better than those before, and then finds d and dmin by least squares for the
+/// codes and multiples: value = d * (scale * code) - dmin * min.
+@inline(never)
+private func keepAndSolve(_ whole: Batch, _ first: Int) {
+    let d = whole.lanes(.d) + first, dmin = whole.lanes(.dmin) + first
+    var error: Float = 0, a11: Float = 0, a12: Float = 0, a22: Float = 0, b1: Float = 0, b2: Float = 0
+    for lane in first..<first &+ 8 {
+        let scale = whole.lanes(.scales)[lane], low = whole.lanes(.mins)[lane]
+        error += whole.lanes(.error)[lane]
+        a11 += scale * scale * whole.lanes(.sumL2)[lane]
+        a12 -= scale * low * whole.lanes(.sumL)[lane]
+        a22 += low * low * whole.lanes(.sumW)[lane]
+        b1 += scale * whole.lanes(.sumXL)[lane]
+        b2 -= low * whole.lanes(.sumX)[lane]
+    }
+    if error < whole.lanes(.bestError)[first] {
+        for lane in first..<first &+ 8 {
+            whole.lanes(.bestError)[lane] = error
+            whole.lanes(.bestD)[lane] = d[0]
+            whole.lanes(.bestDmin)[lane] = dmin[0]
+            whole.lanes(.bestScales)[lane] = whole.lanes(.scales)[lane]
+            whole.lanes(.bestMins)[lane] = whole.lanes(.mins)[lane]
+        }
+    }
+    let determinant = a11 * a22 - a12 * a12
+    let newD = (b1 * a22 - b2 * a12) / determinant, newDmin = (b2 * a11 - b1 * a12) / determinant
+    // Where the two are not told apart, or a number would leave its range, the old ones stay.
+    if !(determinant > 0 && newD > 0 && newD < 65504 && newDmin >= 0 && newDmin < 65504) { return }
+    _ = fill(d, newD)
+    _ = fill(dmin, newDmin)
 }
 
-/// d, dmin and the sixteen 6-bit numbers in twelve bytes.
-@inline(__always)
-private func store(_ b: i4q_block_batch, _ s: SuperScales, _ first: Int) {
-    let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped) + first / 8 &* 144
-    target.storeBytes(of: narrowToHalves(s.d)[first], as: UInt16.self)
-    target.storeBytes(of: narrowToHalves(s.dmin)[first], toByteOffset: 2, as: UInt16.self)
-    let bytes = (target + 4).assumingMemoryBound(to: UInt8.self)
-    for j in 0..<4 {
-        let scale = byte(s.scales[first &+ j]), low = byte(s.mins[first &+ j])
-        let scale4 = byte(s.scales[first &+ j &+ 4]), low4 = byte(s.mins[first &+ j &+ 4])
-        bytes[j] = scale | (scale4 &>> 4) &<< 6
-        bytes[j &+ 4] = low | (low4 &>> 4) &<< 6
-        bytes[j &+ 8] = (scale4 & 15) | (low4 & 15) &<< 4
+/// d, dmin, the sixteen 6-bit numbers in twelve bytes, and 32 bytes of codes for each two lanes: the even one's in the low
+/// nibbles.
+@inline(never)
+private func storeSuperBlocks(_ b: i4q_block_batch, _ whole: Batch) {
+    let words = joinCodes(b, whole)
+    var first = 0
+    while first < Int(b.lane_count) {
+        let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped) + first / 8 &* 144
+        target.storeBytes(of: halfBits(whole.lanes(.d)[first]), as: UInt16.self)
+        target.storeBytes(of: halfBits(whole.lanes(.dmin)[first]), toByteOffset: 2, as: UInt16.self)
+        let bytes = (target + 4).assumingMemoryBound(to: UInt8.self)
+        let scales = whole.lanes(.scales) + first, mins = whole.lanes(.mins) + first
+        for j in 0..<4 {
+            let scale = byte(scales[j]), low = byte(mins[j]), scale4 = byte(scales[j &+ 4]), low4 = byte(mins[j &+ 4])
+            bytes[j] = scale | (scale4 &>> 4) &<< 6
+            bytes[j &+ 4] = low | (low4 &>> 4) &<< 6
+            bytes[j &+ 8] = (scale4 & 15) | (low4 & 15) &<< 4
+        }
+        for index in 0..<32 {
+            let word = words + ((index & 7) &* 16 &+ first &+ index / 8 &* 2)
+            target.storeBytes(of: word[0] | word[1] &<< 4, toByteOffset: 16 &+ 4 &* index, as: UInt32.self)
+        }
+        first &+= 8
     }
 }
 
 @inline(__always) private func byte(_ v: Float) -> UInt8 { UInt8(truncatingIfNeeded: Int32(v)) }
 
-/// Two neighbouring lanes share 32 bytes: the even one's codes in the low nibbles.
-@inline(__always)
-private func storeSuperCodes(_ b: i4q_block_batch, _ batch: Batch) {
-    for index in 0..<8 {
-        let words = codeWord(batch, index)
-        for pair in 0..<Int(b.lane_count) / 2 {
-            let target = UnsafeMutableRawPointer(b.blocks.unsafelyUnwrapped) + (pair / 4 &* 144 &+ 16 &+ (pair & 3) &* 32 &+ 4 &* index)
-            target.storeBytes(of: words[2 &* pair] | words[2 &* pair &+ 1] &<< 4, as: UInt32.self)
-        }
-    }
-}
-
 // MARK: MXFP4 and NVFP4
 
 @inline(never)
-private func quantizeE2M1(_ b: i4q_block_batch, _ batch: Batch, _ extremes: Extremes) -> Int64 {
+private func quantizeE2M1(_ b: i4q_block_batch, _ whole: Batch) {
     let isMX = b.format == Format.mxfp4
-    let largest = floats(fromBits: extremes.largest)
-    var codes = InlineArray<16, UInt8>(repeating: 0)
-    for lane in 0..<lanes { codes[lane] = isMX ? e8m0(largest[lane]) : ue4m3(largest[lane] / 6) }
-    if b.search != 0 { chooseExponents(batch, &codes, isMX) }
-    var scale = nothing
-    for lane in 0..<lanes { scale[lane] = isMX ? halfOfE8M0(codes[lane]) : halfOfUE4M3(codes[lane]) }
-    // Beyond this errors round to the same, and the order in which values are tried decides.
-    if any(largest .> times(scale, all(0x1p20))) {
-        for i in 0..<batch.depth { batch.set(level: i4q_e2m1_tried_code(batch.value(i), scale), i) }
-    } else {
-        for i in 0..<batch.depth { batch.set(level: i4q_e2m1_code(batch.value(i), scale), i) }
+    // Stored scales as numbers: 0..255.
+    let codes = whole.lanes(.scales), largest = whole.lanes(.largest)
+    for lane in 0..<Int(b.lane_count) { codes[lane] = Float(isMX ? e8m0(largest[lane].magnitude) : ue4m3(largest[lane].magnitude / 6)) }
+    if b.search != 0 { chooseExponents(b, whole, isMX) }
+    decodeScales(b, whole, isMX)
+    forSlices(b, whole) { batch in
+        let scale = batch[.scale]
+        // Beyond this errors round to the same, and the order in which values are tried decides.
+        let isFar = i4q_above(i4q_abs(batch[.largest]), times(scale, all(0x1p20)))
+        if any(isFar) {
+            for i in 0..<batch.depth { batch.set(level: i4q_e2m1_tried(batch.value(i), scale), i) }
+        } else {
+            for i in 0..<batch.depth { batch.set(level: i4q_e2m1(batch.value(i), scale, 1), i) }
+        }
     }
     let blocks = b.blocks.unsafelyUnwrapped
+    for lane in 0..<Int(b.lane_count) { blocks[isMX ? lane &* 17 : lane / 4 &* 36 &+ lane % 4] = byte(codes[lane]) }
     if isMX {
-        for lane in 0..<Int(b.lane_count) { blocks[lane &* 17] = codes[lane] }
-        storeCodes(b, batch, blockBytes: 17, head: 1)
-        return 0
+        storeCodes(b, whole, lanesPerBlock: 1, blockBytes: 17, head: 1)
+    } else {
+        storeCodes(b, whole, lanesPerBlock: 4, blockBytes: 36, head: 4)
     }
-    for lane in 0..<Int(b.lane_count) { blocks[lane / 4 &* 36 &+ lane % 4] = codes[lane] }
-    for index in 0..<2 {
-        let words = codeWord(batch, index) | codeWord(batch, index &+ 2) &<< Words(repeating: 4)
-        let target = UnsafeMutableRawPointer(blocks) + (4 &+ 4 &* index)
-        for lane in 0..<Int(b.lane_count) { (target + (lane / 4 &* 36 &+ lane % 4 &* 8)).storeBytes(of: words[lane], as: UInt32.self) }
+}
+
+@inline(__always)
+private func any(_ mask: SliceMask) -> Bool { mask.min() < 0 }
+
+/// From .scales to .scale.
+@inline(never)
+private func decodeScales(_ b: i4q_block_batch, _ whole: Batch, _ isMX: Bool) {
+    for lane in 0..<Int(b.lane_count) {
+        let code = byte(whole.lanes(.scales)[lane])
+        whole.lanes(.scale)[lane] = isMX ? halfOfE8M0(code) : halfOfUE4M3(code)
     }
-    return 0
+    // What a slice reads beyond.
+    for lane in Int(b.lane_count)..<lanes { whole.lanes(.scale)[lane] = whole.lanes(.scale)[0] }
 }
 
 /// The stored scale, among some below and above, with the smallest error.
-@inline(__always)
-private func chooseExponents(_ batch: Batch, _ codes: inout InlineArray<16, UInt8>, _ isMX: Bool) {
-    let start = codes
-    var least = all(.infinity)
+@inline(never)
+private func chooseExponents(_ b: i4q_block_batch, _ whole: Batch, _ isMX: Bool) {
+    let codes = whole.lanes(.scales), best = whole.lanes(.bestScales), start = whole.lanes(.mins)
+    let count = Int(b.lane_count)
+    for lane in 0..<count {
+        start[lane] = codes[lane]
+        whole.lanes(.bestError)[lane] = .infinity
+    }
     for trial in 0..<(isMX ? 3 : 9) {
-        var scale = nothing, tried = start
-        for lane in 0..<lanes {
-            // The plain one first: it wins ties.
-            let shift = trial == 0 ? 0 : isMX ? (trial == 1 ? -1 : 1) : trial < 3 ? trial &- 3 : trial &- 2
-            let code = min(max(Int(start[lane]) &+ shift, isMX ? 0 : 1), isMX ? 254 : 126)
-            tried[lane] = trial == 0 ? start[lane] : UInt8(truncatingIfNeeded: code)
-            scale[lane] = isMX ? halfOfE8M0(tried[lane]) : halfOfUE4M3(tried[lane])
+        // The plain one first: it wins ties.
+        let shift = Float(trial == 0 ? 0 : isMX ? 2 &* trial &- 3 : trial < 3 ? trial &- 3 : trial &- 2)
+        for lane in 0..<count {
+            codes[lane] = trial == 0 ? start[lane] : min(max(start[lane] + shift, isMX ? 0 : 1), isMX ? 254 : 126)
         }
-        var error = nothing
-        for i in 0..<batch.depth {
-            let difference = minus(times(scale, i4q_e2m1_value(batch.value(i), scale)), batch.value(i))
-            error = i4q_add_product(error, times(batch.weight(i), difference), difference)
+        decodeScales(b, whole, isMX)
+        forSlices(b, whole) { batch in
+            let scale = batch[.scale]
+            var error = nothing
+            for i in 0..<batch.depth {
+                let value = batch.value(i)
+                let difference = minus(times(scale, i4q_e2m1(value, scale, 0)), value)
+                error = i4q_plus_product(error, times(batch.weight(i), difference), difference)
+            }
+            batch[.error] = error
         }
-        for lane in 0..<lanes where error[lane] < least[lane] {
-            least[lane] = error[lane]
-            codes[lane] = tried[lane]
+        for lane in 0..<count where whole.lanes(.error)[lane] < whole.lanes(.bestError)[lane] {
+            whole.lanes(.bestError)[lane] = whole.lanes(.error)[lane]
+            best[lane] = codes[lane]
         }
     }
+    for lane in 0..<count { codes[lane] = best[lane] }
 }
 
 /// floor(log2(largest)) + 125, the logarithm in binary32 as ggml has it: just below a power of two it is rounded up to one.
@@ -802,7 +856,7 @@ private func e8m0(_ largest: Float) -> UInt8 {
 /// 2^(code - 128), for values of E2M1 that are doubled.
 @inline(__always)
 private func halfOfE8M0(_ code: UInt8) -> Float {
-    code < 2 ? Float(bitPattern: 0x0020_0000 &<< UInt32(code)) : Float(bitPattern: UInt32(code &- 1) &<< 23)
+    Float(bitPattern: code < 2 ? 0x0020_0000 &<< UInt32(code) : UInt32(code &- 1) &<< 23)
 }
 
 /// Half up; as ggml does it.

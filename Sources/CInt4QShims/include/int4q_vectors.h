@@ -56,83 +56,6 @@ I4Q_VECTOR i4q_f32x16 i4q_value_if_larger(i4q_u32x16 largest, i4q_f32x16 kept, i
     const i4q_u32x16 magnitude = (i4q_u32x16)v & 0x7fffffff;
     return magnitude > largest ? v : kept;
 }
-/* Block formats. Each operation rounds by itself, also where one instruction could do two: other projects' results are matched
- * to the bit. Masks are all ones or zeros in each lane. */
-I4Q_VECTOR i4q_f32x16 i4q_add(i4q_f32x16 a, i4q_f32x16 b) { return a + b; }
-I4Q_VECTOR i4q_f32x16 i4q_multiply(i4q_f32x16 a, i4q_f32x16 b) { return a * b; }
-I4Q_VECTOR i4q_f32x16 i4q_add_product(i4q_f32x16 sum, i4q_f32x16 a, i4q_f32x16 b) {
-#pragma clang fp contract(off)
-    const i4q_f32x16 product = a * b;
-    return sum + product;
-}
-I4Q_VECTOR i4q_f32x16 i4q_square_root(i4q_f32x16 v) { return __builtin_elementwise_sqrt(v); }
-I4Q_VECTOR i4q_f32x16 i4q_magnitude(i4q_f32x16 v) { return (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff); }
-I4Q_VECTOR i4q_i32x16 i4q_is_greater(i4q_f32x16 a, i4q_f32x16 b) { return (i4q_i32x16)(a > b); }
-I4Q_VECTOR i4q_f32x16 i4q_choose(i4q_i32x16 mask, i4q_f32x16 yes, i4q_f32x16 no) {
-    return (i4q_f32x16)(((i4q_i32x16)yes & mask) | ((i4q_i32x16)no & ~mask));
-}
-/* Half to even, for |v| below 2^22; beyond, 22 bits of whatever the sum's bits are, which is what ggml's nearest_int gives. */
-I4Q_VECTOR i4q_f32x16 i4q_nearest_level(i4q_f32x16 v) {
-    const i4q_i32x16 bits = (i4q_i32x16)(v + 12582912.0f);
-    return __builtin_convertvector((bits & 0x7fffff) - 0x400000, i4q_f32x16);
-}
-/* Adds to *sum the steps of all bounds (times *scale) that *v reaches, or with `exceeds` those that it exceeds; NaN reaches none.
- * By address: between functions of C, vectors wider than a register are no arguments. */
-I4Q_VECTOR void i4q_climb(i4q_f32x16 *sum, const i4q_f32x16 *v, const i4q_f32x16 *scale, int exceeds, const float *bounds,
-                          const float *steps, int count) {
-    const i4q_f32x16 none = 0;
-#pragma clang loop unroll(full)
-    for (int i = 0; i < count; i++) {
-        const i4q_f32x16 step = steps[i], bound = *scale * bounds[i];
-        *sum += exceeds ? (*v > bound ? step : none) : (*v >= bound ? step : none);
-    }
-}
-/* ggml's IQ4_NL: the value nearest to v, ties upwards; and its code. */
-static const float i4q_iq4nl_bounds[15] = {-115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19, 31.5f, 45.5f, 61, 79, 101};
-static const float i4q_iq4nl_steps[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
-static const float i4q_ones[15] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-I4Q_VECTOR i4q_f32x16 i4q_iq4nl_value(i4q_f32x16 v) {
-    i4q_f32x16 sum = -127;
-    const i4q_f32x16 one = 1;
-    i4q_climb(&sum, &v, &one, 0, i4q_iq4nl_bounds, i4q_iq4nl_steps, 15);
-    return sum;
-}
-I4Q_VECTOR i4q_f32x16 i4q_iq4nl_code(i4q_f32x16 v) {
-    i4q_f32x16 sum = 0;
-    const i4q_f32x16 one = 1;
-    i4q_climb(&sum, &v, &one, 0, i4q_iq4nl_bounds, i4q_ones, 15);
-    return sum;
-}
-/* E2M1, its values doubled: the nearest to v / scale, ties to the smaller magnitude, and its code. */
-static const float i4q_e2m1_bounds[7] = {0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10};
-static const float i4q_e2m1_steps[7] = {1, 1, 1, 1, 2, 2, 4};
-I4Q_VECTOR i4q_f32x16 i4q_e2m1_code(i4q_f32x16 v, i4q_f32x16 scale) {
-    i4q_f32x16 code = 0;
-    const i4q_f32x16 magnitude = (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff), sign = 8, none = 0;
-    i4q_climb(&code, &magnitude, &scale, 1, i4q_e2m1_bounds, i4q_ones, 7);
-    return code + (((v < 0) & (code > 0)) ? sign : none);
-}
-I4Q_VECTOR i4q_f32x16 i4q_e2m1_value(i4q_f32x16 v, i4q_f32x16 scale) {
-    i4q_f32x16 value = 0;
-    const i4q_f32x16 magnitude = (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff);
-    i4q_climb(&value, &magnitude, &scale, 1, i4q_e2m1_bounds, i4q_e2m1_steps, 7);
-    return v < 0 ? -value : value;
-}
-/* The same by trying all 16 values in order, the first of the smallest errors as they are rounded: as ggml does. Differs where
- * values are far beyond the scale's, and for a scale of zero. */
-I4Q_VECTOR i4q_f32x16 i4q_e2m1_tried_code(i4q_f32x16 v, i4q_f32x16 scale) {
-#pragma clang fp contract(off)
-    static const float values[16] = {0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12};
-    i4q_f32x16 best = 0, error = (i4q_f32x16)((i4q_u32x16)v & 0x7fffffff);
-    for (int i = 1; i < 16; i++) {
-        const i4q_f32x16 product = scale * values[i], code = (float)i;
-        const i4q_f32x16 tried = (i4q_f32x16)((i4q_u32x16)(product - v) & 0x7fffffff);
-        best = tried < error ? code : best;
-        error = tried < error ? tried : error;
-    }
-    return best;
-}
-
 /* Half to even, plus `zero`; |v| below 2^22. 12582912 is 1.5 * 2^23: the sum's unit in the last place is 1. */
 I4Q_VECTOR i4q_u32x16 i4q_round_and_add(i4q_f32x16 v, i4q_i32x16 zero) {
     return (i4q_u32x16)((i4q_i32x16)(v + 12582912.0f) - 0x4b400000 + zero);
@@ -275,6 +198,127 @@ I4Q_VECTOR void i4q_twin_scale_run(float *floats, int64_t count, float negative,
         const i4q_i32x4 below = v < (i4q_f32x4)0.0f;
         *(i4q_f32x4 *)(floats + i) = v * (below ? (i4q_f32x4)negative : (i4q_f32x4)positive);
     }
+}
+
+/* ---- Block formats: as many lanes as one register has. Each operation rounds by itself, also where one instruction could do
+ * two: other projects' results are matched to the bit. Masks are all ones or zeros in each lane. ---- */
+#if defined(__AVX512F__)
+#define I4Q_SLICE 16
+#elif defined(__AVX2__)
+#define I4Q_SLICE 8
+#else
+#define I4Q_SLICE 4
+#endif
+typedef float i4q_slice __attribute__((ext_vector_type(I4Q_SLICE)));
+typedef int32_t i4q_slice_mask __attribute__((ext_vector_type(I4Q_SLICE)));
+
+I4Q_VECTOR i4q_slice i4q_plus(i4q_slice a, i4q_slice b) { return a + b; }
+I4Q_VECTOR i4q_slice i4q_minus(i4q_slice a, i4q_slice b) { return a - b; }
+I4Q_VECTOR i4q_slice i4q_times(i4q_slice a, i4q_slice b) { return a * b; }
+I4Q_VECTOR i4q_slice i4q_over(i4q_slice a, i4q_slice b) { return a / b; }
+I4Q_VECTOR i4q_slice i4q_plus_product(i4q_slice sum, i4q_slice a, i4q_slice b) {
+#pragma clang fp contract(off)
+    const i4q_slice product = a * b;
+    return sum + product;
+}
+I4Q_VECTOR i4q_slice i4q_root(i4q_slice v) { return __builtin_elementwise_sqrt(v); }
+I4Q_VECTOR i4q_slice i4q_abs(i4q_slice v) { return (i4q_slice)((i4q_slice_mask)v & 0x7fffffff); }
+I4Q_VECTOR i4q_slice_mask i4q_above(i4q_slice a, i4q_slice b) { return (i4q_slice_mask)(a > b); }
+I4Q_VECTOR i4q_slice_mask i4q_not(i4q_slice_mask mask) { return ~mask; }
+I4Q_VECTOR i4q_slice_mask i4q_both(i4q_slice_mask a, i4q_slice_mask b) { return a & b; }
+I4Q_VECTOR i4q_slice i4q_pick(i4q_slice_mask mask, i4q_slice yes, i4q_slice no) {
+    return (i4q_slice)(((i4q_slice_mask)yes & mask) | ((i4q_slice_mask)no & ~mask));
+}
+I4Q_VECTOR i4q_slice i4q_least(i4q_slice kept, i4q_slice v) { return v < kept ? v : kept; }
+I4Q_VECTOR i4q_slice i4q_most(i4q_slice kept, i4q_slice v) { return v > kept ? v : kept; }
+/* NaN becomes `low`. */
+I4Q_VECTOR i4q_slice i4q_bounded(i4q_slice v, float low, float high) {
+    const i4q_slice least = low, most = high, below = v > most ? most : v;
+    return below > least ? below : least;
+}
+/* Half to even, for |v| below 2^22; beyond, 22 bits of whatever the sum's bits are, which is what ggml's nearest_int gives. */
+I4Q_VECTOR i4q_slice i4q_nearest(i4q_slice v) {
+    const i4q_slice_mask bits = (i4q_slice_mask)(v + 12582912.0f);
+    return __builtin_convertvector((bits & 0x7fffff) - 0x400000, i4q_slice);
+}
+/* Rounded to binary16, half to even; beyond its range infinite. */
+I4Q_VECTOR i4q_slice i4q_half(i4q_slice v) {
+    const i4q_slice_mask bits = (i4q_slice_mask)v, sign = bits & (int32_t)0x80000000, magnitude = bits & 0x7fffffff;
+    const i4q_slice_mask normal = (magnitude + 0xfff + ((magnitude >> 13) & 1)) & ~0x1fff;
+    /* The sum with 0.5 has binary16's smallest step as its unit in the last place. */
+    const i4q_slice raised = (i4q_slice)magnitude + 0.5f, subnormal = raised - 0.5f;
+    const i4q_slice_mask small = (i4q_slice_mask)(magnitude < 0x38800000), large = (i4q_slice_mask)(normal > 0x477fe000);
+    const i4q_slice_mask finite = (normal & ~small) | ((i4q_slice_mask)subnormal & small);
+    const i4q_slice_mask infinite = magnitude > 0x7f800000 ? magnitude : 0x7f800000 + (magnitude & 0);
+    return (i4q_slice)(sign | (finite & ~large) | (infinite & large));
+}
+/* Adds to `sum` the steps of all bounds that v reaches; NaN reaches none. */
+I4Q_VECTOR i4q_slice i4q_climb(i4q_slice sum, i4q_slice v, const float *bounds, const float *steps) {
+    const i4q_slice none = 0;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 15; i++) {
+        const i4q_slice step = steps[i];
+        sum += v >= bounds[i] ? step : none;
+    }
+    return sum;
+}
+/* ggml's IQ4_NL: the value nearest to v, ties upwards; and its code. */
+static const float i4q_iq4nl_bounds[15] = {-115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19, 31.5f, 45.5f, 61, 79, 101};
+static const float i4q_iq4nl_steps[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
+static const float i4q_ones[15] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+I4Q_VECTOR i4q_slice i4q_iq4nl_value(i4q_slice v) { return i4q_climb((i4q_slice)-127.0f, v, i4q_iq4nl_bounds, i4q_iq4nl_steps); }
+I4Q_VECTOR i4q_slice i4q_iq4nl_code(i4q_slice v) { return i4q_climb((i4q_slice)0.0f, v, i4q_iq4nl_bounds, i4q_ones); }
+/* E2M1, its values doubled: the nearest to v / scale, ties to the smaller magnitude; or with `is_code` its code. */
+I4Q_VECTOR i4q_slice i4q_e2m1(i4q_slice v, i4q_slice scale, int is_code) {
+    static const float bounds[7] = {0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10}, steps[7] = {1, 1, 1, 1, 2, 2, 4};
+    const i4q_slice magnitude = i4q_abs(v), none = 0, eight = 8;
+    i4q_slice sum = 0;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 7; i++) {
+        const i4q_slice step = is_code ? 1 : steps[i];
+        sum += magnitude > scale * bounds[i] ? step : none;
+    }
+    if (!is_code) return v < 0 ? -sum : sum;
+    const i4q_slice signed_code = sum + (v < 0 ? eight : none);
+    return sum > 0 ? signed_code : none;
+}
+/* The code by trying all 16 values in order, the first of the smallest errors as they are rounded: as ggml does. Differs where
+ * values are far beyond the scale's, and for a scale of zero. */
+I4Q_VECTOR i4q_slice i4q_e2m1_tried(i4q_slice v, i4q_slice scale) {
+#pragma clang fp contract(off)
+    static const float values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    i4q_slice best = 0, error = i4q_abs(v);
+#pragma clang loop unroll(disable)
+    for (int i = 1; i < 16; i++) {
+        const i4q_slice product = scale * values[i], code = (float)i;
+        const i4q_slice tried = i4q_abs(product - v);
+        best = tried < error ? code : best;
+        error = tried < error ? tried : error;
+    }
+    return best;
+}
+/* Four codes of each lane, of rows 64 bytes apart, as the bytes of a word. */
+I4Q_VECTOR void i4q_join_codes(const void *levels, void *words) {
+    typedef uint32_t u32 __attribute__((ext_vector_type(I4Q_SLICE)));
+    u32 word = 0;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 4; i++) {
+        const i4q_slice level = *(const i4q_slice *)((const char *)levels + 64 * i);
+        word |= (u32)__builtin_convertvector(level, i4q_slice_mask) << (8 * i);
+    }
+    *(u32 *)words = word;
+}
+/* Four values of each of four lanes, to rows 64 bytes apart. */
+I4Q_VECTOR void i4q_transpose_4x4(const float *a, const float *b, const float *c, const float *d, float *target) {
+    typedef float f32x4 __attribute__((ext_vector_type(4)));
+    typedef float unaligned __attribute__((ext_vector_type(4), aligned(4)));
+    const f32x4 r0 = *(const unaligned *)a, r1 = *(const unaligned *)b, r2 = *(const unaligned *)c, r3 = *(const unaligned *)d;
+    const f32x4 low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+    const f32x4 high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+    *(f32x4 *)target = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    *(f32x4 *)(target + 16) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    *(f32x4 *)(target + 32) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    *(f32x4 *)(target + 48) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
 }
 
 #if defined(__AVX2__)
