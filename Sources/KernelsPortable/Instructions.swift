@@ -5,6 +5,10 @@ import CInt4QShims
 // still have the same bits as those of processors that do.
 
 #if arch(x86_64)
+/// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
+@inline(__always)
+var asksAheadInShortBlocks: Bool { false }
+
 /// a * b + c with one rounding. The product is exact in binary64. The sum is rounded there to odd (truncated, with the
 /// last bit set if anything was lost), after which rounding to binary32 is the only rounding: binary64 has more than
 /// twice binary32's digits plus two (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).

@@ -150,7 +150,7 @@ let prefetchDistance = 512
 /// Whether the processor's own prefetching has hardly found a block's streams when the block ends. Then one row asks for weights
 /// this many bytes ahead, into the second-level cache, and for the next block's scales.
 @inline(__always)
-func hasShortBlocks(_ p: i4q_product) -> Bool { p.block_bytes <= 8192 }
+func hasShortBlocks(_ p: i4q_product) -> Bool { asksAheadInShortBlocks && p.block_bytes <= 8192 }
 let shortBlockDistance = 2048
 
 /// Asks for a line of the scales and zero points of the blocks behind these, which are read next. In a short block they are a few

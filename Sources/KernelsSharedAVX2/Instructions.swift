@@ -6,6 +6,10 @@ import CInt4QShims
 @inline(__always)
 private func join(_ low: SIMD8<Float>, _ high: SIMD8<Float>) -> Floats { Floats(lowHalf: low, highHalf: high) }
 
+/// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
+@inline(__always)
+var asksAheadInShortBlocks: Bool { true }
+
 @inline(__always)
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats {
     join(i4q_avx2_fma(a.lowHalf, b.lowHalf, c.lowHalf), i4q_avx2_fma(a.highHalf, b.highHalf, c.highHalf))

@@ -5,6 +5,10 @@ import CInt4QShims
 
 typealias Register = SIMD8<Int64>
 
+/// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
+@inline(__always)
+var asksAheadInShortBlocks: Bool { true }
+
 @inline(__always)
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { i4q_avx512_fma(a, b, c) }
 
