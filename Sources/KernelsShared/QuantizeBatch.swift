@@ -137,18 +137,25 @@ private func source(_ pointers: UnsafePointer<UnsafeRawPointer?>, _ type: Int64,
 private func begin(_ b: i4q_block_batch, _ whole: Batch) -> Int64 {
     forSlices(b, whole) { batch in
         var largest = nothing, signed = nothing, poison = nothing
-        for i in 0..<batch.depth {
-            var value = batch.value(i)
-            if b.global_scale != 1 {
-                value = over(value, all(b.global_scale))
-                batch.set(value: value, i)
+        if b.format == Format.q4_1 || b.format == Format.q4_K {
+            // Only whether all are finite is asked for.
+            for i in 0..<batch.depth { poison = i4q_plus_product(poison, batch.value(i), nothing) }
+        } else {
+            for i in 0..<batch.depth {
+                var value = batch.value(i)
+                if b.global_scale != 1 {
+                    value = over(value, all(b.global_scale))
+                    batch.set(value: value, i)
+                }
+                let magnitude = i4q_abs(value)
+                signed = pick(magnitude, above: largest, value, signed)
+                largest = i4q_most(largest, magnitude)
+                // 0, or NaN for infinity and NaN.
+                poison = i4q_plus_product(poison, value, nothing)
             }
-            let magnitude = i4q_abs(value)
-            signed = pick(magnitude, above: largest, value, signed)
-            largest = i4q_most(largest, magnitude)
-            // 0, or NaN for infinity and NaN.
-            poison = i4q_plus_product(poison, value, nothing)
-            if b.importance == nil { batch.set(weight: all(1), i) }
+        }
+        if b.importance == nil && b.search != 0 {
+            for i in 0..<batch.depth { batch.set(weight: all(1), i) }
         }
         batch[.largest] = signed
         batch[.error] = poison
@@ -221,18 +228,24 @@ private func store(_ b: i4q_block_batch, _ whole: Batch) -> Int64 {
 
 // MARK: Q4_0 and Q4_1 as they come
 
-/// ggml converts to int8: what is beyond, as where a subnormal's reciprocal is infinite, becomes 0.
+/// trunc(value / scale + bias), at most 15; the batch's values less `low`. Where the reciprocal of a subnormal scale is infinite
+/// all are 0, as ggml's conversion to int8 has it.
 @inline(__always)
-private func truncated(_ steps: Slice) -> Slice { i4q_bounded(pick(all(1024), above: steps, steps, nothing), 0, 15) }
+private func truncate(_ batch: Batch, _ scale: Slice, _ bias: Float, low: Slice?) {
+    let exact = overOrZero(all(1), scale)
+    let isUsable = i4q_above(all(.infinity), i4q_abs(exact))
+    let inverse = i4q_pick(isUsable, exact, nothing), start = i4q_pick(isUsable, all(bias), nothing)
+    for i in 0..<batch.depth {
+        let value = batch.value(i)
+        let steps = i4q_plus_product(start, low.map { minus(value, $0) } ?? value, inverse)
+        batch.set(level: i4q_least(all(15), steps), i)
+    }
+    batch[.scale] = scale
+}
 
 @inline(__always)
 private func plainSymmetric(_ b: i4q_block_batch, _ whole: Batch) {
-    forSlices(b, whole) { batch in
-        let scale = over(batch[.largest], all(-8))
-        let inverse = overOrZero(all(1), scale)
-        for i in 0..<batch.depth { batch.set(level: truncated(i4q_plus_product(all(8.5), batch.value(i), inverse)), i) }
-        batch[.scale] = scale
-    }
+    forSlices(b, whole) { truncate($0, over($0[.largest], all(-8)), 8.5, low: nil) }
 }
 
 @inline(__always)
@@ -243,10 +256,7 @@ private func plainOffset(_ b: i4q_block_batch, _ whole: Batch) {
             low = i4q_least(low, batch.value(i))
             high = i4q_most(high, batch.value(i))
         }
-        let scale = over(minus(high, low), all(15))
-        let inverse = overOrZero(all(1), scale)
-        for i in 0..<batch.depth { batch.set(level: truncated(i4q_plus_product(all(0.5), minus(batch.value(i), low), inverse)), i) }
-        batch[.scale] = scale
+        truncate(batch, over(minus(high, low), all(15)), 0.5, low: low)
         batch[.low] = low
     }
 }

@@ -50,6 +50,11 @@ extension i4q_kernels {
             decodeRun(decoding.unsafelyUnwrapped.pointee, codes.unsafelyUnwrapped, count: Int(count),
                       floats.unsafelyUnwrapped)
         }
+    }
+
+    /// Block formats.
+    @inline(__always)
+    mutating func fillBlocks() {
         quantize_batch = { quantizeBatch($0.unsafelyUnwrapped.pointee) }
     }
 }

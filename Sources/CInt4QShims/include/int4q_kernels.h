@@ -175,7 +175,7 @@ typedef struct i4q_kernels {
     int64_t (*quantize_block)(const i4q_block_quantization *quantization, int64_t first);
     void (*decode)(const i4q_decoding *decoding, const uint8_t *codes, int64_t count, float *floats);
     /* Quantizes a batch. Returns 0, or a bit for each lane that has values that are not finite or a scale beyond its type's
-     * range; then nothing is written. */
+     * range; then nothing is written. AVX-512's tables leave it NULL: they get AVX2's. */
     int64_t (*quantize_batch)(const i4q_block_batch *batch);
 } i4q_kernels;
 

@@ -16,10 +16,10 @@ public func dequantize(_ layout: BlockLayout, _ blocks: UnsafeRawPointer, global
         for row in rows {
             for index in 0..<layout.groupsPerRow {
                 let group = layout.group(index, ofRow: Int(row), in: blocks)
-                for eighth in 0..<format.groupSize / 8 { codes.storeBytes(of: group.codes(eighth), toByteOffset: 4 * eighth, as: UInt32.self) }
+                for eighth in 0..<format.groupSize / 8 { codes.storeBytes(of: group.codes(eighth), toByteOffset: 4 &* eighth, as: UInt32.self) }
                 let decoding = scheme.decoding(scale: group.scale(globalScale), zeroPoint: 0, offset: group.offset, codebook: codebook)
                 decoder.decode(decoding, codes.assumingMemoryBound(to: UInt8.self), count: format.groupSize,
-                               into: destination.mutableRow(Int(row)) + index * format.groupSize * destination.type.size)
+                               into: destination.mutableRow(Int(row)) + index &* format.groupSize &* destination.type.size)
             }
         }
     }
@@ -34,11 +34,11 @@ public func convert(_ layout: BlockLayout, _ blocks: UnsafeRawPointer, globalSca
         for index in 0..<layout.groupsPerRow {
             let group = layout.group(index, ofRow: Int(row), in: blocks)
             for eighth in 0..<size / 8 {
-                codes.storeBytes(of: group.codes(eighth), toByteOffset: index * size / 2 + 4 * eighth, as: UInt32.self)
+                codes.storeBytes(of: group.codes(eighth), toByteOffset: index &* size / 2 &+ 4 &* eighth, as: UInt32.self)
             }
             let scale = group.scale(globalScale), offset = group.offset
-            try requireFinite(scale, row, index * size)
-            try requireFinite(offset, row, index * size)
+            try requireFinite(scale, row, index &* size)
+            try requireFinite(offset, row, index &* size)
             let target = tensor.groupIndex(Int(row), index)
             type.store(scale, tensor.scales, target)
             if let offsets = tensor.offsets { type.store(offset, offsets, target) }
@@ -59,7 +59,7 @@ public func convert(_ tensor: QuantizedTensor, to layout: BlockLayout, _ blocks:
         for index in 0..<layout.groupsPerRow {
             let group = layout.group(index, ofRow: Int(row), in: blocks)
             try copyScales(tensor, Int(row), index, to: UnsafeMutableRawPointer(mutating: group.block), layout.format)
-            for eighth in 0..<4 { group.set(codes: codes.loadUnaligned(fromByteOffset: index * 16 + 4 * eighth, as: UInt32.self), eighth) }
+            for eighth in 0..<4 { group.set(codes: codes.loadUnaligned(fromByteOffset: index &* 16 &+ 4 &* eighth, as: UInt32.self), eighth) }
         }
     }
 }
@@ -76,6 +76,6 @@ private func copyScales(_ tensor: QuantizedTensor, _ row: Int, _ group: Int, to 
         block.storeBytes(of: code, as: UInt8.self)
         return
     }
-    block.copyMemory(from: tensor.scales + 2 * source, byteCount: 2)
-    if let offsets = tensor.offsets { (block + 2).copyMemory(from: offsets + 2 * source, byteCount: 2) }
+    block.copyMemory(from: tensor.scales + 2 &* source, byteCount: 2)
+    if let offsets = tensor.offsets { (block + 2).copyMemory(from: offsets + 2 &* source, byteCount: 2) }
 }

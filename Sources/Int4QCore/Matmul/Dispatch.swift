@@ -55,14 +55,22 @@ public enum InstructionSet: Int32 {
         case .portable: i4q_kernels_portable()
         case .avx2: i4q_kernels_avx2()
         case .avxvnni: i4q_kernels_avxvnni(i4q_kernels_avx2())
-        case .avx512vnni: i4q_kernels_avx512vnni()
-        case .avx512bf16: i4q_kernels_avx512bf16(i4q_kernels_avx512vnni())
-        case .amx: i4q_kernels_amx(i4q_kernels_avx512bf16(i4q_kernels_avx512vnni()))
+        case .avx512vnni: avx512vnni
+        case .avx512bf16: i4q_kernels_avx512bf16(avx512vnni)
+        case .amx: i4q_kernels_amx(i4q_kernels_avx512bf16(avx512vnni))
         }
         #else
         i4q_kernels_portable()
         #endif
     }
+
+    #if arch(x86_64)
+    private var avx512vnni: i4q_kernels {
+        var kernels = i4q_kernels_avx512vnni()
+        kernels.quantize_batch = i4q_kernels_avx2().quantize_batch
+        return kernels
+    }
+    #endif
 }
 
 /// The process-wide limit: by call, else by the environment.

@@ -119,7 +119,7 @@ def test_dequantizes_and_converts_exactly(vectors: dict[str, np.ndarray], format
         np.testing.assert_array_equal(int4q.Blocks.from_tensor(tensor, format).data, blocks.data)
     x = np.random.default_rng(1).standard_normal((3, blocks.k)).astype(np.float32)
     usable = np.abs(expected).max(axis=1) < 1e6
-    product = blocks.pack().matmul(x, mode="f32")[:, usable]
+    product = blocks.pack().matmul(x, mode=int4q.Mode.F32)[:, usable]
     exact = x.astype(np.float64) @ expected[usable].astype(np.float64).T
     scale = np.abs(x).astype(np.float64) @ np.abs(expected[usable]).astype(np.float64).T
     assert (np.abs(product - exact) <= 1e-5 * scale + 1e-30).all()
