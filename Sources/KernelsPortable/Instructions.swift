@@ -4,11 +4,11 @@ import CInt4QShims
 // Any processor. On x86-64 that is SSE2, which has neither a fused multiply-add nor a product of bytes; results must
 // still have the same bits as those of processors that do.
 
-#if arch(x86_64)
 /// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { false }
 
+#if arch(x86_64)
 /// a * b + c with one rounding. The product is exact in binary64. The sum is rounded there to odd (truncated, with the
 /// last bit set if anything was lost), after which rounding to binary32 is the only rounding: binary64 has more than
 /// twice binary32's digits plus two (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
