@@ -53,20 +53,29 @@ public struct TextWriter {
         case .block(let row):
             write("the block at row ")
             write(row)
-        case .element(let row, let column, let number): write(element: number, row, column)
+        case .element(let row, let column, let number):
+            write(number)
+            write(" at row ")
+            write(row)
+            write(", column ")
+            write(column)
+        case .entry(let index, let number):
+            write(number)
+            write(" at index ")
+            write(index)
+        case .number(let index, let number):
+            write(number)
+            write(" at index ")
+            write(index)
         }
     }
 
-    private mutating func write(element number: Float, _ row: Int64, _ column: Int64) {
+    private mutating func write(_ number: Float) {
         withUnsafeTemporaryAllocation(byteCount: 32, alignment: 1) { buffer in
             let digits = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: CChar.self)
             i4q_format_float(Double(number), digits, 32)
             write(UnsafePointer(digits))
         }
-        write(" at row ")
-        write(row)
-        write(", column ")
-        write(column)
     }
 
     private mutating func write(hexadecimal number: UInt64) {

@@ -10,7 +10,22 @@
 """
 
 from ._blob import Blob, BlobInfo, Linear
-from ._enums import PER_ROW, Activation, Bound, CodeRange, Isa, Kind, Mode, Rounding, ScaleRule, Type
+from ._codebooks import FittedCodebook, codebook_values, fit_codebook, linear_bins
+from ._enums import (
+    PER_ROW,
+    Activation,
+    Bound,
+    Codebook,
+    CodeRange,
+    Int4Method,
+    Isa,
+    Kind,
+    Mode,
+    NibbleOrder,
+    Rounding,
+    ScaleRule,
+    Type,
+)
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
@@ -41,6 +56,7 @@ from ._isa import (
 )
 from ._matmul import MatmulPlan, describe_dispatch
 from ._metrics import Metrics, compare
+from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, unpack_nibbles
 from ._operands import Steps
 from ._pool import Pool
 from ._scheme import Scheme
@@ -57,8 +73,12 @@ __all__ = [
     "Bound",
     "BufferTooSmallError",
     "CodeRange",
+    "Codebook",
     "CorruptError",
     "Experts",
+    "FittedCodebook",
+    "Int4Array",
+    "Int4Method",
     "Int4QError",
     "InvalidArgumentError",
     "Isa",
@@ -71,6 +91,7 @@ __all__ = [
     "MisalignedError",
     "MismatchError",
     "Mode",
+    "NibbleOrder",
     "NotFiniteError",
     "NullPointerError",
     "OutOfMemoryError",
@@ -86,13 +107,20 @@ __all__ = [
     "Type",
     "UnsupportedError",
     "abi_version",
+    "codebook_values",
     "compare",
+    "dequantize_int4",
     "describe_dispatch",
+    "fit_codebook",
     "isa_active",
     "isa_detected",
     "isa_name",
     "library_path",
     "library_version",
+    "linear_bins",
+    "pack_nibbles",
     "quantize",
+    "quantize_int4",
     "set_isa_limit",
+    "unpack_nibbles",
 ]
