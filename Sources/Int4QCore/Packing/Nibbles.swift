@@ -43,7 +43,11 @@ public struct NibbleOrder {
     /// `values` are in range.
     public func pack(_ values: UnsafePointer<UInt8>, count: Int, into bytes: UnsafeMutablePointer<UInt8>) {
         let half = block / 2, first = firstShift, second = 4 - firstShift
-        var begin = 0
+        // A block of two by itself would be a loop over single bytes.
+        var begin = half == 1 ? count & ~1 : 0
+        for index in 0..<begin / 2 {
+            bytes[index] = (values[2 * index] & 15) << first | (values[2 * index + 1] & 15) << second
+        }
         while begin < count {
             let target = bytes + begin / 2
             let full = min(max(count - begin - half, 0), half)
@@ -58,9 +62,13 @@ public struct NibbleOrder {
     }
 
     public func unpack(_ bytes: UnsafePointer<UInt8>, count: Int, into values: UnsafeMutablePointer<UInt8>) {
-        // Adding and taking away 8 extends the sign: 8..15 become -8..-1.
+        // Flipping and taking away the 8 extends the sign: 8..15 become -8..-1.
         let half = block / 2, first = firstShift, second = 4 - firstShift, flip: UInt8 = isSigned ? 8 : 0
-        var begin = 0
+        var begin = half == 1 ? count & ~1 : 0
+        for index in 0..<begin / 2 {
+            values[2 * index] = ((bytes[index] >> first & 15) ^ flip) &- flip
+            values[2 * index + 1] = ((bytes[index] >> second & 15) ^ flip) &- flip
+        }
         while begin < count {
             let source = bytes + begin / 2
             for index in 0..<min(half, count - begin) {
