@@ -150,7 +150,8 @@ INT4Q_API const char *int4q_isa_name(int4q_isa isa);
  *     CODEBOOK     w = s * codebook[q]      16 values of the caller, shared by the tensor
  *
  * Scales and offsets are rounded to their stored type first; codes are then chosen with the stored values, nearest and
- * half to even (except INT4Q_ROUNDING_GGML). Sources: docs/quantizers.md.
+ * half to even (INT4Q_ROUNDING_GGML and CODEBOOK, where ties get the lower code, are exceptions). Sources:
+ * docs/quantizers.md.
  *
  * All-zero groups come back as exact zeros. A group whose elements all equal c comes back as c rounded to the scale's
  * type: exactly c where c has that type's precision. (Not in INT4Q_ROUNDING_GGML, which does what ggml does, nor with
@@ -174,13 +175,15 @@ enum {
 
 /* How SYMMETRIC derives a scale from a group; must be INT4Q_SCALE_DEFAULT (CODEBOOK: or INT4Q_SCALE_ONE) for the other kinds:
  * ASYMMETRIC s = (max - min) / 15 with 0 included in the range, z = round(-min / s) clipped to 0..15;
- * OFFSET s = (max - min) / 15, o = min;  CODEBOOK s = max|w| / max|codebook|. */
+ * OFFSET s = (max - min) / 15, o = min;  CODEBOOK s = max|w| / max|codebook|, or INT4Q_SCALE_ONE. */
 enum {
     INT4Q_SCALE_DEFAULT = 0,      /* SYMMETRIC: as INT4Q_SCALE_SIGNED_MAX_8 */
     INT4Q_SCALE_AMAX_7 = 1,       /* max|w| / 7 (AWQ, most textbooks) */
     INT4Q_SCALE_AMAX_7_5 = 2,     /* max|w| / 7.5 (compressed-tensors, GPTQ) */
     INT4Q_SCALE_SIGNED_MAX_8 = 3, /* (first element of largest magnitude, with its sign) / -8 (ggml, ONNX Runtime) */
-    INT4Q_SCALE_ONE = 4           /* CODEBOOK only: 1, the codebook's values as they are (GOBO) */
+    /* CODEBOOK only: 1 for every group. The codebook holds the weights' values themselves (a fitted one, bins of a range, GOBO's
+     * centroids); weights beyond its ends get the nearest end. */
+    INT4Q_SCALE_ONE = 4
 };
 
 enum {
@@ -193,7 +196,10 @@ enum {
     /* What ggml's reference quantizers do, to the bit: codes from the scale before it is rounded, through its
      * reciprocal, half up. Q4_0: SYMMETRIC, SIGNED_MAX_8, F16, group 32. Q4_1: OFFSET, F16, group 32. Other group
      * sizes and scale types are allowed; other kinds and rules are not. */
-    INT4Q_ROUNDING_GGML = 1
+    INT4Q_ROUNDING_GGML = 1,
+    /* CODEBOOK only: nearest in logarithm. Two neighbouring values of one sign meet at their geometric mean (2^k and 2^(k+1)
+     * at sqrt(2) * 2^k), zero and a value v next to it at v / sqrt(2), two values of both signs at zero. */
+    INT4Q_ROUNDING_NEAREST_LOG = 2
 };
 
 /* Values of group_size besides 16, 32, 64, 128 and 256. */
@@ -536,6 +542,113 @@ typedef struct int4q_metrics {
 INT4Q_API int4q_status int4q_compare(const void *reference, int4q_type reference_type, int64_t reference_stride,
                                      const void *candidate, int4q_type candidate_type, int64_t candidate_stride,
                                      int64_t rows, int64_t columns, int4q_metrics *metrics);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 7. Codebooks, nibbles
+ *
+ * Sixteen values for schemes of kind CODEBOOK: known ones, bins of a range, and the best ones for given weights. And 4-bit
+ * integers outside tensors: packing them two to a byte in other people's orders, and the plain whole-array quantizer of
+ * textbooks. Definitions and sources: docs/quantizers.md.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Codebooks by name. The index is the code in the format's own numbering. Where a format has a negative zero (code 8 of the
+ * FP4s) it is one here, and never chosen by quantizing: of equal values the lower code is. */
+enum {
+    INT4Q_CODEBOOK_NF4 = 1,              /* 4-bit NormalFloat, -1..1 (Dettmers et al. 2023, QLoRA; bitsandbytes) */
+    INT4Q_CODEBOOK_FP4_E2M1 = 2,         /* 0 .5 1 1.5 2 3 4 6, then the same negative (OCP MX 1.0; MXFP4, NVFP4) */
+    INT4Q_CODEBOOK_FP4_BITSANDBYTES = 3, /* bitsandbytes' FP4 in its own code order: E2M1 but for 1/192 in place of 1/12 */
+    INT4Q_CODEBOOK_FP4_RADIX4 = 4,       /* 1-3-0: 0, 4^-3..4^3, then the same negative (Sun et al. 2020, Ultra-Low Precision
+                                          * 4-bit Training) */
+    /* Sign and three bits of exponent below the largest: code e is 2^(e - 7), code 8 + e is -2^(e - 7), but code 0 is zero.
+     * For INT4Q_ROUNDING_NEAREST_LOG (Miyashita et al. 2016, logarithmic data representation). */
+    INT4Q_CODEBOOK_POWERS_OF_TWO = 5,
+    INT4Q_CODEBOOK_IQ4_NL = 6            /* ggml's IQ4_NL and IQ4_XS: -127 -104 ... 89 113 */
+};
+
+/* Writes a codebook's 16 values. `which` is INT4Q_CODEBOOK_*. */
+INT4Q_API int4q_status int4q_codebook_get(int32_t which, float values[16]);
+
+/* Writes the middles of `levels` equal bins of min..max, ascending; for INT4Q_SCALE_ONE. 16: all codes. 15: what published
+ * INT4 overviews do that cut a range at 16 edges and so have 15 bins; the 16th value repeats the 15th and is never chosen.
+ * (They count a weight on an edge to the upper bin; here a tie gets the lower code.) Computed in binary64. min and max are
+ * finite and min is less than max. */
+INT4Q_API int4q_status int4q_codebook_linear_bins(float min, float max, int32_t levels, float values[16]);
+
+/* Writes how much scratch int4q_codebook_fit() needs; it does not depend on the matrix (about 6 MB). */
+INT4Q_API int4q_status int4q_codebook_fit_scratch(uint64_t *bytes);
+
+/* Finds the 16 values, ascending, that leave rows row_begin..row_end-1 (at least one) of source[n][k] with the least sum of
+ * weight * (element - nearest value)^2: one-dimensional k-means; Lloyd (1982) and Max (1960) for a sample. For
+ * INT4Q_SCALE_ONE. `source` points at row 0.
+ *
+ * weights: importances [n][k] with weights_stride, `weights` pointing at row 0; with weights_stride 0 [k], the same for every
+ * row (an importance matrix of input features); or NULL (weights_stride is then ignored): all 1. Finite, at least 0, not all
+ * 0. An element of weight 0 counts for nothing but must be finite.
+ *
+ * Up to 65536 different elements (always, for the 16-bit types) the result is the optimum, by dynamic programming in binary64,
+ * rounded to floats. Beyond that elements are first counted in as many bins, narrower than 2^-11 standard deviations for a
+ * Gaussian sample, and the optimum over all borders between bins is found. Fewer than 16 different elements of weight above 0
+ * are given exactly, and the largest one repeated (all zeros: 16 zeros, which a tensor does not take). The same bits for the
+ * same call on every machine.
+ *
+ * mean_squared_error: receives the weighted mean of (element - nearest value)^2 for the values as written; may be NULL.
+ * scratch: aligned to INT4Q_ALIGNMENT; its contents do not matter. NaN or infinity in those rows, or in their weights, is
+ * INT4Q_ERROR_NOT_FINITE with the place, a negative weight or none above 0 INT4Q_ERROR_INVALID_ARGUMENT; nothing is written
+ * then. */
+INT4Q_API int4q_status int4q_codebook_fit(const void *source, int4q_type source_type, int64_t source_stride, int64_t n,
+                                          int64_t k, int64_t row_begin, int64_t row_end, const float *weights,
+                                          int64_t weights_stride, void *scratch, uint64_t scratch_bytes, float values[16],
+                                          double *mean_squared_error);
+
+/* Where two 4-bit integers stand in a byte. */
+enum {
+    INT4Q_NIBBLES_LOW_FIRST = 0,  /* element 2j in the low half of byte j, 2j + 1 in the high half (ONNX; this library) */
+    INT4Q_NIBBLES_HIGH_FIRST = 1, /* the other way round (bitsandbytes) */
+    INT4Q_NIBBLES_SPLIT_HALF = 2  /* in each block of `block` elements, j in the low half of byte j, j + block / 2 in the high
+                                   * half (ggml: 32) */
+};
+
+/* Values of `flags`. */
+enum {
+    INT4Q_NIBBLES_SIGNED = 1 /* int8_t -8..7 in two's complement; without it uint8_t 0..15 */
+};
+
+/* Packs values[count], one byte each (int8_t or uint8_t as `flags` say), into ceil(count / 2) bytes; with SPLIT_HALF into
+ * ceil(count / block) * block / 2. A last place without an element is 0. block: even, 2..65536, for SPLIT_HALF, else 0.
+ * bytes_size is at least what is needed, bytes beyond are left alone. A value out of range is INT4Q_ERROR_INVALID_ARGUMENT
+ * with its index; nothing is written then. count 0 does nothing, and pointers may be NULL. */
+INT4Q_API int4q_status int4q_nibbles_pack(const void *values, int64_t count, int32_t order, int32_t block, uint32_t flags,
+                                          void *bytes, uint64_t bytes_size);
+
+/* The inverse: writes values[count]. bytes_size is at least what packing needs. Places without an element are not looked at. */
+INT4Q_API int4q_status int4q_nibbles_unpack(const void *bytes, uint64_t bytes_size, int64_t count, int32_t order, int32_t block,
+                                            uint32_t flags, void *values);
+
+/* How int4q_quantize_int4_values() finds its one scale and zero point. */
+enum {
+    INT4Q_INT4_MINMAX = 0, /* s = (max - min) / 15 with 0 included in the range, z = round(-8 - min / s) clipped to -8..7 */
+    INT4Q_INT4_ABSMAX = 1  /* s = max|value| / 7, z = 0 */
+};
+
+/* Values of `flags`. */
+enum {
+    /* What the Python package described at quantize.readthedocs.io does, with its defects: MINMAX does not include 0 in the
+     * range and has z = 0, so that values far from zero saturate; and codes are cut to eight bits before they are clipped, so
+     * that a code of 224 becomes -32 and then -8. For comparison only. */
+    INT4Q_INT4_PUBLISHED = 1
+};
+
+/* Quantizes values[count], finite, all with one scale: codes[count] = round(value / s) + z, clipped to -8..7, in binary32, half
+ * to even. method: INT4Q_INT4_*. A scale of 0 becomes 1. NaN or infinity, or with INT4Q_INT4_PUBLISHED a range that overflows
+ * binary32, is INT4Q_ERROR_NOT_FINITE (with the index of the first such value); nothing is written then. int4q_quantize_rows()
+ * is the quantizer for weights. count is at least 1. */
+INT4Q_API int4q_status int4q_quantize_int4_values(const float *values, int64_t count, int32_t method, uint32_t flags,
+                                                  int8_t *codes, float *scale, int32_t *zero_point);
+
+/* The inverse: values[count] = (codes[count] - zero_point) * scale in binary32. Codes and zero_point are in -8..7; a code that
+ * is not is INT4Q_ERROR_INVALID_ARGUMENT with its index, nothing is written then. scale is finite. count is at least 1. */
+INT4Q_API int4q_status int4q_dequantize_int4_values(const int8_t *codes, int64_t count, float scale, int32_t zero_point,
+                                                    float *values);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * 8. Block formats

@@ -121,8 +121,9 @@ struct Scheme {
     static constexpr int4q_scheme offset(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
         return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, 0, {}};
     }
-    static constexpr int4q_scheme codebook(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, 0, 0, 0, {}};
+    static constexpr int4q_scheme codebook(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
+                                           int32_t rule = INT4Q_SCALE_DEFAULT, int32_t rounding = INT4Q_ROUNDING_NEAREST_EVEN) {
+        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, rule, 0, rounding, {}};
     }
     static constexpr int4q_scheme ggml_q4_0() {
         return {INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, INT4Q_ROUNDING_GGML, {}};

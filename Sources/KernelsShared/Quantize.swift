@@ -54,7 +54,7 @@ func encodeRun(_ e: i4q_encoding, _ floats: UnsafePointer<Float>, count: Int, _ 
 
 @inline(__always)
 private func chooseCodes(_ e: i4q_encoding, _ values: Floats) -> Ints {
-    if let codebook = e.codebook { return nearest(values / Floats(repeating: e.scale), codebook) }
+    if let table = e.table { return code(i4q_divide(values, Floats(repeating: e.scale)), table) }
     if e.ggml_bias != 0 {
         // The reciprocal of a subnormal scale is infinite; ggml's conversion then gives 0.
         let steps = magnitude(ggmlSteps(values, e))
@@ -81,17 +81,13 @@ private func clip(_ codes: Ints, low: Int32, high: Int32) -> Ints {
     return codes.replacing(with: top, where: codes .> top).replacing(with: bottom, where: codes .< bottom)
 }
 
+/// Codes of values that were divided by their scale.
 @inline(__always)
-private func nearest(_ values: Floats, _ codebook: UnsafePointer<Float>) -> Ints {
-    var best = Ints(repeating: 0)
-    var distance = magnitude(values - Floats(repeating: codebook[0]))
-    for code in 1..<16 {
-        let candidate = magnitude(values - Floats(repeating: codebook[code]))
-        let closer = candidate .< distance
-        best = best.replacing(with: Ints(repeating: Int32(truncatingIfNeeded: code)), where: closer)
-        distance = distance.replacing(with: candidate, where: closer)
-    }
-    return best
+func code(_ values: Floats, _ table: UnsafePointer<i4q_code_table>) -> Ints {
+    let limits = UnsafeRawPointer(table)
+    var codes = Ints(repeating: table.pointee.first)
+    for i in 0..<15 { codes = i4q_step_above(codes, values, limits.float(i &* 4), limits.int32(i &* 4 &+ 64)) }
+    return codes
 }
 
 @inline(__always)

@@ -22,7 +22,8 @@ private struct LaneRanges {
     var high = Floats(repeating: 0)
 }
 
-/// How lanes turn values into codes: clip(round((x - offset) / scale), low, high) + zero.
+/// How lanes turn values into codes: clip(round((x - offset) / scale), low, high) + zero. With a table `zero` is a mask: of
+/// ones, or zero where all codes are.
 private struct LaneEncoding {
     var scale: Floats
     var offset = Floats(repeating: 0)
@@ -52,7 +53,9 @@ private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: Un
     let ranges = q.kind == Kind.symmetric && q.is_signed != 0
         ? findRanges(q, begin, end, kept, isKept, true) : findRanges(q, begin, end, kept, isKept, false)
     guard let encoding = encoding(q, ranges) else { return false }
-    if q.kind == Kind.offset {
+    if let table = q.table {
+        encodeGroup(q, encoding, kept, begin, end, isKept, table)
+    } else if q.kind == Kind.offset {
         encodeGroup(q, encoding, kept, begin, end, isKept, true)
     } else {
         encodeGroup(q, encoding, kept, begin, end, isKept, false)
@@ -81,6 +84,12 @@ private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: Unsa
         staging.storeBytes(of: values, toByteOffset: row &* 64, as: Floats.self)
     }
     i4q_transpose_f32x16(staging, 64, target)
+}
+
+/// Of a group that was too long to keep: once more, and out of line since transposing is much code.
+@inline(never)
+private func reloadSquare(_ q: i4q_block_quantization, _ k: Int, _ kept: UnsafeMutableRawPointer) {
+    loadSquare(q, k, into: kept, kept + keptDepth &* 64)
 }
 
 @inline(__always)
@@ -138,6 +147,7 @@ private func encoding(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> Lane
     let magnitude = floats(fromBits: ranges.largest)
     // Comparing without a sign: infinity and NaN are the largest. Far below, so that differences are finite too.
     if any(magnitude .> Floats(repeating: 0x1p100)) || any(ranges.largest .> Words(repeating: 0x7f80_0000)) { return nil }
+    if let table = q.table { return encoding(q, magnitude, table) }
     if q.kind == Kind.symmetric && q.is_signed != 0 {
         return symmetric(q, rounded(ranges.signedLargest / Floats(repeating: -8), q.scale_type))
     }
@@ -170,16 +180,29 @@ private func rounded(_ values: Floats, _ type: Int64) -> Floats {
 @inline(__always)
 private func isUsable(_ scale: Floats) -> Bool { !any((bits(scale) & Words(repeating: 0x7fff_ffff)) .>= Words(repeating: 0x7f80_0000)) }
 
+@inline(__always)
+private var laneNumbers: Ints { Ints(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) }
+
 /// A zero group has no codes but its zero point: all its lanes' steps are clipped to nothing. Rows that are not there have
 /// code 0, too.
 @inline(__always)
 private func encoding(_ q: i4q_block_quantization, scale: Floats, offset: Floats, low: Floats, high: Floats, zero: Ints) -> LaneEncoding {
     let none = Floats(repeating: 0)
     let isZero = scale .== none
-    let lane = Ints(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-    let isThere = lane .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
+    let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
     return LaneEncoding(scale: scale, offset: offset, low: low.replacing(with: none, where: isZero),
                         high: high.replacing(with: none, where: isZero), zero: Ints(repeating: 0).replacing(with: zero, where: isThere))
+}
+
+@inline(__always)
+private func encoding(_ q: i4q_block_quantization, _ magnitude: Floats, _ table: UnsafePointer<i4q_code_table>) -> LaneEncoding? {
+    let divisor = table.pointee.divisor, none = Floats(repeating: 0)
+    var scale = divisor == 0 ? Floats(repeating: 1) : rounded(magnitude / Floats(repeating: divisor), q.scale_type)
+    if !isUsable(scale) { return nil }
+    let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
+    scale = none.replacing(with: scale, where: isThere)
+    let keep = Ints(repeating: -1).replacing(with: Ints(repeating: 0), where: scale .== none)
+    return LaneEncoding(scale: scale, low: none, high: none, zero: keep)
 }
 
 @inline(__always)
@@ -215,7 +238,7 @@ private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept:
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
     var k = begin
     while k < end {
-        if !isKept { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
+        if !isKept { reloadSquare(q, k, kept) }
         let square = UnsafeRawPointer(kept) + (isKept ? (k &- begin) &* 64 : 0)
         if end &- k < lanes {
             encodeTail(e, square, block + k &* 8, end &- k, hasOffset)
@@ -255,6 +278,24 @@ private func code(_ e: LaneEncoding, _ values: Floats, _ hasOffset: Bool) -> Wor
     let steps = i4q_divide(hasOffset ? i4q_subtract(values, e.offset) : values, e.scale)
     // NaN (0 / 0: a scale of zero) becomes the lowest step, which is 0 there.
     return i4q_round_and_add(i4q_clip(steps, e.low, e.high), e.zero)
+}
+
+/// With a table. One value of k at a time: fifteen comparisons are work enough, and eight times that is a lot of code.
+@inline(never)
+private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
+                         _ isKept: Bool, _ table: UnsafePointer<i4q_code_table>) {
+    let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
+    var k = begin
+    while k < end {
+        if !isKept && (k &- begin) & (lanes &- 1) == 0 { reloadSquare(q, k, kept) }
+        let square = UnsafeRawPointer(kept) + (isKept ? k &- begin : (k &- begin) & (lanes &- 1)) &* 64
+        var row = Words(repeating: 0)
+        for i in 0..<min(end &- k, codeRowDepth) {
+            row = i4q_insert_code(row, code(i4q_divide(square.floats(i &* 64), e.scale), table) & e.zero, nibbleShift(i))
+        }
+        (block + k &* 8).storeBytes(of: row, as: Words.self)
+        k &+= codeRowDepth
+    }
 }
 
 // MARK: Storing

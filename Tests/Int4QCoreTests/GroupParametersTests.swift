@@ -11,7 +11,11 @@ final class GroupParametersTests: XCTestCase {
         let range = GroupRange(min: min, max: max, signedLargest: largest ?? (max >= -min ? max : min),
                                firstSmallest: smallest ?? min)
         let scheme = try Scheme(raw)
-        return codebook.withUnsafeBufferPointer { scheme.parameters(for: range, codebook: $0.baseAddress) }
+        return withUnsafeTemporaryAllocation(byteCount: 256, alignment: 64) { memory in
+            codebook.withUnsafeBufferPointer {
+                scheme.parameters(for: range, table: scheme.makeTable($0.baseAddress!, at: memory.baseAddress!))
+            }
+        }
     }
 
     private func symmetric(_ rule: Int, scale: Int = INT4Q_TYPE_F32, range: Int = INT4Q_RANGE_FULL) -> int4q_scheme {
@@ -157,7 +161,7 @@ final class GroupParametersTests: XCTestCase {
         codebook[3] = -3
         let group = try parameters(rawScheme(INT4Q_KIND_CODEBOOK), -6, 2, codebook: codebook)
         XCTAssertEqual(group.scale, 2)
-        XCTAssertNotNil(group.encoding?.codebook)
+        XCTAssertNotNil(group.encoding?.table)
         let zero = try parameters(rawScheme(INT4Q_KIND_CODEBOOK), 0, 0, codebook: codebook)
         XCTAssertEqual(zero.scale, 0)
         XCTAssertNil(zero.encoding)

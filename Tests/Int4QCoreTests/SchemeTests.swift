@@ -49,6 +49,30 @@ final class SchemeTests: XCTestCase {
         }
     }
 
+    func testUnitScalesAndLogarithmsAreForCodebooksAlone() {
+        for rule in [INT4Q_SCALE_DEFAULT, INT4Q_SCALE_ONE] {
+            for rounding in [INT4Q_ROUNDING_NEAREST_EVEN, INT4Q_ROUNDING_NEAREST_LOG] {
+                XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_CODEBOOK, rule: rule, rounding: rounding)))
+            }
+        }
+        for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(kind, rule: INT4Q_SCALE_ONE)) }
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.rounding") {
+                try Scheme(rawScheme(kind, rounding: INT4Q_ROUNDING_NEAREST_LOG))
+            }
+        }
+        for rule in [-1, 5] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") {
+                try Scheme(rawScheme(INT4Q_KIND_CODEBOOK, rule: rule))
+            }
+        }
+        for rounding in [-1, 3, INT4Q_ROUNDING_GGML] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.rounding") {
+                try Scheme(rawScheme(INT4Q_KIND_CODEBOOK, rounding: rounding))
+            }
+        }
+    }
+
     func testTheRestrictedRangeIsForAmaxScalesAlone() {
         for rule in [INT4Q_SCALE_AMAX_7, INT4Q_SCALE_AMAX_7_5] {
             XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule, range: INT4Q_RANGE_RESTRICTED)))

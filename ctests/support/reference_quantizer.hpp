@@ -76,6 +76,33 @@ inline QuantizedGroup QuantizeGroupLikeGgml(const int4q_scheme &scheme, const st
     return group;
 }
 
+// Where x lies from the place where two neighbours a < b meet: below it -1, at it 0, above it 1. That is their middle, rounded
+// to binary32, or in logarithms their geometric mean; next to zero the value divided by sqrt(2), between signs zero.
+inline int SideOf(const int4q_scheme &scheme, float x, float a, float b) {
+    double place = static_cast<float>((static_cast<double>(a) + static_cast<double>(b)) / 2), at = x;
+    if (scheme.rounding == INT4Q_ROUNDING_NEAREST_LOG) {  // squares, with signs
+        const double small = std::min(std::fabs(a), std::fabs(b)), large = std::max(std::fabs(a), std::fabs(b));
+        place = a < 0 && b > 0 ? 0 : small == 0 ? large * large / 2 : small * large;
+        if (a < 0) place = -place;
+        at = static_cast<double>(x) * std::fabs(static_cast<double>(x));
+    }
+    return at < place ? -1 : at > place ? 1 : 0;
+}
+
+// The nearest of 16 values; at a meeting place, and of equal values, the lower code.
+inline int NearestCode(const int4q_scheme &scheme, float x, const float *codebook) {
+    std::vector<int> order;
+    for (int q = 0; q < 16; q++) order.push_back(q);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return codebook[a] < codebook[b]; });
+    order.erase(std::unique(order.begin(), order.end(), [&](int a, int b) { return codebook[a] == codebook[b]; }), order.end());
+    size_t at = 0;
+    for (; at + 1 < order.size(); at++) {
+        const int side = SideOf(scheme, x, codebook[order[at]], codebook[order[at + 1]]);
+        if (side < 0 || (side == 0 && order[at] < order[at + 1])) break;
+    }
+    return order[at];
+}
+
 inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vector<float> &w, const float *codebook) {
     if (scheme.rounding == INT4Q_ROUNDING_GGML) return QuantizeGroupLikeGgml(scheme, w);
     QuantizedGroup group;
@@ -105,7 +132,7 @@ inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vecto
     } else {
         float largest = 0;
         for (int i = 0; i < 16; i++) largest = std::max(largest, std::fabs(codebook[i]));
-        scale = R(magnitude / largest);
+        scale = scheme.scale_rule == INT4Q_SCALE_ONE ? 1.0f : R(magnitude / largest);
     }
     group.finite = std::isfinite(scale) && std::isfinite(group.offset);
     if (!group.finite) return group;
@@ -126,11 +153,7 @@ inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vecto
         } else if (scheme.kind == INT4Q_KIND_OFFSET) {
             code = Clip(std::nearbyint((v - group.offset) / scale), 0, 15);
         } else {
-            int best = 0;
-            for (int q = 1; q < 16; q++) {
-                if (std::fabs(v / scale - codebook[q]) < std::fabs(v / scale - codebook[best])) best = q;
-            }
-            code = static_cast<float>(best);
+            code = static_cast<float>(NearestCode(scheme, v / scale, codebook));
         }
         group.codes.push_back(static_cast<uint8_t>(code));
     }

@@ -91,6 +91,14 @@ typedef struct i4q_group_range {
     int64_t first_not_finite; /* index, or -1: then min and max are valid */
 } i4q_group_range;
 
+/* How CODEBOOK chooses codes: a value w / scale gets `first` plus the steps of all limits that it is above. */
+typedef struct i4q_code_table {
+    float limits[16];  /* ascending; infinity from the last one on */
+    int32_t steps[16];
+    int32_t first;     /* the code of the smallest value */
+    float divisor;     /* the scale is max|w| / divisor; 0: the scale is 1 */
+} i4q_code_table;
+
 /* How a run of values becomes codes: q = clip(round((x * gain - offset) / scale) + zero, low, high). The gain is 1, or
  * one half (and scale and offset halved) where x - offset would overflow. */
 typedef struct i4q_encoding {
@@ -102,7 +110,7 @@ typedef struct i4q_encoding {
     int32_t high;
     float reciprocal;       /* ggml rounding only: 1 / scale before it was rounded */
     float ggml_bias;        /* ggml rounding only: 8.5 or 0.5; else 0 */
-    const float *codebook;  /* CODEBOOK only, else NULL: the nearest of 16, ties to the lower code */
+    const i4q_code_table *table; /* CODEBOOK only, else NULL */
 } i4q_encoding;
 
 /* How codes become values: x = fma(scale, q - zero, offset), or scale * codebook[q]. An offset of -0 is none. */
@@ -113,7 +121,7 @@ typedef struct i4q_decoding {
     const float *codebook;
 } i4q_decoding;
 
-/* 16 rows of a matrix, to be quantized into a block of a blob; for schemes that round to nearest and have no codebook. */
+/* 16 rows of a matrix, to be quantized into a block of a blob; for all schemes but those that round as ggml does. */
 typedef struct i4q_block_quantization {
     const void *source;      /* the block's first row */
     int64_t source_type;     /* INT4Q_TYPE_* */
@@ -122,7 +130,7 @@ typedef struct i4q_block_quantization {
     int64_t k;
     int64_t group_size;      /* of packed groups, each with a scale of its own */
     int64_t group_count;
-    int64_t kind;            /* INT4Q_KIND_* but CODEBOOK */
+    int64_t kind;            /* INT4Q_KIND_* */
     int64_t is_signed;       /* SYMMETRIC: scale = (first value of largest magnitude) / -8 ... */
     float divisor;           /* ... else max|w| / this */
     int32_t low;             /* SYMMETRIC: lowest code */
@@ -130,6 +138,7 @@ typedef struct i4q_block_quantization {
     int64_t scales_offset;   /* within the block */
     int64_t zeros_offset;
     uint8_t *block;          /* zeroed, aligned to 64 */
+    const i4q_code_table *table; /* CODEBOOK only, else NULL */
 } i4q_block_quantization;
 
 /* Up to 16 blocks (or Q4_K's sub-blocks) of a block format, one per lane. */

@@ -56,6 +56,12 @@ I4Q_VECTOR i4q_f32x16 i4q_value_if_larger(i4q_u32x16 largest, i4q_f32x16 kept, i
     const i4q_u32x16 magnitude = (i4q_u32x16)v & 0x7fffffff;
     return magnitude > largest ? v : kept;
 }
+/* `sum` plus `step` where v is above the limit. */
+I4Q_VECTOR i4q_i32x16 i4q_step_above(i4q_i32x16 sum, i4q_f32x16 v, float limit, int32_t step) {
+    const i4q_i32x16 is_above = v > (i4q_f32x16)limit;
+    return sum + (is_above & (i4q_i32x16)step);
+}
+I4Q_VECTOR i4q_u32x16 i4q_insert_code(i4q_u32x16 row, i4q_i32x16 code, uint32_t shift) { return row | (i4q_u32x16)code << shift; }
 /* Half to even, plus `zero`; |v| below 2^22. 12582912 is 1.5 * 2^23: the sum's unit in the last place is 1. */
 I4Q_VECTOR i4q_u32x16 i4q_round_and_add(i4q_f32x16 v, i4q_i32x16 zero) {
     return (i4q_u32x16)((i4q_i32x16)(v + 12582912.0f) - 0x4b400000 + zero);

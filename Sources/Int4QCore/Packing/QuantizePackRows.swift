@@ -85,7 +85,7 @@ public struct BlobQuantizer {
     private func quantize(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>) throws(Failure) {
         let groups = scheme.isPerRow ? 1 : Int(layout.groupCount)
         var group = 0
-        var quantization = describe(rows, block)
+        var quantization = describe(rows, block, quantizer.table)
         while group < groups {
             if canTakeBlocks {
                 group = Int(kernels.quantize_block.unsafelyUnwrapped(&quantization, Int64(group)))
@@ -98,16 +98,18 @@ public struct BlobQuantizer {
 
     /// Rows of several packed groups have one scale, which the kernel does not know.
     private var canTakeBlocks: Bool {
-        scheme.kind != .codebook && !scheme.usesGgmlRounding && !(scheme.isPerRow && layout.groupCount > 1)
+        !scheme.usesGgmlRounding && !(scheme.isPerRow && layout.groupCount > 1)
     }
 
-    private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer) -> i4q_block_quantization {
+    private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer,
+                          _ table: UnsafePointer<i4q_code_table>?) -> i4q_block_quantization {
         i4q_block_quantization(
             source: source.row(rows.lowerBound), source_type: Int64(source.type.raw), row_bytes: Int64(source.strideBytes),
             row_count: Int64(rows.count), k: layout.k, group_size: layout.groupSize, group_count: layout.groupCount,
             kind: Int64(scheme.raw.kind), is_signed: scheme.scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8) ? 1 : 0,
             divisor: scheme.scaleRule == Int(INT4Q_SCALE_AMAX_7) ? 7 : 7.5, low: scheme.isRestricted ? 1 : 0,
             scale_type: Int64(scheme.scaleType.raw), scales_offset: Int64(layout.scalesOffset),
-            zeros_offset: Int64(layout.zerosOffset), block: block.assumingMemoryBound(to: UInt8.self))
+            zeros_offset: Int64(layout.zerosOffset), block: block.assumingMemoryBound(to: UInt8.self),
+            table: table)
     }
 }

@@ -30,6 +30,10 @@ public enum FailureValue: @unchecked Sendable {
     case number(Float)
     /// A number at a place in a matrix.
     case element(row: Int64, column: Int64, Float)
+    /// An integer in an array.
+    case entry(index: Int64, Int64)
+    /// A float in an array.
+    case listed(index: Int64, Float)
     /// The block of a blob that starts at this row.
     case block(row: Int64)
 }

@@ -54,7 +54,20 @@ public struct TextWriter {
         case .block(let row):
             write("the block at row ")
             write(row)
-        case .element(let row, let column, let number): write(element: number, row, column)
+        case .element(let row, let column, let number):
+            write(number)
+            write(" at row ")
+            write(row)
+            write(", column ")
+            write(column)
+        case .entry(let index, let number):
+            write(number)
+            write(" at index ")
+            write(index)
+        case .listed(let index, let number):
+            write(number)
+            write(" at index ")
+            write(index)
         }
     }
 
@@ -64,14 +77,6 @@ public struct TextWriter {
             i4q_format_float(Double(number), digits, 32)
             write(UnsafePointer(digits))
         }
-    }
-
-    private mutating func write(element number: Float, _ row: Int64, _ column: Int64) {
-        write(number)
-        write(" at row ")
-        write(row)
-        write(", column ")
-        write(column)
     }
 
     private mutating func write(hexadecimal number: UInt64) {

@@ -25,12 +25,12 @@ struct GroupRange {
 }
 
 extension Scheme {
-    func parameters(for range: GroupRange, codebook: UnsafePointer<Float>?) -> GroupParameters {
+    func parameters(for range: GroupRange, table: UnsafePointer<i4q_code_table>?) -> GroupParameters {
         switch kind {
         case .symmetric: usesGgmlRounding ? ggmlSymmetric(range) : symmetric(range)
         case .asymmetric: asymmetric(range)
         case .offset: usesGgmlRounding ? ggmlOffset(range) : floatOffset(range)
-        case .codebook: table(range, codebook.unsafelyUnwrapped)
+        case .codebook: codebook(range, table.unsafelyUnwrapped)
         }
     }
 
@@ -76,14 +76,11 @@ extension Scheme {
         return parameters
     }
 
-    private func table(_ range: GroupRange, _ codebook: UnsafePointer<Float>) -> GroupParameters {
-        var largest: Float = 0
-        for index in 0..<16 { largest = max(largest, codebook[index].magnitude) }
-        let isOne = scaleRule == Int(INT4Q_SCALE_ONE)
-        let scale = isOne ? 1 : scaleType.rounded(range.largestMagnitude / largest)
+    private func codebook(_ range: GroupRange, _ table: UnsafePointer<i4q_code_table>) -> GroupParameters {
+        let scale = hasUnitScale ? 1 : scaleType.rounded(range.largestMagnitude / table.pointee.divisor)
         if scale == 0 { return zeroGroup(0) }
         var parameters = linear(scale, zero: 0, low: 0)
-        parameters.encoding?.codebook = codebook
+        parameters.encoding?.table = table
         return parameters
     }
 
@@ -104,13 +101,13 @@ extension Scheme {
     private func ggml(_ exact: Float, offset: Float, bias: Float) -> GroupParameters {
         let reciprocal = exact != 0 ? 1 / exact : 0
         let encoding = i4q_encoding(scale: exact, offset: offset, gain: 1, zero: 0, low: 0, high: 15, reciprocal: reciprocal,
-                                    ggml_bias: bias, codebook: nil)
+                                    ggml_bias: bias, table: nil)
         return GroupParameters(scale: scaleType.rounded(exact), encoding: encoding)
     }
 
     private func linear(_ scale: Float, zero: Int32, low: Int32) -> GroupParameters {
         GroupParameters(scale: scale, encoding: i4q_encoding(scale: scale, offset: 0, gain: 1, zero: zero, low: low,
-                                                             high: 15, reciprocal: 0, ggml_bias: 0, codebook: nil))
+                                                             high: 15, reciprocal: 0, ggml_bias: 0, table: nil))
     }
 
     private func only(_ code: UInt8, _ scale: Float) -> GroupParameters { GroupParameters(scale: scale, onlyCode: code) }

@@ -22,14 +22,17 @@ struct RowQuantizer<Sink: QuantizationSink> {
     let kernels: i4q_kernels
     let floats: UnsafeMutablePointer<Float>
     let codes: UnsafeMutablePointer<UInt8>
+    /// CODEBOOK's alone.
+    let table: UnsafePointer<i4q_code_table>?
 
     static func with(_ sink: Sink, _ source: Matrix, _ kernels: i4q_kernels,
                      _ body: (RowQuantizer) throws(Failure) -> Void) throws(Failure) {
-        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: chunk * 4 + chunk / 2, alignment: 64) { buffer in
+        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: chunk * 4 + chunk / 2 + 192, alignment: 64) { buffer in
             let memory = buffer.baseAddress.unsafelyUnwrapped
+            let table = sink.codebook.map { sink.scheme.makeTable($0, at: memory + chunk * 4 + chunk / 2) }
             let quantizer = RowQuantizer(sink: sink, source: source, kernels: kernels,
                                          floats: memory.assumingMemoryBound(to: Float.self),
-                                         codes: (memory + chunk * 4).assumingMemoryBound(to: UInt8.self))
+                                         codes: (memory + chunk * 4).assumingMemoryBound(to: UInt8.self), table: table)
             do throws(Failure) {
                 try body(quantizer)
                 return nil
@@ -43,7 +46,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
         let begin = group * size
         let end = min(begin + size, source.columns)
         let range = try findRange(row, begin, end)
-        let parameters = sink.scheme.parameters(for: range, codebook: sink.codebook)
+        let parameters = sink.scheme.parameters(for: range, table: table)
         try requireFits(parameters.scale, row, begin)
         try requireFits(parameters.offset, row, begin)
         sink.put(parameters, row: row, group: group)

@@ -11,6 +11,8 @@ public struct Scheme {
 
     public var isPerRow: Bool { raw.group_size == int32(INT4Q_GROUP_PER_ROW) }
     public var usesGgmlRounding: Bool { raw.rounding == int32(INT4Q_ROUNDING_GGML) }
+    public var usesLogarithms: Bool { raw.rounding == int32(INT4Q_ROUNDING_NEAREST_LOG) }
+    public var hasUnitScale: Bool { raw.scale_rule == int32(INT4Q_SCALE_ONE) }
     public var isRestricted: Bool { raw.code_range == int32(INT4Q_RANGE_RESTRICTED) }
     public var scaleRule: Int {
         let rule = Int(raw.scale_rule)
@@ -51,9 +53,12 @@ public struct Scheme {
         if rule < Int(INT4Q_SCALE_DEFAULT) || rule > Int(INT4Q_SCALE_ONE) {
             throw .invalid("scheme.scale_rule", Int64(rule), expected: "one of INT4Q_SCALE_*")
         }
-        let isOne = rule == Int(INT4Q_SCALE_ONE)
-        if isOne ? kind != .codebook : kind != .symmetric && rule != Int(INT4Q_SCALE_DEFAULT) {
-            throw .invalid("scheme.scale_rule", Int64(rule), expected: "a scale rule of this kind")
+        if hasUnitScale && kind != .codebook {
+            throw .invalid("scheme.scale_rule", Int64(rule), expected: "another INT4Q_SCALE_* with this kind")
+        }
+        if kind != .symmetric && rule != Int(INT4Q_SCALE_DEFAULT) && !hasUnitScale {
+            throw .invalid("scheme.scale_rule", Int64(rule), expected: kind == .codebook
+                ? "INT4Q_SCALE_DEFAULT or INT4Q_SCALE_ONE with this kind" : "INT4Q_SCALE_DEFAULT with this kind")
         }
         if !isRestricted && raw.code_range != int32(INT4Q_RANGE_FULL) {
             throw .invalid("scheme.code_range", Int64(raw.code_range), expected: "one of INT4Q_RANGE_*")
@@ -62,13 +67,20 @@ public struct Scheme {
             throw .invalid("scheme.code_range", Int64(raw.code_range),
                            expected: "INT4Q_RANGE_FULL with this kind and scale rule")
         }
-        if !usesGgmlRounding && raw.rounding != int32(INT4Q_ROUNDING_NEAREST_EVEN) {
+        try checkRounding()
+    }
+
+    private func checkRounding() throws(Failure) {
+        if !usesGgmlRounding && !usesLogarithms && raw.rounding != int32(INT4Q_ROUNDING_NEAREST_EVEN) {
             throw .invalid("scheme.rounding", Int64(raw.rounding), expected: "one of INT4Q_ROUNDING_*")
         }
         let isGgmlScheme = kind == .offset || (kind == .symmetric && scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8))
         if usesGgmlRounding && !isGgmlScheme {
             throw .invalid("scheme.rounding", Int64(raw.rounding),
                            expected: "INT4Q_ROUNDING_NEAREST_EVEN with this kind and scale rule")
+        }
+        if usesLogarithms && kind != .codebook {
+            throw .invalid("scheme.rounding", Int64(raw.rounding), expected: "another INT4Q_ROUNDING_* with this kind")
         }
     }
 

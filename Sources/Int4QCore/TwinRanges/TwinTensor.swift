@@ -133,7 +133,7 @@ private struct TwinQuantizer {
             return
         }
         var encoding = i4q_encoding(scale: scale, offset: 0, gain: 1, zero: 8, low: low, high: high, reciprocal: 0,
-                                    ggml_bias: 0, codebook: nil)
+                                    ggml_bias: 0, table: nil)
         runs.kernels.encode.unsafelyUnwrapped(&encoding, runs.floats, Int64(count), codes)
     }
 

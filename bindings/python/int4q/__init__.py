@@ -11,17 +11,21 @@
 
 from ._blob import Blob, BlobInfo, Linear
 from ._blocks import Blocks, format_scheme, quantize_blocks
+from ._codebooks import FittedCodebook, codebook_values, fit_codebook, linear_bins
 from ._double import DoubleScales, dynamic_map
 from ._enums import (
     PER_ROW,
     Activation,
     Bound,
+    Codebook,
     CodeRange,
     DoubleRule,
     Format,
+    Int4Method,
     Isa,
     Kind,
     Mode,
+    NibbleOrder,
     Rounding,
     ScaleRule,
     Search,
@@ -60,6 +64,7 @@ from ._isa import (
 )
 from ._matmul import MatmulPlan, describe_dispatch
 from ._metrics import Metrics, compare
+from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, unpack_nibbles
 from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
@@ -79,11 +84,15 @@ __all__ = [
     "Bound",
     "BufferTooSmallError",
     "CodeRange",
+    "Codebook",
     "CorruptError",
     "DoubleRule",
     "DoubleScales",
     "Experts",
     "Format",
+    "FittedCodebook",
+    "Int4Array",
+    "Int4Method",
     "Int4QError",
     "InvalidArgumentError",
     "Isa",
@@ -96,6 +105,7 @@ __all__ = [
     "MisalignedError",
     "MismatchError",
     "Mode",
+    "NibbleOrder",
     "NotFiniteError",
     "NullPointerError",
     "OutOfMemoryError",
@@ -119,22 +129,29 @@ __all__ = [
     "Type",
     "UnsupportedError",
     "abi_version",
+    "codebook_values",
     "compare",
+    "dequantize_int4",
     "describe_dispatch",
     "dynamic_map",
     "format_scheme",
     "gobo_centroids",
     "gobo_quantize",
+    "fit_codebook",
     "isa_active",
     "isa_detected",
     "isa_name",
     "library_path",
     "library_version",
+    "linear_bins",
+    "pack_nibbles",
     "quantize",
     "quantize_blocks",
     "search_twin_ranges",
+    "quantize_int4",
     "set_isa_limit",
     "split_outliers",
     "twin_candidates",
     "twin_errors",
+    "unpack_nibbles",
 ]

@@ -54,10 +54,37 @@ class CodeRange(enum.IntEnum):
 
 
 class Rounding(enum.IntEnum):
-    """How codes are rounded."""
+    """How codes are rounded. NEAREST_LOG, nearest in logarithm, is for codebooks."""
 
     NEAREST_EVEN = 0
     GGML = 1
+    NEAREST_LOG = 2
+
+
+class Codebook(enum.IntEnum):
+    """Codebooks that have a name."""
+
+    NF4 = 1
+    FP4_E2M1 = 2
+    FP4_BITSANDBYTES = 3
+    FP4_RADIX4 = 4
+    POWERS_OF_TWO = 5
+    IQ4_NL = 6
+
+
+class NibbleOrder(enum.IntEnum):
+    """Where two 4-bit integers stand in a byte."""
+
+    LOW_FIRST = 0
+    HIGH_FIRST = 1
+    SPLIT_HALF = 2
+
+
+class Int4Method(enum.IntEnum):
+    """How the one scale of `quantize_int4` is found."""
+
+    MINMAX = 0
+    ABSMAX = 1
 
 
 class Mode(enum.IntEnum):

@@ -502,6 +502,40 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [POINTER(TwinTensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64],
     ),
     "int4q_twin_to_tensors": (c_int32, [POINTER(TwinTensorStruct), POINTER(TensorStruct), POINTER(TensorStruct)]),
+    "int4q_codebook_get": (c_int32, [c_int32, POINTER(c_float)]),
+    "int4q_codebook_linear_bins": (c_int32, [c_float, c_float, c_int32, POINTER(c_float)]),
+    "int4q_codebook_fit_scratch": (c_int32, [POINTER(c_uint64)]),
+    "int4q_codebook_fit": (
+        c_int32,
+        [
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(c_float),
+            POINTER(c_double),
+        ],
+    ),
+    "int4q_nibbles_pack": (
+        c_int32,
+        [c_void_p, c_int64, c_int32, c_int32, c_uint32, c_void_p, c_uint64],
+    ),
+    "int4q_nibbles_unpack": (
+        c_int32,
+        [c_void_p, c_uint64, c_int64, c_int32, c_int32, c_uint32, c_void_p],
+    ),
+    "int4q_quantize_int4_values": (
+        c_int32,
+        [c_void_p, c_int64, c_int32, c_uint32, c_void_p, POINTER(c_float), POINTER(c_int32)],
+    ),
+    "int4q_dequantize_int4_values": (c_int32, [c_void_p, c_int64, c_float, c_int32, c_void_p]),
 }
 """Every function of the header: its result and its arguments."""
 

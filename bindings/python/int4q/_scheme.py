@@ -51,11 +51,30 @@ class Scheme:
         return cls(Kind.OFFSET, group_size, scale_type)
 
     @classmethod
-    def codebook(cls, values: Sequence[float], group_size: int = 32, *, scale_type: Type = Type.F16) -> Scheme:
-        """w = s * values[q], with 16 values shared by the whole tensor"""
+    def codebook(
+        cls,
+        values: Sequence[float],
+        group_size: int = 32,
+        *,
+        scale_type: Type = Type.F16,
+        scale_rule: ScaleRule = ScaleRule.DEFAULT,
+        rounding: Rounding = Rounding.NEAREST_EVEN,
+    ) -> Scheme:
+        """w = s * values[q], with 16 values shared by the whole tensor
+
+        With ScaleRule.ONE s is 1 for every group and the values are the weights' own; Rounding.NEAREST_LOG switches
+        between neighbours at their geometric mean.
+        """
         if len(values) != 16:
             raise ValueError(f"values has {len(values)} elements; expected 16")
-        return cls(Kind.CODEBOOK, group_size, scale_type, codebook_values=tuple(float(value) for value in values))
+        return cls(
+            Kind.CODEBOOK,
+            group_size,
+            scale_type,
+            scale_rule,
+            rounding=rounding,
+            codebook_values=tuple(float(value) for value in values),
+        )
 
     @classmethod
     def gobo(cls, centroids: Sequence[float]) -> Scheme:
@@ -104,10 +123,14 @@ class Scheme:
     def __str__(self) -> str:
         group = "row" if self.group_size == PER_ROW else str(self.group_size)
         parts = [self.kind.name.lower(), f"group {group}", f"{self.scale_type.name.lower()} scales"]
-        if self.scale_rule != ScaleRule.DEFAULT:
+        if self.scale_rule == ScaleRule.ONE:
+            parts.append("all 1")
+        elif self.scale_rule != ScaleRule.DEFAULT:
             parts.append(self.scale_rule.name.lower())
         if self.code_range != CodeRange.FULL:
             parts.append("codes -7..7")
         if self.rounding == Rounding.GGML:
             parts.append("ggml rounding")
+        if self.rounding == Rounding.NEAREST_LOG:
+            parts.append("nearest in logarithm")
         return ", ".join(parts)

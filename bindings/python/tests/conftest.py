@@ -27,8 +27,8 @@ def all_schemes(group_size: int = 32, scale_type: int4q.Type = int4q.Type.F16) -
     """Every convention, by a short name."""
     schemes = {}
     for rule in int4q.ScaleRule:
-        if rule == int4q.ScaleRule.ONE:  # for codebooks
-            continue
+        if rule == int4q.ScaleRule.ONE:
+            continue  # codebooks alone: test_codebooks.py
         for code_range in int4q.CodeRange:
             is_amax = rule in (int4q.ScaleRule.AMAX_7, int4q.ScaleRule.AMAX_7_5)
             if code_range == int4q.CodeRange.RESTRICTED and not is_amax:

@@ -103,8 +103,16 @@ def offset(w: np.ndarray, scale_type: int) -> Group:
 
 def codebook(w: np.ndarray, scale_type: int, table: np.ndarray) -> Group:
     scale = rounded(np.abs(w).max(axis=1) / np.abs(table).max(), scale_type)
-    distance = np.abs(divided(w, scale)[:, :, None] - table)
-    codes = distance.argmin(axis=2)  # the first of equals: the lower code
+    steps = divided(w, scale)
+    order = sorted(range(16), key=lambda code: (table[code], code))
+    codes = np.full(w.shape, order[0])
+    lower = order[0]
+    for upper in order[1:]:
+        if table[upper] == table[lower]:
+            continue  # of equal values the lower code
+        middle = np.float32((np.float64(table[lower]) + np.float64(table[upper])) / 2)
+        codes = np.where((steps > middle) | ((steps == middle) & (upper < lower)), upper, codes)
+        lower = upper
     codes = np.where(scale[:, None] == 0, 0, codes)
     return Group(codes, scale, np.zeros(len(w)), np.zeros(len(w), np.float32))
 
