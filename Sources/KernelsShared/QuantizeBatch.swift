@@ -379,7 +379,8 @@ private func polished(_ batch: Batch, plain: Slice, _ scale: Slice, _ isTable: B
         }
         best = pick(least, above: error, candidate, best)
         least = i4q_least(least, error)
-        candidate = i4q_half(round == 0 ? scale : overOrZero(products, squares))
+        let fitted = i4q_pick(i4q_above(squares, nothing), over(products, squares), candidate)
+        candidate = i4q_half(round == 0 ? scale : fitted)
     }
     return best
 }
