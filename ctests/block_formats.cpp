@@ -225,6 +225,18 @@ TEST(BlockFormats, ConstantsAndZerosAtTheirBest) {
     }
 }
 
+TEST(BlockFormats, HugeValuesAtTheirBest) {
+    for (const Format &format : {kFormats[4], kFormats[5]}) {
+        for (float value : {1e20f, -3e38f}) {
+            Matrix matrix(format, 1, format.depth);
+            for (int64_t i = 0; i < format.depth; i++) matrix.floats()[i] = i % 3 ? value : -value;
+            const int4q_block_options best = Options(INT4Q_SEARCH_BEST, nullptr);
+            ASSERT_OK(matrix.Quantize(&best));
+            for (float back : matrix.Dequantize()) EXPECT_TRUE(std::isfinite(back)) << format.name;
+        }
+    }
+}
+
 // ---- What blocks stand for ------------------------------------------------------------------------------------------
 
 TEST(BlockFormats, TensorsHoldTheSameValuesAndGoBack) {
@@ -387,14 +399,14 @@ struct DequantizeBlocksCall : BlocksCall {
 };
 
 template <typename C>
-BadTable<C> CommonTable() {
+BadTable<C> CommonTable(const char *matrix, const char *type, const char *stride) {
     BadTable<C> table;
     AddEnumerators(table, "format", &C::format, {0, 7, -1});
     AddValues(table, "n", &C::n, {0, -1, kMin64});
     AddValues(table, "k", &C::k, {0, -1, kMin64, 1, 16, 31, 33, 255, 257});
     AddValues(table, "n", &C::n, {kMax64, int64_t{1} << 60}, kOverflow);
     AddValues(table, "n", &C::k, {kMax64 - 255}, kOverflow);
-    AddMatrix(table, "", &C::matrix, &C::type, "_type", &C::stride, "_stride", kColumns);
+    AddMatrix(table, matrix, &C::matrix, &C::type, type, &C::stride, stride, kColumns);
     table.push_back({"blocks = NULL", [](C &c) { c.blocks = nullptr; }, kNull, "blocks"});
     AddTooSmall(table, "blocks_bytes", &C::blocks_bytes);
     AddRanges(table, kRows, "row_begin", "row_end");
@@ -404,21 +416,21 @@ BadTable<C> CommonTable() {
 TEST(BadBlockArguments, Quantize) {
     using C = QuantizeBlocksCall;
     for (size_t which = 0; which < std::size(kFormats); which++) {
-        BadTable<C> table = CommonTable<C>();
+        BadTable<C> table = CommonTable<C>("source", "source_type", "source_stride");
         AddStructSizes(table, [](C &c) -> uint32_t & { return c.options_memory.struct_size; }, sizeof(int4q_block_options));
-        AddEnumerators(table, "options.search", [](C &c) -> int32_t & { return c.options_memory.search; }, {2, -1});
-        AddValues(table, "options.reserved", [](C &c) -> uint32_t & { return c.options_memory.reserved; }, {1, kMax32});
+        AddEnumerators(table, "search", [](C &c) -> int32_t & { return c.options_memory.search; }, {2, -1});
+        AddValues(table, "reserved", [](C &c) -> uint32_t & { return c.options_memory.reserved; }, {1, kMax32});
         for (int shift : {1, 2, 4}) {
             table.push_back({"options off", [shift](C &c) { c.options = Shift(c.options, shift); }, kMisaligned, "options"});
         }
         table.push_back({"importance off", [](C &c) { c.options_memory.importance = Shift(c.importance, 2); }, kMisaligned,
-                         "options.importance"});
-        table.push_back({"importance -1", [](C &c) { c.importance[kColumns - 1] = -1; }, kInvalid, "options.importance"});
-        table.push_back({"importance NaN", [](C &c) { c.importance[3] = NAN; }, kNotFinite, "options.importance"});
-        table.push_back({"importance inf", [](C &c) { c.importance[0] = INFINITY; }, kNotFinite, "options.importance"});
+                         "importance"});
+        table.push_back({"importance -1", [](C &c) { c.importance[kColumns - 1] = -1; }, kInvalid, "importance"});
+        table.push_back({"importance NaN", [](C &c) { c.importance[3] = NAN; }, kNotFinite, "importance"});
+        table.push_back({"importance inf", [](C &c) { c.importance[0] = INFINITY; }, kNotFinite, "importance"});
         const bool has_scale = kFormats[which].format == INT4Q_FORMAT_NVFP4;
         const auto scale = [&](float value, int4q_status status) {
-            table.push_back({"global_scale", [value](C &c) { c.options_memory.global_scale = value; }, status, "options.global_scale"});
+            table.push_back({"global_scale", [value](C &c) { c.options_memory.global_scale = value; }, status, "global_scale"});
         };
         scale(-1, kInvalid);
         scale(NAN, has_scale ? kNotFinite : kInvalid);
@@ -430,7 +442,13 @@ TEST(BadBlockArguments, Quantize) {
             }
         }
         if (kFormats[which].format <= INT4Q_FORMAT_IQ4_NL) {
-            table.push_back({"source too large", [](C &c) { c.floats[100] = 1e30f; }, kNotFinite, "source"});
+            for (float value : {1e9f, 1e30f, -3e38f}) {
+                table.push_back({"source too large", [=](C &c) { c.floats[100] = value; }, kNotFinite, "source"});
+                table.push_back({"source too large for the best", [=](C &c) {
+                                     c.floats[100] = value;
+                                     c.options_memory.search = INT4Q_SEARCH_BEST;
+                                 }, kNotFinite, "source"});
+            }
         }
         ExpectRefused<C>("int4q_quantize_blocks", [&] { return std::make_unique<C>(which); }, table);
     }
@@ -439,7 +457,7 @@ TEST(BadBlockArguments, Quantize) {
 TEST(BadBlockArguments, Dequantize) {
     using C = DequantizeBlocksCall;
     for (size_t which = 0; which < std::size(kFormats); which++) {
-        BadTable<C> table = CommonTable<C>();
+        BadTable<C> table = CommonTable<C>("destination", "destination_type", "destination_stride");
         table.push_back({"global_scale -1", [](C &c) { c.global_scale = -1; }, kInvalid, "global_scale"});
         ExpectRefused<C>("int4q_dequantize_blocks", [&] { return std::make_unique<C>(which); }, table);
     }
@@ -480,14 +498,14 @@ TEST(BadBlockArguments, TensorsMustAgree) {
         ASSERT_OK(convert(*memory.get()));
         int4q_tensor tensor = *memory.get();
         tensor.scheme.group_size = INT4Q_GROUP_PER_ROW;
-        EXPECT_FAILS(convert(tensor), kMismatch, to, "tensor.scheme.group_size");
+        EXPECT_FAILS(convert(tensor), kMismatch, to, "group_size");
         tensor = *memory.get();
         tensor.scheme.kind = INT4Q_KIND_ASYMMETRIC;
         tensor.zero_points = tensor.codes, tensor.zero_points_bytes = tensor.codes_bytes;
-        EXPECT_FAILS(convert(tensor), kMismatch, to, "tensor.scheme.kind");
+        EXPECT_FAILS(convert(tensor), kMismatch, to, "kind");
         tensor = *memory.get();
         tensor.scheme.scale_type = tensor.scheme.scale_type == INT4Q_TYPE_BF16 ? INT4Q_TYPE_F16 : INT4Q_TYPE_BF16;
-        EXPECT_FAILS(convert(tensor), kMismatch, to, "tensor.scheme.scale_type");
+        EXPECT_FAILS(convert(tensor), kMismatch, to, "scale_type");
         EXPECT_FAILS(int4q_blocks_to_tensor(format.format, 0, blocks, bytes - 1, memory.get(), 0, 2), kTooSmall, to, "blocks_bytes");
         EXPECT_FAILS(int4q_blocks_to_tensor(format.format, 0, nullptr, bytes, memory.get(), 0, 2), kNull, to, "blocks");
         EXPECT_FAILS(int4q_blocks_to_tensor(format.format, 0, blocks, bytes, nullptr, 0, 2), kNull, to, "tensor");
@@ -508,7 +526,7 @@ TEST(BadBlockArguments, TensorsMustAgree) {
             other[15] += 1;
             tensor = *memory.get();
             tensor.codebook = other;
-            EXPECT_FAILS(convert(tensor), kMismatch, to, "tensor.codebook");
+            EXPECT_FAILS(convert(tensor), kMismatch, to, "codebook");
         }
     }
     // Scales that are not finite, and scales that MXFP4 has not.
@@ -526,7 +544,7 @@ TEST(BadBlockArguments, TensorsMustAgree) {
         std::memset(memory->codes, 0, memory->codes_bytes);
         std::memcpy(memory->scales, &bits, 2);
         uint8_t blocks[17];
-        EXPECT_FAILS(int4q_tensor_to_blocks(mxfp4.format, memory.get(), blocks, sizeof blocks, 0, 1), kMismatch, from, "tensor.scales");
+        EXPECT_FAILS(int4q_tensor_to_blocks(mxfp4.format, memory.get(), blocks, sizeof blocks, 0, 1), kMismatch, from, "scales");
     }
 }
 

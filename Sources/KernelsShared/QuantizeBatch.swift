@@ -327,7 +327,8 @@ private func searchScale(_ b: i4q_block_batch, _ batch: Batch, isTable: Bool) {
         let fitted = over(products, squares)
         let isUsable = i4q_above(squares, nothing)
         if trial < 0 {
-            scale = i4q_pick(isUsable, fitted, nothing)
+            // Sums that overflow make a scale that is refused.
+            scale = i4q_pick(isUsable, fitted, squares)
             best = times(scale, products)
             continue
         }
@@ -363,7 +364,8 @@ private func prepareWeights(_ b: i4q_block_batch, _ batch: Batch, _ isTable: Boo
 /// the smallest error.
 @inline(__always)
 private func polished(_ batch: Batch, plain: Slice, _ scale: Slice, _ isTable: Bool) -> Slice {
-    var best = nothing, least = all(.infinity), candidate = i4q_half(plain)
+    var candidate = i4q_half(plain)
+    var best = candidate, least = all(.infinity)
     for round in 0..<4 {
         let inverse = overOrZero(all(1), candidate)
         var error = nothing, products = nothing, squares = nothing
@@ -377,7 +379,8 @@ private func polished(_ batch: Batch, plain: Slice, _ scale: Slice, _ isTable: B
         }
         best = pick(least, above: error, candidate, best)
         least = i4q_least(least, error)
-        candidate = i4q_half(round == 0 ? scale : overOrZero(products, squares))
+        let fitted = i4q_pick(i4q_above(squares, nothing), over(products, squares), candidate)
+        candidate = i4q_half(round == 0 ? scale : fitted)
     }
     return best
 }
@@ -471,7 +474,7 @@ private func searchBestOffset(_ batch: Batch) {
     low = i4q_half(low)
     fitLine(batch, first: -1.2, step: 0.05, last: 40, isFree: true)
     let fitted = i4q_half(batch[.scale]), fittedLow = i4q_half(batch[.low])
-    var bestScale = nothing, bestLow = nothing, least = all(.infinity)
+    var bestScale = scale, bestLow = low, least = all(.infinity)
     for round in 0..<4 {
         sumLine(batch, scale, low)
         let isBetter = i4q_above(least, batch[.error])
@@ -643,7 +646,8 @@ private func fitMultiples(_ values: UnsafeMutablePointer<Float>, _ weights: Unsa
         }
         if !hasChanged { break }
     }
-    return squares > 0 ? products / squares : 0
+    // NaN, where sums have overflowed, makes a scale that is refused.
+    return squares > 0 ? products / squares : squares
 }
 
 /// The reciprocal number, of nine, with the smallest error.
@@ -672,7 +676,13 @@ private func multiplesTrial(_ values: UnsafeMutablePointer<Float>, _ weights: Un
 /// Each lane's pair of multiples and the super-block's two numbers improved in turn, three times; the best are kept.
 @inline(never)
 private func refineMultiples(_ b: i4q_block_batch, _ whole: Batch) {
-    forSlices(b, whole) { $0[.bestError] = all(.infinity) }
+    forSlices(b, whole) { batch in
+        batch[.bestError] = all(.infinity)
+        batch[.bestD] = batch[.d]
+        batch[.bestDmin] = batch[.dmin]
+        batch[.bestScales] = batch[.scales]
+        batch[.bestMins] = batch[.mins]
+    }
     for _ in 0..<3 {
         forSlices(b, whole) { chooseMultiples($0) }
         var first = 0
@@ -777,7 +787,7 @@ private func quantizeE2M1(_ b: i4q_block_batch, _ whole: Batch) {
     let isMX = b.format == Format.mxfp4
     // Stored scales as numbers: 0..255.
     let codes = whole.lanes(.scales), largest = whole.lanes(.largest)
-    for lane in 0..<Int(b.lane_count) { codes[lane] = Float(isMX ? e8m0(largest[lane].magnitude) : ue4m3(largest[lane].magnitude / 6)) }
+    for lane in 0..<Int(b.lane_count) { codes[lane] = Float(isMX ? e8m0(largest[lane].magnitude) : ue4m3(largest[lane].magnitude / 6, isBest: b.search != 0)) }
     if b.search != 0 { chooseExponents(b, whole, isMX) }
     decodeScales(b, whole, isMX)
     forSlices(b, whole) { batch in
@@ -820,6 +830,7 @@ private func chooseExponents(_ b: i4q_block_batch, _ whole: Batch, _ isMX: Bool)
     let count = Int(b.lane_count)
     for lane in 0..<count {
         start[lane] = codes[lane]
+        best[lane] = codes[lane]
         whole.lanes(.bestError)[lane] = .infinity
     }
     for trial in 0..<(isMX ? 3 : 9) {
@@ -869,16 +880,16 @@ private func halfOfE8M0(_ code: UInt8) -> Float {
     Float(bitPattern: code < 2 ? 0x0020_0000 &<< UInt32(code) : UInt32(code &- 1) &<< 23)
 }
 
-/// Half up; as ggml does it.
+/// Half up; as ggml does it, where all from 248 on are the largest, or at its best.
 @inline(__always)
-private func ue4m3(_ v: Float) -> UInt8 {
+private func ue4m3(_ v: Float, isBest: Bool) -> UInt8 {
     if !(v > 0) { return 0 }
     let bounded = min(v, 448)
     let exponent = Int32(bounded.bitPattern &>> 23) &- 120
     if exponent <= 0 { return UInt8(truncatingIfNeeded: min(Int32(bounded * 512 + 0.5), 7)) }
-    // A carry out of the fraction runs into the exponent. From 248 on ggml takes the largest.
+    // A carry out of the fraction runs into the exponent.
     let rounded = Int32((bounded.bitPattern &+ 0x8_0000) &>> 20) &- 120 &* 8
-    return rounded >= 0x78 ? 0x7e : UInt8(truncatingIfNeeded: rounded)
+    return rounded >= (isBest ? 0x7e : 0x78) ? 0x7e : UInt8(truncatingIfNeeded: rounded)
 }
 
 @inline(__always)
