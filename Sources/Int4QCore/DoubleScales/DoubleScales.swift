@@ -54,6 +54,7 @@ public struct DoubleSizes {
 }
 
 /// The mean of a list, in order, in binary64.
+@inline(never)
 public func mean(_ scales: Matrix, _ kernels: i4q_kernels) throws(Failure) -> Float {
     var sum = 0.0
     try FloatRuns.with(scales, "scales", kernels) { (runs) throws(Failure) in
@@ -68,8 +69,9 @@ public func mean(_ scales: Matrix, _ kernels: i4q_kernels) throws(Failure) -> Fl
     return Float(sum / Double(scales.columns))
 }
 
+@inline(never)
 public func quantize(_ target: DoubleScales, _ scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(scales, "scales", kernels, room: 2 * DynamicMap.count * 4) { (runs) throws(Failure) in
+    try FloatRuns.with(scales, "scales", kernels, room: DynamicMap.count * 4 + DynamicMapEdges.bytes) { (runs) throws(Failure) in
         let map = runs.room.assumingMemoryBound(to: Float.self)
         DynamicMap.write(to: map)
         let quantizer = DoubleQuantizer(target: target, runs: runs, edges: DynamicMapEdges(map, in: map + DynamicMap.count))
@@ -125,6 +127,7 @@ private struct DoubleQuantizer {
         return runs.notFinite(runs.source.type.load(runs.source.row(0), begin + index), 0, begin + index)
     }
 
+    @inline(never)
     private func encode(_ count: Int, _ nested: Float, _ codes: UnsafeMutablePointer<UInt8>) {
         let reciprocal = 1 / nested
         if !reciprocal.isFinite { // of a denormal
@@ -145,6 +148,7 @@ private struct DoubleQuantizer {
     }
 }
 
+@inline(never)
 public func dequantize(_ source: DoubleScales, into scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) {
     withUnsafeTemporaryAllocation(byteCount: (DynamicMap.count + FloatRuns.length) * 4, alignment: 64) { buffer in
         let map = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)

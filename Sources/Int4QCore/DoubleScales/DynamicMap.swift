@@ -40,24 +40,39 @@ public struct DynamicMap {
     }
 }
 
-/// Where one value of the map ends and the next one begins: 255 midpoints.
+/// Where one value of the map ends and the next one begins: 255 midpoints and infinity. To find a value's place among them
+/// -1...1 is cut into 1024 cells, each with the number of midpoints in the cells before.
 struct DynamicMapEdges {
-    let midpoints: UnsafeMutablePointer<Float>
+    static var bytes: Int { DynamicMap.count * 4 + cells }
+    private static var cells: Int { 1024 }
 
-    init(_ map: UnsafePointer<Float>, in memory: UnsafeMutablePointer<Float>) {
-        midpoints = memory
-        for index in 0..<DynamicMap.count - 1 { memory[index] = 0.5 * (map[index] + map[index + 1]) }
+    private let midpoints: UnsafeMutablePointer<Float>
+    private let before: UnsafeMutablePointer<UInt8>
+
+    init(_ map: UnsafePointer<Float>, in memory: UnsafeMutableRawPointer) {
+        midpoints = memory.assumingMemoryBound(to: Float.self)
+        before = (memory + DynamicMap.count * 4).assumingMemoryBound(to: UInt8.self)
+        for index in 0..<DynamicMap.count - 1 { midpoints[index] = 0.5 * (map[index] + map[index + 1]) }
+        midpoints[DynamicMap.count - 1] = .infinity
+        var code = 0
+        for cell in 0..<DynamicMapEdges.cells {
+            while code < DynamicMap.count - 1 && DynamicMapEdges.cell(midpoints[code]) < cell { code += 1 }
+            before[cell] = UInt8(truncatingIfNeeded: code)
+        }
+    }
+
+    /// Never smaller for a larger value.
+    @inline(__always)
+    private static func cell(_ value: Float) -> Int {
+        Int(min(max((value + 1) * 512, 0), 1023))
     }
 
     /// How many midpoints lie below the value: the nearest value's index, halfway the lower one.
     @inline(__always)
     func code(_ value: Float) -> UInt8 {
-        var code = 0
-        var step = 128
-        while step > 0 {
-            code &+= midpoints[code &+ step &- 1] < value ? step : 0
-            step /= 2
-        }
+        var code = Int(before[DynamicMapEdges.cell(value)])
+        code &+= midpoints[code] < value ? 1 : 0
+        while midpoints[code] < value { code &+= 1 } // rare but next to zero, where the map is dense
         return UInt8(truncatingIfNeeded: code)
     }
 }

@@ -95,6 +95,11 @@ STRUCTS = {
     "int4q_expert": _native.ExpertStruct,
     "int4q_matmul_args": _native.MatmulArgsStruct,
     "int4q_metrics": _native.MetricsStruct,
+    "int4q_double_scales": _native.DoubleScalesStruct,
+    "int4q_outlier_fit": _native.OutlierFitStruct,
+    "int4q_sparse": _native.SparseStruct,
+    "int4q_twin_ranges": _native.TwinRangesStruct,
+    "int4q_twin_tensor": _native.TwinTensorStruct,
 }
 
 
@@ -196,7 +201,7 @@ def test_another_abi(tmp_path: pathlib.Path) -> None:
 @needs_compiler
 def test_missing_functions(tmp_path: pathlib.Path) -> None:
     path = false_library(tmp_path, "int int4q_abi_version(void) { return 0; }")
-    with pytest.raises(int4q.LibraryNotFoundError, match="lacks 27 of 28 functions: .*int4q_matmul"):
+    with pytest.raises(int4q.LibraryNotFoundError, match="lacks 48 of 49 functions: .*int4q_matmul"):
         _native.load_library([path])
 
 
