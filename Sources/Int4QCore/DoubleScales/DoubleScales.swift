@@ -71,10 +71,12 @@ public func mean(_ scales: Matrix, _ kernels: i4q_kernels) throws(Failure) -> Fl
 
 @inline(never)
 public func quantize(_ target: DoubleScales, _ scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(scales, "scales", kernels, room: DynamicMap.count * 4 + DynamicMapEdges.bytes) { (runs) throws(Failure) in
+    try FloatRuns.with(scales, "scales", kernels, room: DynamicMap.count * 4 + DynamicMapEdges.bytes + DynamicMapSteps.bytes) { (runs) throws(Failure) in
         let map = runs.room.assumingMemoryBound(to: Float.self)
         DynamicMap.write(to: map)
-        let quantizer = DoubleQuantizer(target: target, runs: runs, edges: DynamicMapEdges(map, in: map + DynamicMap.count))
+        let edges = DynamicMapEdges(map, in: map + DynamicMap.count)
+        let steps = DynamicMapSteps(edges, in: runs.room + DynamicMap.count * 4 + DynamicMapEdges.bytes)
+        let quantizer = DoubleQuantizer(target: target, runs: runs, edges: edges, steps: steps)
         for block in blocks { try quantizer.quantize(Int(block)) }
     }
 }
@@ -83,6 +85,7 @@ private struct DoubleQuantizer {
     let target: DoubleScales
     let runs: FloatRuns
     let edges: DynamicMapEdges
+    let steps: DynamicMapSteps
 
     func quantize(_ block: Int) throws(Failure) {
         let elements = target.elements(of: block)
@@ -133,18 +136,10 @@ private struct DoubleQuantizer {
         if !reciprocal.isFinite { // of a denormal
             for index in 0..<count { codes[index] = edges.code(runs.floats[index] / nested) }
         } else if target.rounds {
-            for index in 0..<count { codes[index] = edges.code(stepped(runs.floats[index] * reciprocal)) }
+            for index in 0..<count { codes[index] = steps.code(runs.floats[index] * reciprocal) }
         } else {
             for index in 0..<count { codes[index] = edges.code(runs.floats[index] * reciprocal) }
         }
-    }
-
-    /// The nearest of bitsandbytes' 65536 steps from -1 to 1, with its roundings.
-    @inline(__always)
-    private func stepped(_ value: Float) -> Float {
-        let clipped = min(max(value, -1), 1)
-        let step = Int32(truncatingIfNeeded: Int(((clipped + 1) * 0.5) * 65535 + 0.5))
-        return -1 + Float(2 * step) / 65535
     }
 }
 

@@ -46,7 +46,7 @@ struct DynamicMapEdges {
     static var bytes: Int { DynamicMap.count * 4 + cells }
     private static var cells: Int { 1024 }
 
-    private let midpoints: UnsafeMutablePointer<Float>
+    let midpoints: UnsafeMutablePointer<Float>
     private let before: UnsafeMutablePointer<UInt8>
 
     init(_ map: UnsafePointer<Float>, in memory: UnsafeMutableRawPointer) {
@@ -73,6 +73,48 @@ struct DynamicMapEdges {
         var code = Int(before[DynamicMapEdges.cell(value)])
         code &+= midpoints[code] < value ? 1 : 0
         while midpoints[code] < value { code &+= 1 } // rare but next to zero, where the map is dense
+        return UInt8(truncatingIfNeeded: code)
+    }
+}
+
+/// The same for bitsandbytes' rule: where codes begin among its 65536 steps from -1 to 1, cut into 1024 cells of 64.
+struct DynamicMapSteps {
+    static var bytes: Int { DynamicMap.count * 4 + cells }
+    private static var cells: Int { 1024 }
+
+    private let begins: UnsafeMutablePointer<Int32>
+    private let before: UnsafeMutablePointer<UInt8>
+
+    init(_ edges: DynamicMapEdges, in memory: UnsafeMutableRawPointer) {
+        begins = memory.assumingMemoryBound(to: Int32.self)
+        before = (memory + DynamicMap.count * 4).assumingMemoryBound(to: UInt8.self)
+        for code in 0..<DynamicMap.count - 1 { begins[code] = DynamicMapSteps.firstStep(above: edges.midpoints[code]) }
+        begins[DynamicMap.count - 1] = .max
+        var code = 0
+        for cell in 0..<DynamicMapSteps.cells {
+            while begins[code] < Int32(cell * 64) { code += 1 }
+            before[cell] = UInt8(truncatingIfNeeded: code)
+        }
+    }
+
+    /// What a step stands for, with bitsandbytes' roundings.
+    private static func value(_ step: Int32) -> Float { -1 + Float(2 * step) / 65535 }
+
+    private static func firstStep(above midpoint: Float) -> Int32 {
+        var step = Int32((midpoint + 1) * 32767.5)
+        while step > 0 && value(step) > midpoint { step -= 1 }
+        while value(step) <= midpoint { step += 1 }
+        return step
+    }
+
+    /// The code of the step nearest to the value.
+    @inline(__always)
+    func code(_ value: Float) -> UInt8 {
+        let clipped = min(max(value, -1), 1)
+        let step = Int32(((clipped + 1) * 0.5) * 65535 + 0.5)
+        var code = Int(before[Int(step &>> 6)])
+        code &+= begins[code] <= step ? 1 : 0
+        while begins[code] <= step { code &+= 1 }
         return UInt8(truncatingIfNeeded: code)
     }
 }
