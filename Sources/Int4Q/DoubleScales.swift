@@ -21,6 +21,7 @@ public func int4q_double_sizes(_ count: Int64, _ block_size: Int64, _ codes_byte
     }
 }
 
+@inline(never)
 private func list(_ scales: UnsafeRawPointer?, _ type: int4q_type, _ count: Int64) throws(Failure) -> Matrix {
     try requireAtLeast(count, 1, "count")
     return try Matrix(scales, try ElementType(type, "scales_type"), rows: 1, columns: count, stride: count,
@@ -33,7 +34,7 @@ public func int4q_double_offset(_ scales: UnsafeRawPointer?, _ scales_type: int4
     attempt("int4q_double_offset") { () throws(Failure) in
         let list = try list(scales, scales_type, count)
         let offset = try require(offset, "offset")
-        offset.pointee = try mean(list, try InstructionSetLimit.active().kernels)
+        offset.pointee = try mean(list, try activeKernels())
     }
 }
 
@@ -44,7 +45,7 @@ public func int4q_double_quantize_scales(_ doubled: UnsafePointer<int4q_double_s
         let doubled = try DoubleScales(try require(doubled, "doubled").pointee)
         let list = try list(scales, scales_type, doubled.count)
         try requireRange(block_begin, block_end, of: doubled.blockCount, "block_begin", "block_end")
-        try quantize(doubled, list, blocks: block_begin..<block_end, try InstructionSetLimit.active().kernels)
+        try quantize(doubled, list, blocks: block_begin..<block_end, try activeKernels())
     }
 }
 
@@ -55,6 +56,6 @@ public func int4q_double_dequantize_scales(_ doubled: UnsafePointer<int4q_double
         let doubled = try DoubleScales(try require(doubled, "doubled").pointee)
         let list = try list(scales, scales_type, doubled.count)
         try requireRange(block_begin, block_end, of: doubled.blockCount, "block_begin", "block_end")
-        dequantize(doubled, into: list, blocks: block_begin..<block_end, try InstructionSetLimit.active().kernels)
+        dequantize(doubled, into: list, blocks: block_begin..<block_end, try activeKernels())
     }
 }

@@ -5,11 +5,17 @@ import Int4QCore
 // Section 9 of the header: outliers.
 
 /// n x k weights; checks the sizes, too.
+@inline(never)
 private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64) throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, "n")
     try requireAtLeast(k, 1, "k")
-    return try Matrix(source, try ElementType(type, "source_type"), rows: n, columns: k, stride: stride,
-                      .init("source", stride: "source_stride"))
+    return try matrix(source, try ElementType(type, "source_type"), n, k, stride, .init("source", stride: "source_stride"))
+}
+
+@inline(never)
+private func matrix(_ pointer: UnsafeRawPointer?, _ type: ElementType, _ rows: Int64, _ columns: Int64, _ stride: Int64,
+                    _ names: Matrix.Names) throws(Failure) -> Matrix {
+    try Matrix(pointer, type, rows: rows, columns: columns, stride: stride, names)
 }
 
 @c @implementation
@@ -20,7 +26,7 @@ public func int4q_outliers_moments(_ source: UnsafeRawPointer?, _ source_type: i
         let source = try weights(source, source_type, n, k, source_stride)
         let moments = try require(moments, "moments")
         try requireRange(row_begin, row_end, of: n, "row_begin", "row_end")
-        try writeMoments(source, moments, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try writeMoments(source, moments, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -52,7 +58,7 @@ public func int4q_outliers_count(_ fit: UnsafePointer<int4q_outlier_fit>?, _ sou
         let source = try weights(source, source_type, n, k, source_stride)
         let counts = try require(row_counts, "row_counts")
         try requireRange(row_begin, row_end, of: n, "row_begin", "row_end")
-        try countOutliers(fit, source, counts, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try countOutliers(fit, source, counts, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -78,12 +84,12 @@ public func int4q_outliers_split(_ fit: UnsafePointer<int4q_outlier_fit>?, _ sou
         let fit = try OutlierFit(try require(fit, "fit").pointee)
         let sparse = try SparseMatrix(try require(sparse, "sparse").pointee)
         let source = try weights(source, source_type, sparse.n, sparse.k, source_stride)
-        let dense = try Matrix(dense, try ElementType(dense_type, "dense_type"), rows: sparse.n, columns: sparse.k,
-                               stride: dense_stride, .init("dense", stride: "dense_stride"))
+        let dense = try matrix(dense, try ElementType(dense_type, "dense_type"), sparse.n, sparse.k, dense_stride,
+                               .init("dense", stride: "dense_stride"))
         try requireRange(row_begin, row_end, of: sparse.n, "row_begin", "row_end")
         try sparse.requireOffsets(rows: row_begin..<row_end)
         try OutlierSplitter(fit, sparse, dense: dense)
-            .split(source, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+            .split(source, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -99,7 +105,7 @@ public func int4q_outliers_correct(_ tensor: UnsafePointer<int4q_tensor>?, _ sou
         try requireSame(sparse.k, tensor.layout.k, "sparse.k")
         try requireRange(row_begin, row_end, of: sparse.n, "row_begin", "row_end")
         try sparse.requireIndices(rows: row_begin..<row_end)
-        try correct(sparse, tensor, source, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try correct(sparse, tensor, source, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -116,8 +122,8 @@ public func int4q_sparse_add(_ sparse: UnsafePointer<int4q_sparse>?, _ m: Int64,
     attempt("int4q_sparse_add") { () throws(Failure) in
         let sparse = try SparseMatrix(try require(sparse, "sparse").pointee)
         try requireAtLeast(m, 1, "m")
-        let x = try Matrix(x, try ElementType(x_type, "x_type"), rows: m, columns: sparse.k, stride: ldx, .init("x", stride: "ldx"))
-        let y = try Matrix(y, try ElementType(y_type, "y_type"), rows: m, columns: sparse.n, stride: ldy, .init("y", stride: "ldy"))
+        let x = try matrix(x, try ElementType(x_type, "x_type"), m, sparse.k, ldx, .init("x", stride: "ldx"))
+        let y = try matrix(y, try ElementType(y_type, "y_type"), m, sparse.n, ldy, .init("y", stride: "ldy"))
         try requireRange(row_begin, row_end, of: sparse.n, "row_begin", "row_end")
         try sparse.requireIndices(rows: row_begin..<row_end)
         SparseProduct(sparse, x: x, y: y).add(m: m, rows: row_begin..<row_end)
@@ -146,7 +152,7 @@ public func int4q_gobo_centroids(_ fit: UnsafePointer<int4q_outlier_fit>?, _ sou
         let centroids = try require(centroids, "centroids")
         let iterations = iterations == nil ? nil : try require(iterations, "iterations")
         let meanError = mean_error == nil ? nil : try require(mean_error, "mean_error")
-        var search = try GoboCentroids(outliers, source, rows: n, memory, size, try InstructionSetLimit.active().kernels)
+        var search = try GoboCentroids(outliers, source, rows: n, memory, size, try activeKernels())
         search.search()
         for index in 0..<16 { centroids[index] = Float(search.best[index]) }
         iterations?.pointee = search.iterations

@@ -15,7 +15,8 @@ public func int4q_twin_candidates(_ kind: Int32, _ choice: Int32, _ steps: Int32
     }
 }
 
-private func activations(_ source: UnsafeRawPointer?, _ type: int4q_type, _ rows: Int64, _ columns: Int64,
+@inline(never)
+private func matrix(_ source: UnsafeRawPointer?, _ type: int4q_type, _ rows: Int64, _ columns: Int64,
                          _ stride: Int64) throws(Failure) -> Matrix {
     try requireAtLeast(rows, 1, "rows")
     try requireAtLeast(columns, 1, "columns")
@@ -23,6 +24,14 @@ private func activations(_ source: UnsafeRawPointer?, _ type: int4q_type, _ rows
                       .init("source", stride: "source_stride"))
 }
 
+@inline(never)
+private func target(_ destination: UnsafeMutableRawPointer?, _ type: int4q_type, _ rows: Int64, _ columns: Int64,
+                    _ stride: Int64) throws(Failure) -> Matrix {
+    try Matrix(destination, try ElementType(type, "destination_type"), rows: rows, columns: columns, stride: stride,
+               .init("destination", stride: "destination_stride"))
+}
+
+@inline(never)
 private func requireCodes(_ bytes: UInt64, _ rows: Int64, _ columns: Int64) throws(Failure) {
     let needed = try CheckedSize(UInt64(rows), "rows").times(UInt64((columns - 1) / 2 + 1))
     try requireBytes(bytes, needed: needed.value, "codes_bytes")
@@ -36,10 +45,10 @@ public func int4q_twin_errors(_ candidates: UnsafePointer<int4q_twin_ranges>?, _
         let candidates = try require(candidates, "candidates")
         try requireAtLeast(count, 1, "count")
         _ = try CheckedSize(UInt64(count), "count").times(16)
-        let source = try activations(source, source_type, rows, columns, source_stride)
+        let source = try matrix(source, source_type, rows, columns, source_stride)
         let errors = try require(errors, "errors")
         try requireRange(row_begin, row_end, of: rows, "row_begin", "row_end")
-        try writeErrors(candidates, count: count, source, errors, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try writeErrors(candidates, count: count, source, errors, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -49,11 +58,11 @@ public func int4q_twin_quantize(_ ranges: UnsafePointer<int4q_twin_ranges>?, _ s
                                 _ codes_bytes: UInt64, _ row_begin: Int64, _ row_end: Int64) -> int4q_status {
     attempt("int4q_twin_quantize") { () throws(Failure) in
         let ranges = try TwinRanges(try require(ranges, "ranges").pointee)
-        let source = try activations(source, source_type, rows, columns, source_stride)
+        let source = try matrix(source, source_type, rows, columns, source_stride)
         let codes = try require(codes, "codes")
         try requireCodes(codes_bytes, rows, columns)
         try requireRange(row_begin, row_end, of: rows, "row_begin", "row_end")
-        try ranges.quantize(source, codes, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try ranges.quantize(source, codes, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -68,11 +77,9 @@ public func int4q_twin_dequantize(_ ranges: UnsafePointer<int4q_twin_ranges>?, _
         try requireAtLeast(rows, 1, "rows")
         try requireAtLeast(columns, 1, "columns")
         try requireCodes(codes_bytes, rows, columns)
-        let destination = try Matrix(destination, try ElementType(destination_type, "destination_type"), rows: rows,
-                                     columns: columns, stride: destination_stride,
-                                     .init("destination", stride: "destination_stride"))
+        let target = try target(destination, destination_type, rows, columns, destination_stride)
         try requireRange(row_begin, row_end, of: rows, "row_begin", "row_end")
-        ranges.dequantize(codes, into: destination, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        ranges.dequantize(codes, into: target, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -82,10 +89,9 @@ public func int4q_twin_quantize_rows(_ tensor: UnsafePointer<int4q_twin_tensor>?
                                      _ row_end: Int64) -> int4q_status {
     attempt("int4q_twin_quantize_rows") { () throws(Failure) in
         let tensor = try TwinTensor(try require(tensor, "tensor").pointee)
-        let source = try Matrix(source, try ElementType(source_type, "source_type"), rows: tensor.layout.n,
-                                columns: tensor.layout.k, stride: source_stride, .init("source", stride: "source_stride"))
+        let source = try matrix(source, source_type, tensor.layout.n, tensor.layout.k, source_stride)
         try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
-        try quantize(tensor, source, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        try quantize(tensor, source, rows: row_begin..<row_end, try activeKernels())
     }
 }
 
@@ -95,11 +101,9 @@ public func int4q_twin_dequantize_rows(_ tensor: UnsafePointer<int4q_twin_tensor
                                        _ row_end: Int64) -> int4q_status {
     attempt("int4q_twin_dequantize_rows") { () throws(Failure) in
         let tensor = try TwinTensor(try require(tensor, "tensor").pointee)
-        let destination = try Matrix(destination, try ElementType(destination_type, "destination_type"), rows: tensor.layout.n,
-                                     columns: tensor.layout.k, stride: destination_stride,
-                                     .init("destination", stride: "destination_stride"))
+        let target = try target(destination, destination_type, tensor.layout.n, tensor.layout.k, destination_stride)
         try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
-        dequantize(tensor, into: destination, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
+        dequantize(tensor, into: target, rows: row_begin..<row_end, try activeKernels())
     }
 }
 

@@ -100,21 +100,23 @@ I4Q_VECTOR i4q_u32x16 i4q_multiply_add_i16(i4q_u32x16 sum, i4q_u32x16 a, i4q_u32
     return (i4q_u32x16)((u16x32)sum + (u16x32)a * (u16x32)b);
 }
 
-/* ---- Runs of floats whose length is a multiple of 16, aligned to 64; for code that is the same on every processor, which is
+/* ---- Runs of floats whose length is a multiple of 16, aligned to 64 (those that are added: to 4); for code that is the same on every processor, which is
  * compiled for the least of them: vectors of 16 bytes wherever one is an argument ---- */
 
 /* lanes[i] += floats[i], floats[16 + i] ... in binary64. `lanes` is aligned to 128. */
 I4Q_VECTOR void i4q_add_run(const float *floats, int64_t count, double *lanes) {
+    typedef float unaligned __attribute__((ext_vector_type(16), aligned(4)));
     i4q_f64x16 sum = *(const i4q_f64x16 *)lanes;
-    for (int64_t i = 0; i < count; i += 16) sum += __builtin_convertvector(*(const i4q_f32x16 *)(floats + i), i4q_f64x16);
+    for (int64_t i = 0; i < count; i += 16) sum += __builtin_convertvector(*(const unaligned *)(floats + i), i4q_f64x16);
     *(i4q_f64x16 *)lanes = sum;
 }
 
 /* The same of squared distances from the mean. */
 I4Q_VECTOR void i4q_add_squares_of_run(const float *floats, int64_t count, double mean, double *lanes) {
+    typedef float unaligned __attribute__((ext_vector_type(16), aligned(4)));
     i4q_f64x16 sum = *(const i4q_f64x16 *)lanes;
     for (int64_t i = 0; i < count; i += 16) {
-        const i4q_f64x16 distance = __builtin_convertvector(*(const i4q_f32x16 *)(floats + i), i4q_f64x16) - mean;
+        const i4q_f64x16 distance = __builtin_convertvector(*(const unaligned *)(floats + i), i4q_f64x16) - mean;
         const i4q_f64x16 square = distance * distance; /* a statement of its own: not to be fused */
         sum += square;
     }
@@ -155,12 +157,13 @@ I4Q_VECTOR i4q_f32x4 i4q_steps(i4q_f32x4 v, i4q_f32x4 step, float low) {
     return (within + 12582912.0f) - 12582912.0f;
 }
 
-/* How many steps each value takes, in the range that `second` (all ones: the second) says. */
-I4Q_VECTOR i4q_f32x4 i4q_twin_steps(const i4q_twin *twin, i4q_f32x4 v, i4q_i32x4 *second) {
+/* How many steps each value takes, in the range that `second` (all ones: the second) says. The two flags are the twin's, as
+ * constants where loops want to be rid of them. */
+I4Q_VECTOR i4q_f32x4 i4q_twin_steps(const i4q_twin *twin, int is_gelu, int by_error, i4q_f32x4 v, i4q_i32x4 *second) {
     const i4q_f32x4 first_step = (i4q_f32x4)twin->first, second_step = (i4q_f32x4)twin->second;
-    if (twin->is_gelu || !twin->by_error) {
-        *second = twin->is_gelu ? v >= (i4q_f32x4)0.0f : v > (i4q_f32x4)twin->split;
-        return i4q_steps(v, *second ? second_step : first_step, twin->is_gelu ? -8.0f : 0.0f);
+    if (is_gelu || !by_error) {
+        *second = is_gelu ? v >= (i4q_f32x4)0.0f : v > (i4q_f32x4)twin->split;
+        return i4q_steps(v, *second ? second_step : first_step, is_gelu ? -8.0f : 0.0f);
     }
     const i4q_f32x4 fine = i4q_steps(v, first_step, 0), coarse = i4q_steps(v, second_step, 0);
     const i4q_f32x4 fine_value = fine * first_step, coarse_value = coarse * second_step;
@@ -169,14 +172,13 @@ I4Q_VECTOR i4q_f32x4 i4q_twin_steps(const i4q_twin *twin, i4q_f32x4 v, i4q_i32x4
     return *second ? coarse : fine;
 }
 
-/* The sum of squared errors: binary32 over the run in each of four lanes, then binary64. */
-I4Q_VECTOR double i4q_twin_error_of_run(const i4q_twin *twin, const float *floats, int64_t count) {
+I4Q_VECTOR double i4q_twin_error_of_kind(const i4q_twin *twin, int is_gelu, int by_error, const float *floats, int64_t count) {
     const i4q_twin copy = *twin;
     i4q_f32x4 sum = (i4q_f32x4)0.0f;
     for (int64_t i = 0; i < count; i += 4) {
         const i4q_f32x4 v = *(const i4q_f32x4 *)(floats + i);
         i4q_i32x4 second;
-        const i4q_f32x4 steps = i4q_twin_steps(&copy, v, &second);
+        const i4q_f32x4 steps = i4q_twin_steps(&copy, is_gelu, by_error, v, &second);
         const i4q_f32x4 value = steps * (second ? (i4q_f32x4)copy.second : (i4q_f32x4)copy.first);
         const i4q_f32x4 error = v - value;
         const i4q_f32x4 square = error * error;
@@ -185,16 +187,57 @@ I4Q_VECTOR double i4q_twin_error_of_run(const i4q_twin *twin, const float *float
     return ((double)sum[0] + (double)sum[1]) + ((double)sum[2] + (double)sum[3]);
 }
 
+/* The sum of squared errors: binary32 over the run in each of four lanes, then binary64. */
+I4Q_VECTOR double i4q_twin_error_of_run(const i4q_twin *twin, const float *floats, int64_t count) {
+    if (twin->is_gelu) return i4q_twin_error_of_kind(twin, 1, 0, floats, count);
+    if (twin->by_error) return i4q_twin_error_of_kind(twin, 0, 1, floats, count);
+    return i4q_twin_error_of_kind(twin, 0, 0, floats, count);
+}
+
+I4Q_VECTOR i4q_f32x4 i4q_twin_codes(const i4q_twin *twin, int is_gelu, int by_error, const float *floats) {
+    const i4q_f32x4 eight = (i4q_f32x4)8.0f;
+    i4q_i32x4 second;
+    const i4q_f32x4 steps = i4q_twin_steps(twin, is_gelu, by_error, *(const i4q_f32x4 *)floats, &second);
+    return steps + (is_gelu ? eight : (i4q_f32x4)(second & (i4q_i32x4)eight));
+}
+
+I4Q_VECTOR void i4q_twin_encode_kind(const i4q_twin *twin, int is_gelu, int by_error, const float *floats, int64_t count,
+                                     uint8_t *codes) {
+    typedef uint8_t u8x4 __attribute__((ext_vector_type(4)));
+    const i4q_twin copy = *twin;
+    for (int64_t i = 0; i < count; i += 8) {
+        const i4q_f32x4 a = i4q_twin_codes(&copy, is_gelu, by_error, floats + i);
+        const i4q_f32x4 b = i4q_twin_codes(&copy, is_gelu, by_error, floats + i + 4);
+        const i4q_f32x4 even = __builtin_shufflevector(a, b, 0, 2, 4, 6), odd = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+        const i4q_i32x4 pairs = __builtin_convertvector(even + 16.0f * odd, i4q_i32x4); /* whole numbers up to 255 */
+        const u8x4 bytes = __builtin_convertvector(pairs, u8x4);
+        __builtin_memcpy(codes + i / 2, &bytes, 4);
+    }
+}
+
 /* Codes, two to a byte, low nibble first: count / 2 bytes. */
 I4Q_VECTOR void i4q_twin_encode_run(const i4q_twin *twin, const float *floats, int64_t count, uint8_t *codes) {
-    const i4q_twin copy = *twin;
-    for (int64_t i = 0; i < count; i += 4) {
-        i4q_i32x4 second;
-        const i4q_f32x4 steps = i4q_twin_steps(&copy, *(const i4q_f32x4 *)(floats + i), &second);
-        const i4q_i32x4 q = __builtin_convertvector(steps, i4q_i32x4) + (copy.is_gelu ? (i4q_i32x4)8 : second & 8);
-        codes[i / 2] = (uint8_t)(q[0] | q[1] << 4);
-        codes[i / 2 + 1] = (uint8_t)(q[2] | q[3] << 4);
+    if (twin->is_gelu) i4q_twin_encode_kind(twin, 1, 0, floats, count, codes);
+    else if (twin->by_error) i4q_twin_encode_kind(twin, 0, 1, floats, count, codes);
+    else i4q_twin_encode_kind(twin, 0, 0, floats, count, codes);
+}
+
+/* The first float from `from` on that is below `low` or above `high`; `count` if there is none. */
+I4Q_VECTOR int64_t i4q_next_outside(const float *floats, int64_t from, int64_t count, float low, float high) {
+    int64_t i = from;
+    for (; i < count && i % 16 != 0; i++)
+        if (floats[i] < low || floats[i] > high) return i;
+    for (; i + 16 <= count; i += 16) {
+        i4q_i32x4 outside = 0;
+        for (int j = 0; j < 16; j += 4) {
+            const i4q_f32x4 v = *(const i4q_f32x4 *)(floats + i + j);
+            outside |= (v < (i4q_f32x4)low) | (v > (i4q_f32x4)high);
+        }
+        if (outside[0] | outside[1] | outside[2] | outside[3]) break;
     }
+    for (; i < count; i++)
+        if (floats[i] < low || floats[i] > high) return i;
+    return count;
 }
 
 /* floats[i] *= the scale of its sign. */

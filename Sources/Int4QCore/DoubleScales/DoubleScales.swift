@@ -54,6 +54,7 @@ public struct DoubleSizes {
 }
 
 /// The mean of a list, in order, in binary64.
+@inline(never)
 public func mean(_ scales: Matrix, _ kernels: i4q_kernels) throws(Failure) -> Float {
     var sum = 0.0
     try FloatRuns.with(scales, "scales", kernels) { (runs) throws(Failure) in
@@ -68,11 +69,14 @@ public func mean(_ scales: Matrix, _ kernels: i4q_kernels) throws(Failure) -> Fl
     return Float(sum / Double(scales.columns))
 }
 
+@inline(never)
 public func quantize(_ target: DoubleScales, _ scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(scales, "scales", kernels, room: 2 * DynamicMap.count * 4) { (runs) throws(Failure) in
+    try FloatRuns.with(scales, "scales", kernels, room: DynamicMap.count * 4 + DynamicMapEdges.bytes + DynamicMapSteps.bytes) { (runs) throws(Failure) in
         let map = runs.room.assumingMemoryBound(to: Float.self)
         DynamicMap.write(to: map)
-        let quantizer = DoubleQuantizer(target: target, runs: runs, edges: DynamicMapEdges(map, in: map + DynamicMap.count))
+        let edges = DynamicMapEdges(map, in: map + DynamicMap.count)
+        let steps = DynamicMapSteps(edges, in: runs.room + DynamicMap.count * 4 + DynamicMapEdges.bytes)
+        let quantizer = DoubleQuantizer(target: target, runs: runs, edges: edges, steps: steps)
         for block in blocks { try quantizer.quantize(Int(block)) }
     }
 }
@@ -81,6 +85,7 @@ private struct DoubleQuantizer {
     let target: DoubleScales
     let runs: FloatRuns
     let edges: DynamicMapEdges
+    let steps: DynamicMapSteps
 
     func quantize(_ block: Int) throws(Failure) {
         let elements = target.elements(of: block)
@@ -125,26 +130,20 @@ private struct DoubleQuantizer {
         return runs.notFinite(runs.source.type.load(runs.source.row(0), begin + index), 0, begin + index)
     }
 
+    @inline(never)
     private func encode(_ count: Int, _ nested: Float, _ codes: UnsafeMutablePointer<UInt8>) {
         let reciprocal = 1 / nested
         if !reciprocal.isFinite { // of a denormal
             for index in 0..<count { codes[index] = edges.code(runs.floats[index] / nested) }
         } else if target.rounds {
-            for index in 0..<count { codes[index] = edges.code(stepped(runs.floats[index] * reciprocal)) }
+            for index in 0..<count { codes[index] = steps.code(runs.floats[index] * reciprocal) }
         } else {
             for index in 0..<count { codes[index] = edges.code(runs.floats[index] * reciprocal) }
         }
     }
-
-    /// The nearest of bitsandbytes' 65536 steps from -1 to 1, with its roundings.
-    @inline(__always)
-    private func stepped(_ value: Float) -> Float {
-        let clipped = min(max(value, -1), 1)
-        let step = Int32(truncatingIfNeeded: Int(((clipped + 1) * 0.5) * 65535 + 0.5))
-        return -1 + Float(2 * step) / 65535
-    }
 }
 
+@inline(never)
 public func dequantize(_ source: DoubleScales, into scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) {
     withUnsafeTemporaryAllocation(byteCount: (DynamicMap.count + FloatRuns.length) * 4, alignment: 64) { buffer in
         let map = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)

@@ -9,7 +9,8 @@ struct FloatRuns {
 
     let source: Matrix
     let name: StaticString
-    let kernels: i4q_kernels
+    let convert: @convention(c) (UnsafeRawPointer?, Int64, Int64, UnsafeMutablePointer<Float>?) -> Void
+    let findRange: @convention(c) (UnsafePointer<Float>?, Int64, UnsafeMutablePointer<i4q_group_range>?) -> Void
     let floats: UnsafeMutablePointer<Float>
     /// Room for what a body needs besides.
     let room: UnsafeMutableRawPointer
@@ -19,7 +20,8 @@ struct FloatRuns {
                      _ body: (FloatRuns) throws(Failure) -> Void) throws(Failure) {
         let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: length * 4 + room, alignment: 128) { buffer in
             let memory = buffer.baseAddress.unsafelyUnwrapped
-            let runs = FloatRuns(source: source, name: name, kernels: kernels,
+            let runs = FloatRuns(source: source, name: name, convert: kernels.load.unsafelyUnwrapped,
+                                 findRange: kernels.group_range.unsafelyUnwrapped,
                                  floats: memory.assumingMemoryBound(to: Float.self), room: memory + length * 4)
             do throws(Failure) {
                 try body(runs)
@@ -32,25 +34,29 @@ struct FloatRuns {
     /// Loads the run of a row that starts at `column`; how long it is.
     func load(_ row: Int, _ column: Int) -> Int { load(row, column, count: min(FloatRuns.length, source.columns - column)) }
 
+    @inline(never)
     func load(_ row: Int, _ column: Int, count: Int) -> Int {
         let pointer = source.row(row) + column * source.type.size
-        kernels.load.unsafelyUnwrapped(pointer, Int64(source.type.raw), Int64(count), floats)
+        convert(pointer, Int64(source.type.raw), Int64(count), floats)
         for index in count..<padded(count) { floats[index] = 0 }
         return count
     }
 
     func padded(_ count: Int) -> Int { (count + 15) & ~15 }
 
-    /// The least and the largest of the run that was loaded, all of it finite.
-    func range(_ count: Int, _ row: Int, _ column: Int) throws(Failure) -> (min: Float, max: Float) {
+    /// The least and the largest of a part of the run that was loaded, all of it finite; `row` and `column` are the run's.
+    @inline(never)
+    func range(_ count: Int, _ row: Int, _ column: Int, from begin: Int = 0) throws(Failure) -> (min: Float, max: Float) {
         var range = i4q_group_range()
-        kernels.group_range.unsafelyUnwrapped(floats, Int64(count), &range)
+        findRange(floats + begin, Int64(count), &range)
         if range.first_not_finite >= 0 {
-            throw notFinite(floats[Int(range.first_not_finite)], row, column + Int(range.first_not_finite))
+            let index = begin + Int(range.first_not_finite)
+            throw notFinite(floats[index], row, column + index)
         }
         return (range.min, range.max)
     }
 
+    @inline(never)
     func notFinite(_ value: Float, _ row: Int, _ column: Int) -> Failure {
         Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: Int64(row), column: Int64(column), value),
                 expected: "finite values")

@@ -35,6 +35,7 @@ public struct GoboCentroids {
     public private(set) var bestError = Double.infinity
     public private(set) var iterations: Int64 = 0
 
+    @inline(never)
     public init(_ fit: OutlierFit, _ source: Matrix, rows: Int64, _ memory: UnsafeMutableRawPointer, _ scratch: GoboScratch,
                 _ kernels: i4q_kernels) throws(Failure) {
         let first = memory.assumingMemoryBound(to: UInt32.self)
@@ -50,6 +51,7 @@ public struct GoboCentroids {
     }
 
     /// Steps as long as the error falls.
+    @inline(never)
     public mutating func search() {
         start()
         while true {
@@ -141,6 +143,7 @@ private func collectKeys(_ fit: OutlierFit, _ source: Matrix, _ rows: Int64, _ k
 }
 
 /// Three steps of a radix sort, from the lowest 11 bits up; the sorted keys are in `second`.
+@inline(never)
 private func sort(_ first: UnsafeMutablePointer<UInt32>, _ second: UnsafeMutablePointer<UInt32>, _ count: Int) {
     withUnsafeTemporaryAllocation(byteCount: 3 * 2048 * 8, alignment: 64) { buffer in
         let places = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Int.self)

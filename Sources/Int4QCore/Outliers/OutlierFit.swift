@@ -8,6 +8,7 @@ public struct OutlierFit {
     let lowest: Float
     let highest: Float
 
+    @inline(never)
     public init(_ raw: int4q_outlier_fit) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_outlier_fit.self, "fit.struct_size")
         try requireZero(raw.reserved, "fit.reserved")

@@ -4,6 +4,7 @@ import CInt4QShims
 
 /// Mean and sum of squared distances of each row, in binary64. Element i of a row is added to lane i % 16, then the lanes
 /// are added in order: the same sums however rows are split.
+@inline(never)
 public func writeMoments(_ source: Matrix, _ moments: UnsafeMutablePointer<Double>, rows: Range<Int64>,
                          _ kernels: i4q_kernels) throws(Failure) {
     try FloatRuns.with(source, "source", kernels, room: RowMoments.lanes * 8) { (runs) throws(Failure) in
@@ -26,12 +27,12 @@ private struct RowMoments {
 
     func write(_ row: Int) throws(Failure) {
         clear()
-        try forEachRun(row) { (count) throws(Failure) in i4q_add_run(runs.floats, Int64(runs.padded(count)), sums) }
+        try forEachRun(row) { (floats, count) throws(Failure) in add(floats, count) }
         let sum = total
         if !sum.isFinite { try blame(row) }
         let mean = sum / Double(runs.source.columns)
         clear()
-        try forEachRun(row) { (count) throws(Failure) in addSquares(count, mean) }
+        try forEachRun(row) { (floats, count) throws(Failure) in addSquares(floats, count, mean) }
         result[2 * row] = mean
         result[2 * row + 1] = total
     }
@@ -46,22 +47,35 @@ private struct RowMoments {
         return total
     }
 
-    private func addSquares(_ count: Int, _ mean: Double) {
+    @inline(never)
+    private func add(_ floats: UnsafePointer<Float>, _ count: Int) {
         let whole = count & ~(RowMoments.lanes - 1)
-        i4q_add_squares_of_run(runs.floats, Int64(whole), mean, sums)
+        i4q_add_run(floats, Int64(whole), sums)
+        for index in whole..<count { sums[index - whole] += Double(floats[index]) }
+    }
+
+    @inline(never)
+    private func addSquares(_ floats: UnsafePointer<Float>, _ count: Int, _ mean: Double) {
+        let whole = count & ~(RowMoments.lanes - 1)
+        i4q_add_squares_of_run(floats, Int64(whole), mean, sums)
         for index in whole..<count {
-            let distance = Double(runs.floats[index]) - mean
+            let distance = Double(floats[index]) - mean
             let square = distance * distance
             sums[index - whole] += square
         }
     }
 
+    /// Floats are read where they are; other types go through the buffer.
     @inline(__always)
-    private func forEachRun(_ row: Int, _ body: (Int) throws(Failure) -> Void) throws(Failure) {
+    private func forEachRun(_ row: Int, _ body: (UnsafePointer<Float>, Int) throws(Failure) -> Void) throws(Failure) {
+        if runs.source.type.size == 4 {
+            try body(runs.source.row(row).assumingMemoryBound(to: Float.self), runs.source.columns)
+            return
+        }
         var column = 0
         while column < runs.source.columns {
             let count = runs.load(row, column)
-            try body(count)
+            try body(UnsafePointer(runs.floats), count)
             column += count
         }
     }

@@ -35,6 +35,7 @@ public struct SparseMatrix {
 
     func elements(of row: Int) -> Range<Int> { Int(rowOffsets[row])..<Int(rowOffsets[row + 1]) }
 
+    @inline(never)
     public func requireOffsets(rows: Range<Int64>) throws(Failure) {
         if rows.isEmpty { return }
         var before: Int64 = 0
@@ -48,6 +49,7 @@ public struct SparseMatrix {
         }
     }
 
+    @inline(never)
     public func requireIndices(rows: Range<Int64>) throws(Failure) {
         try requireOffsets(rows: rows)
         for row in rows {
@@ -66,6 +68,7 @@ public struct SparseMatrix {
 }
 
 /// Running sums of counts; they may be in the same memory.
+@inline(never)
 public func writeOffsets(_ counts: UnsafePointer<Int64>, n: Int64, _ offsets: UnsafeMutablePointer<Int64>) throws(Failure) -> Int64 {
     var total: Int64 = 0
     for row in 0..<Int(n) {

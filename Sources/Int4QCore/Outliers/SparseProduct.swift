@@ -13,57 +13,49 @@ public struct SparseProduct {
         self.y = y
     }
 
+    @inline(never)
     public func add(m: Int64, rows: Range<Int64>) {
         if rows.isEmpty || sparse.elements(of: rows).isEmpty { return }
-        switch x.type.raw {
-        case int4q_type(INT4Q_TYPE_F32): add(m, rows) { $0.loadUnaligned(fromByteOffset: $1 &* 4, as: Float.self) }
-        case int4q_type(INT4Q_TYPE_F16):
-            add(m, rows) { Float16Bits.float($0.loadUnaligned(fromByteOffset: $1 &* 2, as: UInt16.self)) }
-        default: add(m, rows) { BFloat16Bits.float($0.loadUnaligned(fromByteOffset: $1 &* 2, as: UInt16.self)) }
-        }
-    }
-
-    @inline(__always)
-    private func add(_ m: Int64, _ rows: Range<Int64>, _ element: (UnsafeRawPointer, Int) -> Float) {
+        let isFloat = x.type.size == 4
         var row = 0
         while row < Int(m) {
-            if Int(m) - row >= 4 {
-                addFour(row, rows, element)
+            if isFloat && Int(m) - row >= 4 {
+                addFour(row, rows)
                 row += 4
             } else {
-                addOne(row, rows, element)
+                addOne(row, rows)
                 row += 1
             }
         }
     }
 
-    @inline(__always)
-    private func addOne(_ row: Int, _ rows: Range<Int64>, _ element: (UnsafeRawPointer, Int) -> Float) {
+    @inline(never)
+    private func addOne(_ row: Int, _ rows: Range<Int64>) {
         let source = x.row(row)
         for column in Int(rows.lowerBound)..<Int(rows.upperBound) {
             let elements = sparse.elements(of: column)
             if elements.isEmpty { continue }
             var sum = 0.0
             for index in elements {
-                let product = Double(element(source, Int(sparse.columns[index]))) * Double(sparse.values[index])
+                let product = Double(x.type.load(source, Int(sparse.columns[index]))) * Double(sparse.values[index])
                 sum += product
             }
             store(sum, row, column)
         }
     }
 
-    /// Four rows that share the reading of indices.
-    @inline(__always)
-    private func addFour(_ row: Int, _ rows: Range<Int64>, _ element: (UnsafeRawPointer, Int) -> Float) {
-        let x0 = x.row(row), x1 = x.row(row + 1), x2 = x.row(row + 2), x3 = x.row(row + 3)
+    /// Four rows of floats that share the reading of indices.
+    @inline(never)
+    private func addFour(_ row: Int, _ rows: Range<Int64>) {
+        let x0 = floats(row), x1 = floats(row + 1), x2 = floats(row + 2), x3 = floats(row + 3)
         for column in Int(rows.lowerBound)..<Int(rows.upperBound) {
             let elements = sparse.elements(of: column)
             if elements.isEmpty { continue }
             var sum0 = 0.0, sum1 = 0.0, sum2 = 0.0, sum3 = 0.0
             for index in elements {
                 let place = Int(sparse.columns[index]), value = Double(sparse.values[index])
-                let p0 = Double(element(x0, place)) * value, p1 = Double(element(x1, place)) * value
-                let p2 = Double(element(x2, place)) * value, p3 = Double(element(x3, place)) * value
+                let p0 = Double(x0[place]) * value, p1 = Double(x1[place]) * value
+                let p2 = Double(x2[place]) * value, p3 = Double(x3[place]) * value
                 sum0 += p0
                 sum1 += p1
                 sum2 += p2
@@ -76,9 +68,16 @@ public struct SparseProduct {
         }
     }
 
+    private func floats(_ row: Int) -> UnsafePointer<Float> { x.row(row).assumingMemoryBound(to: Float.self) }
+
     @inline(__always)
     private func store(_ sum: Double, _ row: Int, _ column: Int) {
         let place = y.mutableRow(row)
+        if y.type.size == 4 {
+            let value = place + column &* 4
+            value.storeBytes(of: Float(Double(value.loadUnaligned(as: Float.self)) + sum), as: Float.self)
+            return
+        }
         y.type.store(Float(Double(y.type.load(place, column)) + sum), place, column)
     }
 }

@@ -2,6 +2,7 @@
 import CInt4Q
 import CInt4QShims
 
+@inline(never)
 public func countOutliers(_ fit: OutlierFit, _ source: Matrix, _ counts: UnsafeMutablePointer<Int64>, rows: Range<Int64>,
                           _ kernels: i4q_kernels) throws(Failure) {
     try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
@@ -22,8 +23,17 @@ public func countOutliers(_ fit: OutlierFit, _ source: Matrix, _ counts: UnsafeM
 extension OutlierFit {
     fileprivate func count(in floats: UnsafePointer<Float>, _ count: Int) -> Int64 {
         var total: Int64 = 0
-        for index in 0..<count where isOutlier(floats[index]) { total += 1 }
+        var index = next(in: floats, 0, count)
+        while index < count {
+            total += 1
+            index = next(in: floats, index + 1, count)
+        }
         return total
+    }
+
+    /// The first outlier from an index on, or `count`.
+    fileprivate func next(in floats: UnsafePointer<Float>, _ from: Int, _ count: Int) -> Int {
+        Int(i4q_next_outside(floats, Int64(from), Int64(count), lowest, highest))
     }
 }
 
@@ -38,13 +48,14 @@ public struct OutlierSplitter {
         self.dense = dense
     }
 
+    @inline(never)
     public func split(_ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
         try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
-            for row in rows { try split(Int(row), runs) }
+            for row in rows { try split(Int(row), runs, kernels) }
         }
     }
 
-    private func split(_ row: Int, _ runs: FloatRuns) throws(Failure) {
+    private func split(_ row: Int, _ runs: FloatRuns, _ kernels: i4q_kernels) throws(Failure) {
         let elements = sparse.elements(of: row)
         var next = elements.lowerBound
         var column = 0
@@ -54,8 +65,8 @@ public struct OutlierSplitter {
             if fit.isOutlier(range.min) || fit.isOutlier(range.max) {
                 next = try takeOutliers(runs.floats, count, row, column, next, elements.upperBound)
             }
-            runs.kernels.store.unsafelyUnwrapped(runs.floats, Int64(count), Int64(dense.type.raw),
-                                                 dense.mutableRow(row) + column * dense.type.size)
+            kernels.store.unsafelyUnwrapped(runs.floats, Int64(count), Int64(dense.type.raw),
+                                            dense.mutableRow(row) + column * dense.type.size)
             column += count
         }
         if next != elements.upperBound { throw mismatch(elements, row) }
@@ -65,12 +76,14 @@ public struct OutlierSplitter {
     private func takeOutliers(_ floats: UnsafeMutablePointer<Float>, _ count: Int, _ row: Int, _ column: Int, _ begin: Int,
                               _ end: Int) throws(Failure) -> Int {
         var next = begin
-        for index in 0..<count where fit.isOutlier(floats[index]) {
+        var index = fit.next(in: floats, 0, count)
+        while index < count {
             if next == end { throw mismatch(sparse.elements(of: row), row) }
             sparse.columns[next] = Int32(truncatingIfNeeded: column + index)
             sparse.values[next] = floats[index]
             floats[index] = fit.filler
             next += 1
+            index = fit.next(in: floats, index + 1, count)
         }
         return next
     }
@@ -82,6 +95,7 @@ public struct OutlierSplitter {
 }
 
 /// Sparse values that make up for what the dense part's tensor gives in their places.
+@inline(never)
 public func correct(_ sparse: SparseMatrix, _ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>,
                     _ kernels: i4q_kernels) throws(Failure) {
     for row in rows {

@@ -6,6 +6,7 @@ import CInt4QShims
 public struct TwinRanges {
     var twin: i4q_twin
 
+    @inline(never)
     public init(_ raw: int4q_twin_ranges, _ index: Int64 = 0) throws(Failure) {
         let isGelu = try TwinRanges.isGelu(raw.kind, "ranges.kind")
         if raw.choice != int32(INT4Q_TWIN_BY_THRESHOLD) && raw.choice != int32(INT4Q_TWIN_BY_ERROR) {
@@ -24,6 +25,7 @@ public struct TwinRanges {
         return kind == int32(INT4Q_TWIN_GELU)
     }
 
+    @inline(never)
     private static func requireStep(_ step: Float, _ name: StaticString, _ index: Int64) throws(Failure) {
         if !(step >= .leastNormalMagnitude && step.isFinite) {
             throw Failure(step.isFinite ? INT4Q_ERROR_INVALID_ARGUMENT : INT4Q_ERROR_NOT_FINITE, name,
@@ -31,26 +33,25 @@ public struct TwinRanges {
         }
     }
 
+    @inline(never)
     public func quantize(_ source: Matrix, _ codes: UnsafeMutablePointer<UInt8>, rows: Range<Int64>,
                          _ kernels: i4q_kernels) throws(Failure) {
         let rowBytes = (source.columns + 1) / 2
         try FloatRuns.with(source, "source", kernels, room: FloatRuns.length / 2) { (runs) throws(Failure) in
             let nibbles = runs.room.assumingMemoryBound(to: UInt8.self)
-            var twin = twin
             for row in rows {
                 var column = 0
                 while column < source.columns {
                     let count = runs.load(Int(row), column)
                     _ = try runs.range(count, Int(row), column)
-                    i4q_twin_encode_run(&twin, runs.floats, Int64(runs.padded(count)), nibbles)
-                    if count & 1 == 1 { nibbles[count / 2] &= 15 }
-                    (codes + Int(row) * rowBytes + column / 2).update(from: nibbles, count: (count + 1) / 2)
+                    encode(twin, runs.floats, count, through: nibbles, codes + Int(row) * rowBytes + column / 2)
                     column += count
                 }
             }
         }
     }
 
+    @inline(never)
     public func dequantize(_ codes: UnsafePointer<UInt8>, into destination: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
         withUnsafeTemporaryAllocation(byteCount: (16 + FloatRuns.length) * 4, alignment: 64) { buffer in
             let table = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
@@ -71,6 +72,16 @@ public struct TwinRanges {
             table[step + 8] = twin.second * Float(step)
         }
     }
+}
+
+/// Codes of a padded run of floats; `nibbles` has room for half as many bytes.
+@inline(never)
+func encode(_ twin: i4q_twin, _ floats: UnsafePointer<Float>, _ count: Int, through nibbles: UnsafeMutablePointer<UInt8>,
+            _ codes: UnsafeMutablePointer<UInt8>) {
+    var twin = twin
+    i4q_twin_encode_run(&twin, floats, Int64((count + 15) & ~15), nibbles)
+    if count & 1 == 1 { nibbles[count / 2] &= 15 }
+    codes.update(from: nibbles, count: (count + 1) / 2)
 }
 
 /// The candidates of PTQ4ViT's searches.
@@ -145,6 +156,7 @@ public struct TwinCandidates {
 }
 
 /// Squared errors of many candidates, summed over rows.
+@inline(never)
 public func writeErrors(_ candidates: UnsafePointer<int4q_twin_ranges>, count: Int64, _ source: Matrix,
                         _ errors: UnsafeMutablePointer<Double>, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
     for index in 0..<Int(count) {

@@ -33,11 +33,6 @@ public struct TwinTensor {
     func codesRow(_ row: Int) -> UnsafeMutablePointer<UInt8> { codes + row &* Int(layout.codesRowBytes) }
     func groupIndex(_ row: Int, _ group: Int) -> Int { row &* Int(layout.groupsPerRow) &+ group }
 
-    func elements(of group: Int) -> Range<Int> {
-        let begin = group * layout.groupSize
-        return begin..<begin + min(layout.groupSize, Int(layout.k) - begin)
-    }
-
     /// Codebook tensors over the same codes, of which one has the negative and one the positive weights.
     public func write(negative: UnsafeMutablePointer<int4q_tensor>, positive: UnsafeMutablePointer<int4q_tensor>) {
         write(raw.scales_negative, raw.scales_negative_bytes, i4q_half_of_steps(0), to: negative)
@@ -64,12 +59,11 @@ public struct TwinTensor {
 
 // MARK: Quantizing
 
+@inline(never)
 public func quantize(_ tensor: TwinTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(source, "source", kernels, room: FloatRuns.length) { (runs) throws(Failure) in
+    try FloatRuns.with(source, "source", kernels, room: FloatRuns.length / 2) { (runs) throws(Failure) in
         let quantizer = TwinQuantizer(tensor: tensor, runs: runs)
-        for row in rows {
-            for group in 0..<Int(tensor.layout.groupsPerRow) { try quantizer.quantize(Int(row), group) }
-        }
+        for row in rows { try quantizer.quantize(Int(row)) }
     }
 }
 
@@ -77,102 +71,108 @@ private struct TwinQuantizer {
     let tensor: TwinTensor
     let runs: FloatRuns
 
-    private var below: UnsafeMutablePointer<UInt8> { runs.room.assumingMemoryBound(to: UInt8.self) }
-    private var above: UnsafeMutablePointer<UInt8> { below + FloatRuns.length / 2 }
-
-    func quantize(_ row: Int, _ group: Int) throws(Failure) {
-        let elements = tensor.elements(of: group)
-        let range = try findRange(row, elements)
-        let negative = try rounded(max(-range.min, 0) / 8, row, elements)
-        let isConstant = range.min == range.max
-        let positive = try rounded(isConstant ? max(range.max, 0) : max(range.max, 0) / 7, row, elements)
-        let index = tensor.groupIndex(row, group)
-        tensor.scheme.scaleType.store(negative, tensor.negative, index)
-        tensor.scheme.scaleType.store(positive, tensor.positive, index)
-        encode(row, elements, negative, positive)
+    /// A run has one group or several, or a part of one.
+    func quantize(_ row: Int) throws(Failure) {
+        let size = tensor.layout.groupSize
+        if size > FloatRuns.length { return try quantizeLong(row) }
+        var column = 0
+        while column < runs.source.columns {
+            let count = runs.load(row, column)
+            var begin = 0
+            while begin < count {
+                let length = min(size, count - begin)
+                let range = try runs.range(length, row, column, from: begin)
+                let index = tensor.groupIndex(row, (column + begin) / size)
+                encode(begin, length, try twin(range.min, range.max, row, column + begin, index), row, column)
+                begin += size
+            }
+            column += count
+        }
     }
 
-    private func findRange(_ row: Int, _ elements: Range<Int>) throws(Failure) -> (min: Float, max: Float) {
+    /// One group, the row.
+    private func quantizeLong(_ row: Int) throws(Failure) {
         var least = Float.infinity, largest = -Float.infinity
-        var column = elements.lowerBound
-        while column < elements.upperBound {
-            let count = runs.load(row, column, count: min(elements.upperBound - column, FloatRuns.length))
+        var column = 0
+        while column < runs.source.columns {
+            let count = runs.load(row, column)
             let range = try runs.range(count, row, column)
             least = min(least, range.min)
             largest = max(largest, range.max)
             column += count
         }
-        return (least, largest)
-    }
-
-    private func rounded(_ scale: Float, _ row: Int, _ elements: Range<Int>) throws(Failure) -> Float {
-        let stored = tensor.scheme.scaleType.rounded(scale) + 0 // a zero without a sign
-        if stored.isFinite { return stored }
-        throw Failure(INT4Q_ERROR_NOT_FINITE, "source",
-                      .element(row: Int64(row), column: Int64(elements.lowerBound), stored),
-                      expected: "a group whose scales fit tensor.scale_type")
-    }
-
-    private func encode(_ row: Int, _ elements: Range<Int>, _ negative: Float, _ positive: Float) {
-        var column = elements.lowerBound
-        while column < elements.upperBound {
-            let count = min(elements.upperBound - column, FloatRuns.length)
-            if elements.count > FloatRuns.length { _ = runs.load(row, column, count: count) } // else it is still there
-            encodeHalf(count, negative, low: 0, high: 8, below)
-            encodeHalf(count, positive, low: 8, high: 15, above)
-            join(count, tensor.codesRow(row) + column / 2)
+        let twin = try twin(least, largest, row, 0, row)
+        column = 0
+        while column < runs.source.columns {
+            let count = runs.load(row, column)
+            encode(0, count, twin, row, column)
             column += count
         }
     }
 
-    /// Codes of the values on one side of zero; 8 for the others.
-    private func encodeHalf(_ count: Int, _ scale: Float, low: Int32, high: Int32, _ codes: UnsafeMutablePointer<UInt8>) {
-        if scale == 0 {
-            for index in 0..<count / 2 { codes[index] = 0x88 }
-            if count & 1 == 1 { codes[count / 2] = 8 }
-            return
-        }
-        var encoding = i4q_encoding(scale: scale, offset: 0, gain: 1, zero: 8, low: low, high: high, reciprocal: 0,
-                                    ggml_bias: 0, table: nil)
-        runs.kernels.encode.unsafelyUnwrapped(&encoding, runs.floats, Int64(count), codes)
+    /// Stores a group's scales; how its values become codes.
+    @inline(never)
+    private func twin(_ least: Float, _ largest: Float, _ row: Int, _ column: Int, _ index: Int) throws(Failure) -> i4q_twin {
+        let above = max(largest, 0)
+        let negative = try rounded(max(-least, 0) / 8, row, column)
+        let positive = try rounded(least == largest ? above : above / 7, row, column)
+        tensor.scheme.scaleType.store(negative, tensor.negative, index)
+        tensor.scheme.scaleType.store(positive, tensor.positive, index)
+        // What is divided by infinity is zero.
+        return i4q_twin(first: negative == 0 ? .infinity : negative, second: positive == 0 ? .infinity : positive, split: 0,
+                        is_gelu: 1, by_error: 0)
     }
 
-    /// One of two nibbles is 8, so their sum less 8 is the other.
-    private func join(_ count: Int, _ codes: UnsafeMutablePointer<UInt8>) {
-        for index in 0..<count / 2 { codes[index] = below[index] &+ above[index] &- 0x88 }
-        if count & 1 == 1 { codes[count / 2] = (below[count / 2] &+ above[count / 2] &- 8) & 15 }
+    @inline(never)
+    private func rounded(_ scale: Float, _ row: Int, _ column: Int) throws(Failure) -> Float {
+        let stored = tensor.scheme.scaleType.rounded(scale) + 0 // a zero without a sign
+        if stored.isFinite { return stored }
+        throw Failure(INT4Q_ERROR_NOT_FINITE, "source", .element(row: Int64(row), column: Int64(column), stored),
+                      expected: "a group whose scales fit tensor.scale_type")
+    }
+
+    private func encode(_ begin: Int, _ count: Int, _ twin: i4q_twin, _ row: Int, _ column: Int) {
+        Int4QCore.encode(twin, runs.floats + begin, count, through: runs.room.assumingMemoryBound(to: UInt8.self),
+                         tensor.codesRow(row) + (column + begin) / 2)
     }
 }
 
 // MARK: Dequantizing
 
+@inline(never)
 public func dequantize(_ tensor: TwinTensor, into destination: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
     withUnsafeTemporaryAllocation(byteCount: FloatRuns.length * 4, alignment: 64) { buffer in
         let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
-        for row in rows {
-            for group in 0..<Int(tensor.layout.groupsPerRow) {
-                tensor.dequantize(Int(row), group, into: destination, floats, kernels)
-            }
-        }
+        for row in rows { tensor.dequantize(Int(row), into: destination, floats, kernels) }
     }
 }
 
 extension TwinTensor {
-    fileprivate func dequantize(_ row: Int, _ group: Int, into destination: Matrix, _ floats: UnsafeMutablePointer<Float>,
+    fileprivate func dequantize(_ row: Int, into destination: Matrix, _ floats: UnsafeMutablePointer<Float>,
                                 _ kernels: i4q_kernels) {
-        let index = groupIndex(row, group), type = scheme.scaleType
-        let negativeScale = type.load(negative, index), positiveScale = type.load(positive, index)
-        var column = elements(of: group).lowerBound
-        let end = elements(of: group).upperBound
-        while column < end {
-            let count = min(end - column, FloatRuns.length), padded = (count + 15) & ~15
-            for place in count..<padded { floats[place] = 0 }
-            var steps = i4q_decoding(scale: 1, offset: -0.0, zero: 8, codebook: nil)
+        var steps = i4q_decoding(scale: 1, offset: -0.0, zero: 8, codebook: nil)
+        var column = 0
+        while column < destination.columns {
+            let count = min(destination.columns - column, FloatRuns.length)
+            for place in count..<(count + 15) & ~15 { floats[place] = 0 }
             kernels.decode.unsafelyUnwrapped(&steps, codesRow(row) + column / 2, Int64(count), floats)
-            i4q_twin_scale_run(floats, Int64(padded), negativeScale, positiveScale)
+            scale(floats, count, row, column)
             kernels.store.unsafelyUnwrapped(floats, Int64(count), Int64(destination.type.raw),
                                             destination.mutableRow(row) + column * destination.type.size)
             column += count
+        }
+    }
+
+    /// Steps of a run to values, group by group.
+    @inline(never)
+    private func scale(_ floats: UnsafeMutablePointer<Float>, _ count: Int, _ row: Int, _ column: Int) {
+        var begin = 0
+        while begin < count {
+            let length = min(layout.groupSize, count - begin)
+            let index = groupIndex(row, (column + begin) / layout.groupSize)
+            i4q_twin_scale_run(floats + begin, Int64((length + 15) & ~15), scheme.scaleType.load(negative, index),
+                               scheme.scaleType.load(positive, index))
+            begin += length
         }
     }
 }

@@ -99,6 +99,11 @@ STRUCTS = {
     "int4q_matmul_args": _native.MatmulArgsStruct,
     "int4q_metrics": _native.MetricsStruct,
     "int4q_block_options": _native.BlockOptionsStruct,
+    "int4q_double_scales": _native.DoubleScalesStruct,
+    "int4q_outlier_fit": _native.OutlierFitStruct,
+    "int4q_sparse": _native.SparseStruct,
+    "int4q_twin_ranges": _native.TwinRangesStruct,
+    "int4q_twin_tensor": _native.TwinTensorStruct,
 }
 
 
