@@ -681,8 +681,8 @@ enum {
 };
 
 enum {
-    /* The bytes that ggml's ggml_quantize_chunk() writes, with and without importance, where its arithmetic is not fused
-     * (x86-64 builds for any processor). MXFP4 and NVFP4 take no notice of importance. Differences: docs/quantizers.md. */
+    /* The bytes that ggml's ggml_quantize_chunk() writes, with and without importance (of which MXFP4 and NVFP4 take no
+     * notice). Two differences on purpose, for values that no scale holds: docs/quantizers.md. */
     INT4Q_SEARCH_REFERENCE = 0,
     /* A longer search for the smallest sum of importance * error^2, errors as the stored scales leave them. Slower; any
      * decoder of the format reads it. */

@@ -31,6 +31,9 @@ public enum BlockFormat: Int32 {
         }
     }
 
+    /// A group's share of them.
+    var groupBytes: Int { self == .q4_K ? 18 : self == .nvfp4 ? 9 : blockBytes }
+
     /// Values that share a scale.
     var groupSize: Int { self == .nvfp4 ? 16 : 32 }
     var groupsPerBlock: Int { Int(depth) / groupSize }
@@ -101,6 +104,8 @@ public struct BlockLayout {
     public let n: Int64
     public let k: Int64
     public let bytes: UInt64
+    let groupsPerRow: Int
+    let rowBytes: Int
 
     public init(_ format: BlockFormat, n: Int64, k: Int64) throws(Failure) {
         try requireAtLeast(n, 1, "n")
@@ -113,10 +118,9 @@ public struct BlockLayout {
         self.k = k
         let blocks = try CheckedSize(UInt64(n), "n").times(UInt64(k / format.depth))
         bytes = try blocks.times(UInt64(format.blockBytes)).value
+        groupsPerRow = Int(k) / format.groupSize
+        rowBytes = groupsPerRow &* format.groupBytes
     }
-
-    var rowBytes: Int { Int(k / format.depth) &* format.blockBytes }
-    var groupsPerRow: Int { Int(k) / format.groupSize }
 
     /// Blocks of a row, its block of a group, and the group's number there.
     func group(_ index: Int, ofRow row: Int, in blocks: UnsafeRawPointer) -> BlockGroup {

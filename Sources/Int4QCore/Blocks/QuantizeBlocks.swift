@@ -105,8 +105,8 @@ public struct BlocksQuantizer {
             batch.lane_count = Int64(count)
             batch.blocks = target
             let bad = kernels.quantize_batch.unsafelyUnwrapped(&batch)
-            if bad != 0 { throw failure(first, bad.trailingZeroBitCount) }
-            target += count / layout.format.groupsPerBlock * layout.format.blockBytes
+            if bad != 0 { throw failure(first, bad) }
+            target += count * layout.format.groupBytes
             done += count
         }
     }
@@ -140,8 +140,11 @@ public struct BlocksQuantizer {
         return sum / Float(source.columns)
     }
 
-    /// What is wrong with the batch's lane: a value that is not finite, or one too large.
-    private func failure(_ first: Place, _ lane: Int) -> Failure {
+    /// What is wrong with a batch's first bad lane: a value that is not finite, or one too large.
+    private func failure(_ first: Place, _ bad: Int64) -> Failure {
+        // Counting trailing zeros would take an instruction that older processors read as another.
+        var lane = 0
+        for other in stride(from: BlocksQuantizer.lanes - 1, through: 0, by: -1) where bad & (1 &<< Int64(other)) != 0 { lane = other }
         let index = first.group + lane
         let row = first.row + index / layout.groupsPerRow
         let begin = index % layout.groupsPerRow * layout.format.groupSize
