@@ -66,8 +66,9 @@ private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: Un
 
 // MARK: Loading
 
-/// Writes 16 values of k from `k` on, of 16 rows, as [k][row]. What lies beyond the matrix is zero. `staging` is a square.
-@inline(__always)
+/// Writes 16 values of k from `k` on, of 16 rows, as [k][row]. What lies beyond the matrix is zero. `staging` is a square. Out of line:
+/// transposing is much code, and there are several callers.
+@inline(never)
 private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: UnsafeMutableRawPointer, _ staging: UnsafeMutableRawPointer) {
     let source = q.source.unsafelyUnwrapped, stride = Int(q.row_bytes)
     let count = Int(q.k) &- k
@@ -84,12 +85,6 @@ private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: Unsa
         staging.storeBytes(of: values, toByteOffset: row &* 64, as: Floats.self)
     }
     i4q_transpose_f32x16(staging, 64, target)
-}
-
-/// Of a group that was too long to keep: once more, and out of line since transposing is much code.
-@inline(never)
-private func reloadSquare(_ q: i4q_block_quantization, _ k: Int, _ kept: UnsafeMutableRawPointer) {
-    loadSquare(q, k, into: kept, kept + keptDepth &* 64)
 }
 
 @inline(__always)
@@ -147,15 +142,15 @@ private func encoding(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> Lane
     let magnitude = floats(fromBits: ranges.largest)
     // Comparing without a sign: infinity and NaN are the largest. Far below, so that differences are finite too.
     if any(magnitude .> Floats(repeating: 0x1p100)) || any(ranges.largest .> Words(repeating: 0x7f80_0000)) { return nil }
-    if let table = q.table { return encoding(q, magnitude, table) }
     if q.kind == Kind.symmetric && q.is_signed != 0 {
         return symmetric(q, rounded(ranges.signedLargest / Floats(repeating: -8), q.scale_type))
     }
     let isConstant = (ranges.low .== ranges.high) .& (ranges.low .!= zero)
     switch q.kind {
-    case Kind.symmetric:
-        if any(isConstant) { return nil }
-        return symmetric(q, rounded(magnitude / Floats(repeating: q.divisor), q.scale_type))
+    case Kind.symmetric, Kind.codebook:
+        let scale = rounded(magnitude / Floats(repeating: q.divisor), q.scale_type)
+        if q.table != nil { return withTable(q, q.divisor == 0 ? Floats(repeating: 1) : scale) }
+        return any(isConstant) ? nil : symmetric(q, scale)
     case Kind.asymmetric:
         if any(isConstant) { return nil }
         let low = ranges.low.replacing(with: zero, where: ranges.low .> zero)
@@ -195,14 +190,13 @@ private func encoding(_ q: i4q_block_quantization, scale: Floats, offset: Floats
 }
 
 @inline(__always)
-private func encoding(_ q: i4q_block_quantization, _ magnitude: Floats, _ table: UnsafePointer<i4q_code_table>) -> LaneEncoding? {
-    let divisor = table.pointee.divisor, none = Floats(repeating: 0)
-    var scale = divisor == 0 ? Floats(repeating: 1) : rounded(magnitude / Floats(repeating: divisor), q.scale_type)
+private func withTable(_ q: i4q_block_quantization, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(scale) { return nil }
+    let none = Floats(repeating: 0)
     let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
-    scale = none.replacing(with: scale, where: isThere)
-    let keep = Ints(repeating: -1).replacing(with: Ints(repeating: 0), where: scale .== none)
-    return LaneEncoding(scale: scale, low: none, high: none, zero: keep)
+    let used = none.replacing(with: scale, where: isThere)
+    let keep = Ints(repeating: -1).replacing(with: Ints(repeating: 0), where: used .== none)
+    return LaneEncoding(scale: used, low: none, high: none, zero: keep)
 }
 
 @inline(__always)
@@ -238,7 +232,7 @@ private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept:
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
     var k = begin
     while k < end {
-        if !isKept { reloadSquare(q, k, kept) }
+        if !isKept { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
         let square = UnsafeRawPointer(kept) + (isKept ? (k &- begin) &* 64 : 0)
         if end &- k < lanes {
             encodeTail(e, square, block + k &* 8, end &- k, hasOffset)
@@ -287,7 +281,7 @@ private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept:
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
     var k = begin
     while k < end {
-        if !isKept && (k &- begin) & (lanes &- 1) == 0 { reloadSquare(q, k, kept) }
+        if !isKept && (k &- begin) & (lanes &- 1) == 0 { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
         let square = UnsafeRawPointer(kept) + (isKept ? k &- begin : (k &- begin) & (lanes &- 1)) &* 64
         var row = Words(repeating: 0)
         for i in 0..<min(end &- k, codeRowDepth) {

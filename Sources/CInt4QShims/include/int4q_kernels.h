@@ -132,7 +132,7 @@ typedef struct i4q_block_quantization {
     int64_t group_count;
     int64_t kind;            /* INT4Q_KIND_* */
     int64_t is_signed;       /* SYMMETRIC: scale = (first value of largest magnitude) / -8 ... */
-    float divisor;           /* ... else max|w| / this */
+    float divisor;           /* ... else max|w| / this; CODEBOOK: the table's */
     int32_t low;             /* SYMMETRIC: lowest code */
     int64_t scale_type;      /* INT4Q_TYPE_* */
     int64_t scales_offset;   /* within the block */

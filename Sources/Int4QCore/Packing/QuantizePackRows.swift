@@ -107,7 +107,8 @@ public struct BlobQuantizer {
             source: source.row(rows.lowerBound), source_type: Int64(source.type.raw), row_bytes: Int64(source.strideBytes),
             row_count: Int64(rows.count), k: layout.k, group_size: layout.groupSize, group_count: layout.groupCount,
             kind: Int64(scheme.raw.kind), is_signed: scheme.scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8) ? 1 : 0,
-            divisor: scheme.scaleRule == Int(INT4Q_SCALE_AMAX_7) ? 7 : 7.5, low: scheme.isRestricted ? 1 : 0,
+            divisor: table?.pointee.divisor ?? (scheme.scaleRule == Int(INT4Q_SCALE_AMAX_7) ? 7 : 7.5),
+            low: scheme.isRestricted ? 1 : 0,
             scale_type: Int64(scheme.scaleType.raw), scales_offset: Int64(layout.scalesOffset),
             zeros_offset: Int64(layout.zerosOffset), block: block.assumingMemoryBound(to: UInt8.self),
             table: table)
