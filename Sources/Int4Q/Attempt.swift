@@ -7,12 +7,19 @@ import Int4QCore
 /// a status.
 @inline(__always)
 func attempt(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
-    let hostMode = i4q_float_mode_enter()
-    defer { i4q_float_mode_leave(hostMode) }
-    return attemptInHostMode(function, body)
+    attemptInHostMode(function) { () throws(Failure) in try inOwnMode(body) }
 }
 
-/// The same in the host's floating-point mode: for what calls the host, or starts threads that will.
+/// Runs a part of an entry point with the library's own floating-point mode.
+@inline(__always)
+func inOwnMode(_ body: () throws(Failure) -> Void) throws(Failure) {
+    let hostMode = i4q_float_mode_enter()
+    defer { i4q_float_mode_leave(hostMode) }
+    try body()
+}
+
+/// The same in the host's floating-point mode: for what calls the host, or starts threads that will. What computes or
+/// compares numbers there belongs into `inOwnMode`: the host may have unmasked exceptions.
 @inline(__always)
 func attemptInHostMode(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
     do throws(Failure) {

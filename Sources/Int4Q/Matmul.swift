@@ -49,8 +49,10 @@ public func int4q_matmul(_ plan: UnsafePointer<int4q_matmul_plan>?, _ args: Unsa
     attemptInHostMode("int4q_matmul") { () throws(Failure) in
         let args = try require(args, "args").pointee
         var product = try Product(try require(plan, "plan"), args)
-        try product.take(x: args)
-        try product.take(weightsAndY: args)
+        try inOwnMode { () throws(Failure) in
+            try product.take(x: args)
+            try product.take(weightsAndY: args)
+        }
         try product.run(parallel_for, host: host)
     }
 }

@@ -154,6 +154,22 @@ final class FloatModeTests: XCTestCase {
         }
     }
 
+    /// Comparing a NaN raises a flag, too: with unmasked exceptions the host would have died of it.
+    func testScalesThatAreNoNumbers() {
+        var desc = description(mode: INT4Q_MODE_INT8, m: size.m, n: size.n, k: size.k, scheme: schemes[0], workers: 3)
+        desc.flags = UInt32(INT4Q_MATMUL_STATIC_SCALES)
+        let call = MatmulCall(desc, blob: quantized(schemes[0]).packed(), x: peculiar(size.m * size.k, INT4Q_TYPE_F32, seed: 74))
+        let scales = [Float](repeating: .nan, count: Int(size.k))
+        scales.withUnsafeBufferPointer { pointer in
+            call.args.x_scales = pointer.baseAddress
+            for mode in HostMode.all {
+                let (status, after) = mode.during { call.run() }
+                XCTAssertEqual(status, int4q_status(INT4Q_ERROR_INVALID_ARGUMENT), "\(mode)")
+                XCTAssertEqual(after, mode)
+            }
+        }
+    }
+
     func testMultiplyingInSteps() {
         forEachProduct { name, product in
             assertUnaffected(name) { call in
