@@ -59,6 +59,11 @@ TEST(Codebooks, PowersOfTwoHaveOneZero) {
     for (int e = 0; e < 8; e++) EXPECT_EQ(got[static_cast<size_t>(8 + e)], -std::ldexp(1.0f, e - 7));
 }
 
+TEST(Codebooks, SevenPowersOfTwoHaveTwoZeros) {
+    const Values got = Named(INT4Q_CODEBOOK_SEVEN_POWERS_OF_TWO);
+    EXPECT_EQ(got, WithNegatives({0, 1 / 64.0f, 1 / 32.0f, 1 / 16.0f, 0.125f, 0.25f, 0.5f, 1}));
+}
+
 TEST(Codebooks, LinearBinsAreMiddles) {
     Values bins(16);
     ASSERT_OK(int4q_codebook_linear_bins(-2, 14, 16, bins.data()));
@@ -96,7 +101,7 @@ TEST(Codebooks, FifteenBinsAreWhatEdgesAndClippingGive) {
 
 std::vector<Values> ManyCodebooks(Random &random) {
     std::vector<Values> all;
-    for (int32_t which = INT4Q_CODEBOOK_NF4; which <= INT4Q_CODEBOOK_IQ4_NL; which++) all.push_back(Named(which));
+    for (int32_t which = INT4Q_CODEBOOK_NF4; which <= INT4Q_CODEBOOK_SEVEN_POWERS_OF_TWO; which++) all.push_back(Named(which));
     all.push_back({3, -3, 1, 1, -1, 0, 2, -2, 4, 4, -4, 5, 6, -6, 7, -8});           // no order, values twice
     all.push_back({5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5});                 // a single value
     all.push_back({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16});          // one sign, no zero
@@ -518,7 +523,7 @@ struct BinsCall {
 
 TEST(BadCodebookArguments, Values) {
     BadTable<GetCall> get;
-    AddEnumerators(get, "which", &GetCall::which, {0, 7, -1});
+    AddEnumerators(get, "which", &GetCall::which, {0, 8, -1});
     AddPointer(get, "values", &GetCall::values, {1, 2, 3});
     ExpectRefused<GetCall>("int4q_codebook_get", [] { return std::make_unique<GetCall>(); }, get);
 

@@ -90,6 +90,7 @@ TEST(MatmulTypes, Int8ModeKeepsCodebooksOfWholeSteps) {
     } codebooks[] = {
         {"FP4", 12, {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6}},
         {"powers of two", 64, {0, 1, 2, 4, 8, 16, 32, 64, -64, -32, -16, -8, -4, -2, -1, 0}},
+        {"powers of two, smallest and largest", 64, {64, -64, 1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
         {"evenly spaced", 15, {-7.5f, -6.5f, -5.5f, -4.5f, -3.5f, -2.5f, -1.5f, -0.5f, 0.5f, 1.5f, 2.5f, 3.5f, 4.5f, 5.5f, 6.5f, 7.5f}},
         {"IQ4_NL", 127, {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}},
         {"one value", 1, {5, 5, 5, 5, 5, 5, 5, 5, -5, -5, -5, -5, 0, 0, 0, 5}},
@@ -100,7 +101,8 @@ TEST(MatmulTypes, Int8ModeKeepsCodebooksOfWholeSteps) {
             Spec spec;
             spec.m = 3;
             spec.n = 20;
-            spec.k = 70;
+            spec.k = step == 1.0f ? 1100 : 70;
+            spec.group_size = step == 1.0f ? INT4Q_GROUP_PER_ROW : 32;
             spec.mode = INT4Q_MODE_INT8;
             spec.kind = INT4Q_KIND_CODEBOOK;
             spec.scale_type = INT4Q_TYPE_F32;

@@ -300,7 +300,7 @@ TEST(Quantize, EachCodeIsANearestOne) {
         for (int4q_type scale_type : kTypes) {
             for (int32_t group_size : kAllGroupSizes) {
                 for (const int4q_scheme &scheme : AllSchemes(group_size, scale_type)) {
-                    if (scheme.rounding == INT4Q_ROUNDING_GGML) continue;
+                    if (scheme.rounding == INT4Q_ROUNDING_GGML || scheme.rounding == INT4Q_ROUNDING_MLX) continue;
                     for (int i = 0; i < Samples(3); i++) {
                         const int64_t k = random.Integer(1, 300);
                         Source source(kTypes[random.Integer(0, 2)], 3, k, k);
@@ -352,6 +352,35 @@ TEST(Quantize, EqualsGgmlByteForByte) {
                 ASSERT_EQ(CodeAt(*symmetric.get(), 0, j), code_of(q4_0 + 2, j)) << "block " << block << ", " << j;
                 ASSERT_EQ(CodeAt(*offset.get(), 0, j), code_of(q4_1 + 4, j)) << "block " << block << ", " << j;
             }
+        }
+    }
+    EXPECT_EQ(file.peek(), std::char_traits<char>::eof());
+}
+
+TEST(Quantize, EqualsMlxByteForByte) {
+    std::ifstream file(std::string(INT4Q_TEST_VECTORS) + "/mlx_affine.bin", std::ios::binary);
+    ASSERT_TRUE(file) << "no " << INT4Q_TEST_VECTORS << "/mlx_affine.bin";
+    int32_t head[3];  // cases, n, k
+    file.read(reinterpret_cast<char *>(head), sizeof head);
+    ASSERT_TRUE(file);
+    ASSERT_EQ(head[0], 9);
+    const int64_t n = head[1], k = head[2];
+    for (int32_t index = 0; index < head[0]; index++) {
+        int32_t type_and_size[2];
+        file.read(reinterpret_cast<char *>(type_and_size), sizeof type_and_size);
+        const int4q_type type = type_and_size[0];
+        Source source(type, n, k, k);
+        TensorMemory tensor(MakeScheme(INT4Q_KIND_OFFSET, type_and_size[1], type, 0, 0, INT4Q_ROUNDING_MLX), n, k);
+        std::vector<char> codes(tensor->codes_bytes), scales(tensor->scales_bytes), offsets(tensor->offsets_bytes);
+        file.read(reinterpret_cast<char *>(source.buffer.data()), source.buffer.size());
+        for (auto *part : {&codes, &scales, &offsets}) file.read(part->data(), part->size());
+        ASSERT_TRUE(file) << "case " << index;
+        for (int4q_isa isa : UsableIsas()) {
+            IsaLimit limit(isa);
+            ASSERT_OK(source.Quantize(tensor));
+            ASSERT_EQ(std::memcmp(tensor->scales, scales.data(), scales.size()), 0) << "case " << index;
+            ASSERT_EQ(std::memcmp(tensor->offsets, offsets.data(), offsets.size()), 0) << "case " << index;
+            ASSERT_EQ(std::memcmp(tensor->codes, codes.data(), codes.size()), 0) << "case " << index;
         }
     }
     EXPECT_EQ(file.peek(), std::char_traits<char>::eof());

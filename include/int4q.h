@@ -150,7 +150,7 @@ INT4Q_API const char *int4q_isa_name(int4q_isa isa);
  *     CODEBOOK     w = s * codebook[q]      16 values of the caller, shared by the tensor
  *
  * Scales and offsets are rounded to their stored type first; codes are then chosen with the stored values, nearest and
- * half to even (INT4Q_ROUNDING_GGML and CODEBOOK, where ties get the lower code, are exceptions). Sources:
+ * half to even (INT4Q_ROUNDING_GGML and _MLX, and CODEBOOK, where ties get the lower code, are exceptions). Sources:
  * docs/quantizers.md.
  *
  * All-zero groups come back as exact zeros. A group whose elements all equal c comes back as c rounded to the scale's
@@ -199,7 +199,12 @@ enum {
     INT4Q_ROUNDING_GGML = 1,
     /* CODEBOOK only: nearest in logarithm. Two neighbouring values of one sign meet at their geometric mean (2^k and 2^(k+1)
      * at sqrt(2) * 2^k), zero and a value v next to it at v / sqrt(2), two values of both signs at zero. */
-    INT4Q_ROUNDING_NEAREST_LOG = 2
+    INT4Q_ROUNDING_NEAREST_LOG = 2,
+    /* OFFSET only: what MLX's affine `quantize` does, to the bit. With e the end of the range of larger magnitude (max if they are
+     * equal) and s = +-max((max - min) / 15, 1e-7), positive if e is the minimum: r = round(e / s); if r is not 0, s = e / r and
+     * o = e, so that zero is exactly a code's value; else o = 0. Codes come from s before it is rounded to its type. MLX stores
+     * scales in the weights' type. A scale may be negative. */
+    INT4Q_ROUNDING_MLX = 3
 };
 
 /* Values of group_size besides 16, 32, 64, 128 and 256. */
@@ -562,7 +567,10 @@ enum {
     /* Sign and three bits of exponent below the largest: code e is 2^(e - 7), code 8 + e is -2^(e - 7), but code 0 is zero.
      * For INT4Q_ROUNDING_NEAREST_LOG (Miyashita et al. 2016, logarithmic data representation). */
     INT4Q_CODEBOOK_POWERS_OF_TWO = 5,
-    INT4Q_CODEBOOK_IQ4_NL = 6            /* ggml's IQ4_NL and IQ4_XS: -127 -104 ... 89 113 */
+    INT4Q_CODEBOOK_IQ4_NL = 6,           /* ggml's IQ4_NL and IQ4_XS: -127 -104 ... 89 113 */
+    /* The same without -2^-7, a second zero in its place: 2^-6..1 of both signs. INT8 mode then has every value exactly (as whole
+     * multiples of 2^-6), and the portable kernels shift instead of multiplying. */
+    INT4Q_CODEBOOK_SEVEN_POWERS_OF_TWO = 7
 };
 
 /* Writes a codebook's 16 values. `which` is INT4Q_CODEBOOK_*. */

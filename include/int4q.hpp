@@ -131,6 +131,9 @@ struct Scheme {
     static constexpr int4q_scheme ggml_q4_1() {
         return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, {}};
     }
+    static constexpr int4q_scheme mlx(int32_t group_size = 64, int4q_type scale_type = INT4Q_TYPE_F16) {
+        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, INT4Q_ROUNDING_MLX, {}};
+    }
 };
 
 // Somebody else's row-major matrix; Pointer is const void * (to read) or void * (to write).

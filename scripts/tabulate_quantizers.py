@@ -157,6 +157,7 @@ def methods() -> list[Method]:
         Method("linear bins, 15 levels", "middles of 15 bins of the range", "INT4 overview, as published", "NumPy", _linear(15)),
         Method("linear bins, 16 levels", "middles of 16 bins", "the same, mended", "NumPy", _linear(16)),
         Method("powers of two, g32", "sign, 2^e; switches at sqrt 2", "Miyashita et al. 2016", "NumPy", _named(Codebook.POWERS_OF_TWO, 32, **log)),
+        Method("seven powers of two, g32", "same without -2^-7: exact in INT8 mode", "the same", "NumPy", _named(Codebook.SEVEN_POWERS_OF_TWO, 32, **log)),
         Method("radix-4 FP4, g32", "sign, 4^e", "Sun et al. 2020", "NumPy", _named(Codebook.FP4_RADIX4, 32)),
         Method("NF4, g64", "quantiles of a normal distribution", "QLoRA", "bitsandbytes", _named(Codebook.NF4, 64)),
         Method("NF4, g64, double", "scales in 8 bits", "QLoRA", "bitsandbytes", _double),

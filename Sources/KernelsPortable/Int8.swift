@@ -5,16 +5,16 @@ import CInt4QShims
 // upper. Activations lie in the order k0 k4 k1 k5 k2 k6 k3 k7.
 
 @inline(__always)
-private func nibbles(_ packed: Words, part: Int) -> Words {
+func nibbles(_ packed: Words, part: Int) -> Words {
     (packed &>> Words(repeating: 4 &* UInt32(truncatingIfNeeded: part))) & Words(repeating: 0x000f_000f)
 }
 
 /// Where k 2 `part` stands; its neighbour in k is two bytes further.
 @inline(__always)
-private func place(part: Int) -> Int { (part & 1) &* 4 &+ part / 2 }
+func place(part: Int) -> Int { (part & 1) &* 4 &+ part / 2 }
 
 @inline(__always)
-private func activation(_ x: UnsafeRawPointer, _ place: Int) -> Int16 { Int16(x.loadUnaligned(fromByteOffset: place, as: Int8.self)) }
+func activation(_ x: UnsafeRawPointer, _ place: Int) -> Int16 { Int16(x.loadUnaligned(fromByteOffset: place, as: Int8.self)) }
 
 /// Products of 15 * 127 summed in 16 bits: 16 of them fit, which is what 32 values of k give each half of a lane.
 struct LinearDot: Int8Dot {

@@ -17,7 +17,12 @@ public func i4q_kernels_portable() -> i4q_kernels {
     kernels.tile_bf16 = kernels.tile_f32
     kernels.tile_int8_name = constant("portable-int8")
     kernels.tile_int8 = { product, tile in
-        multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
+        let product = product.unsafelyUnwrapped.pointee, tile = tile.unsafelyUnwrapped.pointee
+        if ShiftDot.canHold(product.int8_codebook) {
+            coverTile(ShiftShapes.self, product, tile)
+        } else {
+            multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, product, tile)
+        }
     }
     return kernels
 }

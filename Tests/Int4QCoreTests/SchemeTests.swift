@@ -66,7 +66,7 @@ final class SchemeTests: XCTestCase {
                 try Scheme(rawScheme(INT4Q_KIND_CODEBOOK, rule: rule))
             }
         }
-        for rounding in [-1, 3, INT4Q_ROUNDING_GGML] {
+        for rounding in [-1, 4, INT4Q_ROUNDING_GGML, INT4Q_ROUNDING_MLX] {
             assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.rounding") {
                 try Scheme(rawScheme(INT4Q_KIND_CODEBOOK, rounding: rounding))
             }

@@ -180,13 +180,15 @@ inline BadTable<int4q_scheme> BadSchemes() {
         }
         forbid(kind, INT4Q_SCALE_DEFAULT, restricted, nearest, "code_range", "kind");
         if (kind != INT4Q_KIND_OFFSET) forbid(kind, INT4Q_SCALE_DEFAULT, full, ggml, "rounding", "kind");
+        if (kind != INT4Q_KIND_OFFSET) forbid(kind, INT4Q_SCALE_DEFAULT, full, INT4Q_ROUNDING_MLX, "rounding", "kind");
         if (kind == INT4Q_KIND_CODEBOOK) continue;
         forbid(kind, INT4Q_SCALE_ONE, full, nearest, "scale_rule", "kind");
         forbid(kind, INT4Q_SCALE_DEFAULT, full, INT4Q_ROUNDING_NEAREST_LOG, "rounding", "kind");
     }
     for (int32_t rule : {5, -1}) forbid(INT4Q_KIND_CODEBOOK, rule, full, nearest, "scale_rule", "kind");
-    for (int32_t rounding : {3, -1}) forbid(INT4Q_KIND_CODEBOOK, INT4Q_SCALE_ONE, full, rounding, "rounding", "kind");
+    for (int32_t rounding : {4, -1}) forbid(INT4Q_KIND_CODEBOOK, INT4Q_SCALE_ONE, full, rounding, "rounding", "kind");
     forbid(INT4Q_KIND_CODEBOOK, INT4Q_SCALE_ONE, restricted, INT4Q_ROUNDING_NEAREST_LOG, "code_range", "kind");
+    forbid(INT4Q_KIND_SYMMETRIC, INT4Q_SCALE_DEFAULT, full, INT4Q_ROUNDING_MLX, "rounding", "kind");
     forbid(INT4Q_KIND_SYMMETRIC, INT4Q_SCALE_DEFAULT, restricted, nearest, "code_range", "scale_rule");
     forbid(INT4Q_KIND_SYMMETRIC, INT4Q_SCALE_SIGNED_MAX_8, restricted, nearest, "code_range", "scale_rule");
     for (int32_t rule : {INT4Q_SCALE_AMAX_7, INT4Q_SCALE_AMAX_7_5}) {

@@ -76,6 +76,31 @@ inline QuantizedGroup QuantizeGroupLikeGgml(const int4q_scheme &scheme, const st
     return group;
 }
 
+// MLX's affine quantize: the end of larger magnitude is the offset, and a whole number of steps away from zero.
+inline QuantizedGroup QuantizeGroupLikeMlx(const int4q_scheme &scheme, const std::vector<float> &w) {
+    QuantizedGroup group;
+    const float low = *std::min_element(w.begin(), w.end()), high = *std::max_element(w.begin(), w.end());
+    const float range = high - low;
+    float scale = std::max(range / 15.0f, 1e-7f), edge = low, offset = 0;
+    if (std::fabs(low) <= std::fabs(high)) {
+        scale = -scale;
+        edge = high;
+    }
+    const float steps = std::nearbyint(edge / scale);
+    if (steps != 0) {
+        scale = edge / steps;
+        offset = edge;
+    }
+    for (float v : w) {
+        const float above = v - offset;
+        group.codes.push_back(static_cast<uint8_t>(std::clamp(std::nearbyint(above / scale), 0.0f, 15.0f)));
+    }
+    group.scale = RoundTo(scheme.scale_type, scale);
+    group.offset = RoundTo(scheme.scale_type, offset);
+    group.finite = std::isfinite(group.scale) && std::isfinite(group.offset);
+    return group;
+}
+
 // Where x lies from the place where two neighbours a < b meet: below it -1, at it 0, above it 1. That is their middle, rounded
 // to binary32, or in logarithms their geometric mean; next to zero the value divided by sqrt(2), between signs zero.
 inline int SideOf(const int4q_scheme &scheme, float x, float a, float b) {
@@ -105,6 +130,7 @@ inline int NearestCode(const int4q_scheme &scheme, float x, const float *codeboo
 
 inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vector<float> &w, const float *codebook) {
     if (scheme.rounding == INT4Q_ROUNDING_GGML) return QuantizeGroupLikeGgml(scheme, w);
+    if (scheme.rounding == INT4Q_ROUNDING_MLX) return QuantizeGroupLikeMlx(scheme, w);
     QuantizedGroup group;
     const auto R = [&](float v) { return RoundTo(scheme.scale_type, v); };
     const float low = *std::min_element(w.begin(), w.end());

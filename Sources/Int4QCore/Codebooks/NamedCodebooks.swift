@@ -19,6 +19,7 @@ public func writeCodebook(_ which: Int32, to values: UnsafeMutablePointer<Float>
     case int32(INT4Q_CODEBOOK_POWERS_OF_TWO):
         writeSigned([0x1p-7, 0x1p-6, 0x1p-5, 0x1p-4, 0x1p-3, 0x1p-2, 0x1p-1, 1], to: values)
         values[0] = 0
+    case int32(INT4Q_CODEBOOK_SEVEN_POWERS_OF_TWO): writeSigned([0, 0x1p-6, 0x1p-5, 0x1p-4, 0x1p-3, 0x1p-2, 0x1p-1, 1], to: values)
     case int32(INT4Q_CODEBOOK_IQ4_NL):
         let table: InlineArray<16, Int8> = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
         for code in 0..<16 { values[code] = Float(table[code]) }

@@ -98,7 +98,7 @@ public struct BlobQuantizer {
 
     /// Rows of several packed groups have one scale, which the kernel does not know.
     private var canTakeBlocks: Bool {
-        !scheme.usesGgmlRounding && !(scheme.isPerRow && layout.groupCount > 1)
+        !scheme.usesGgmlRounding && !scheme.usesMlxRounding && !(scheme.isPerRow && layout.groupCount > 1)
     }
 
     private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer,

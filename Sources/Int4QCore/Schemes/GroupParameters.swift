@@ -29,7 +29,7 @@ extension Scheme {
         switch kind {
         case .symmetric: usesGgmlRounding ? ggmlSymmetric(range) : symmetric(range)
         case .asymmetric: asymmetric(range)
-        case .offset: usesGgmlRounding ? ggmlOffset(range) : floatOffset(range)
+        case .offset: usesGgmlRounding ? ggmlOffset(range) : usesMlxRounding ? mlxOffset(range) : floatOffset(range)
         case .codebook: codebook(range, table.unsafelyUnwrapped)
         }
     }
@@ -103,6 +103,25 @@ extension Scheme {
         let encoding = i4q_encoding(scale: exact, offset: offset, gain: 1, zero: 0, low: 0, high: 15, reciprocal: reciprocal,
                                     ggml_bias: bias, table: nil)
         return GroupParameters(scale: scaleType.rounded(exact), encoding: encoding)
+    }
+
+    /// MLX's affine quantize: the offset is the end of larger magnitude, and the step divides it, so that zero is a code's value.
+    /// Codes come from the scale before it is rounded.
+    private func mlxOffset(_ range: GroupRange) -> GroupParameters {
+        let startsLow = range.min.magnitude > range.max.magnitude
+        let edge = startsLow ? range.min : range.max
+        let width = max((range.max - range.min) / 15, 1e-7)
+        var scale = startsLow ? width : -width, offset: Float = 0
+        let steps = (edge / scale).rounded(.toNearestOrEven)
+        if steps != 0 {
+            scale = edge / steps
+            offset = edge
+        }
+        var parameters = linear(scale, zero: 0, low: 0)
+        parameters.encoding?.offset = offset
+        parameters.scale = scaleType.rounded(scale)
+        parameters.offset = scaleType.rounded(offset)
+        return parameters
     }
 
     private func linear(_ scale: Float, zero: Int32, low: Int32) -> GroupParameters {

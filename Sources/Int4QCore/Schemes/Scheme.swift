@@ -11,6 +11,7 @@ public struct Scheme {
 
     public var isPerRow: Bool { raw.group_size == int32(INT4Q_GROUP_PER_ROW) }
     public var usesGgmlRounding: Bool { raw.rounding == int32(INT4Q_ROUNDING_GGML) }
+    public var usesMlxRounding: Bool { raw.rounding == int32(INT4Q_ROUNDING_MLX) }
     public var usesLogarithms: Bool { raw.rounding == int32(INT4Q_ROUNDING_NEAREST_LOG) }
     public var hasUnitScale: Bool { raw.scale_rule == int32(INT4Q_SCALE_ONE) }
     public var isRestricted: Bool { raw.code_range == int32(INT4Q_RANGE_RESTRICTED) }
@@ -71,7 +72,7 @@ public struct Scheme {
     }
 
     private func checkRounding() throws(Failure) {
-        if !usesGgmlRounding && !usesLogarithms && raw.rounding != int32(INT4Q_ROUNDING_NEAREST_EVEN) {
+        if !usesGgmlRounding && !usesLogarithms && !usesMlxRounding && raw.rounding != int32(INT4Q_ROUNDING_NEAREST_EVEN) {
             throw .invalid("scheme.rounding", Int64(raw.rounding), expected: "one of INT4Q_ROUNDING_*")
         }
         let isGgmlScheme = kind == .offset || (kind == .symmetric && scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8))
@@ -79,7 +80,7 @@ public struct Scheme {
             throw .invalid("scheme.rounding", Int64(raw.rounding),
                            expected: "INT4Q_ROUNDING_NEAREST_EVEN with this kind and scale rule")
         }
-        if usesLogarithms && kind != .codebook {
+        if (usesLogarithms && kind != .codebook) || (usesMlxRounding && kind != .offset) {
             throw .invalid("scheme.rounding", Int64(raw.rounding), expected: "another INT4Q_ROUNDING_* with this kind")
         }
     }

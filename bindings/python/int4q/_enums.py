@@ -54,11 +54,12 @@ class CodeRange(enum.IntEnum):
 
 
 class Rounding(enum.IntEnum):
-    """How codes are rounded. NEAREST_LOG, nearest in logarithm, is for codebooks."""
+    """How codes are rounded. NEAREST_LOG, nearest in logarithm, is for codebooks; GGML and MLX do what those projects do."""
 
     NEAREST_EVEN = 0
     GGML = 1
     NEAREST_LOG = 2
+    MLX = 3
 
 
 class Codebook(enum.IntEnum):
@@ -70,6 +71,7 @@ class Codebook(enum.IntEnum):
     FP4_RADIX4 = 4
     POWERS_OF_TWO = 5
     IQ4_NL = 6
+    SEVEN_POWERS_OF_TWO = 7
 
 
 class NibbleOrder(enum.IntEnum):

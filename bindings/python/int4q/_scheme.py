@@ -94,6 +94,14 @@ class Scheme:
         """The codes, scales and minimums of ggml's Q4_1, to the bit"""
         return cls(Kind.OFFSET, 32, Type.F16, rounding=Rounding.GGML)
 
+    @classmethod
+    def mlx(cls, group_size: int = 64, *, scale_type: Type = Type.F16) -> Scheme:
+        """The codes, scales and biases of MLX's affine `quantize` with 4 bits, to the bit
+
+        MLX takes the type of the weights for scales and biases.
+        """
+        return cls(Kind.OFFSET, group_size, scale_type, rounding=Rounding.MLX)
+
     def groups_per_row(self, k: int) -> int:
         """How many groups a row of k elements has."""
         return 1 if self.group_size == PER_ROW else -(-k // self.group_size)
@@ -131,6 +139,8 @@ class Scheme:
             parts.append("codes -7..7")
         if self.rounding == Rounding.GGML:
             parts.append("ggml rounding")
+        if self.rounding == Rounding.MLX:
+            parts.append("MLX rounding")
         if self.rounding == Rounding.NEAREST_LOG:
             parts.append("nearest in logarithm")
         return ", ".join(parts)

@@ -44,6 +44,7 @@ def all_schemes(group_size: int = 32, scale_type: int4q.Type = int4q.Type.F16) -
         ("ggml-offset", int4q.Kind.OFFSET, int4q.ScaleRule.DEFAULT),
     ):
         schemes[name] = int4q.Scheme(kind, group_size, scale_type, rule, rounding=int4q.Rounding.GGML)
+    schemes["mlx"] = int4q.Scheme.mlx(group_size, scale_type=scale_type)
     return schemes
 
 

@@ -144,11 +144,26 @@ def ggml_q4_1(w: np.ndarray, scale_type: int) -> Group:
     return Group(codes, rounded(exact, scale_type), np.zeros(len(w)), rounded(low, scale_type))
 
 
+def mlx_affine(w: np.ndarray, scale_type: int) -> Group:
+    low, high = w.min(axis=1), w.max(axis=1)
+    with np.errstate(over="ignore"):
+        width = np.maximum((high - low) / np.float32(15), np.float32(1e-7))
+    starts_low = np.abs(low) > np.abs(high)
+    edge, step = np.where(starts_low, low, high), np.where(starts_low, width, -width)
+    count = np.rint(edge / step)
+    exact = np.where(count != 0, edge / np.where(count != 0, count, np.float32(1)), step).astype(np.float32)
+    start = np.where(count != 0, edge, np.float32(0))
+    codes = np.clip(np.rint((w - start[:, None]) / exact[:, None]), 0, 15)
+    return Group(codes, rounded(exact, scale_type), np.zeros(len(w)), rounded(start, scale_type))
+
+
 def quantize_group(w: np.ndarray, scheme: object) -> Group:
     """`scheme` has the fields of int4q.Scheme, read as plain numbers."""
     kind, scale_type = int(scheme.kind), int(scheme.scale_type)
     if int(scheme.rounding) == 1:
         return (ggml_q4_0 if kind == SYMMETRIC else ggml_q4_1)(w, scale_type)
+    if int(scheme.rounding) == 3:
+        return mlx_affine(w, scale_type)
     if kind == SYMMETRIC:
         return symmetric(w, scale_type, int(scheme.scale_rule) or SIGNED_MAX_8, int(scheme.code_range) == 1)
     if kind == ASYMMETRIC:
