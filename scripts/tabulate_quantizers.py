@@ -6,7 +6,8 @@ docs/quantizers.md (between its two marks) and the plot docs/quantizers.png.
     INT4Q_LIBRARY=build/release/libint4q.so PYTHONPATH=bindings/python python3 scripts/tabulate_quantizers.py [--check]
 
 With --check nothing is written; the exit status is 1 if a signal-to-noise ratio in the page is off by more than 0.05 dB.
-Needs NumPy and, but for --check, matplotlib.
+Needs NumPy and, but for --check, matplotlib. The reference implementations that speed is compared with are those of the tests
+(scripts/quantizer_references.py); of other packages, those that are installed: libggml-python, bitsandbytes with torch, kmeans1d.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 import int4q
+import quantizer_references as references
 from int4q import Codebook, Format, Rounding, ScaleRule, Scheme, Search, Type
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -51,6 +53,7 @@ class Method:
     source: str
     oracle: str
     run: Callable[[np.ndarray], Result]
+    reference: references.Reference | None = None
 
 
 def _timed(work: Callable[[], object], repeats: int = 3) -> tuple[object, float]:
@@ -144,7 +147,7 @@ def _named(which: Codebook, group: int, **options: object) -> Callable[[np.ndarr
 def methods() -> list[Method]:
     amax7, amax75 = ScaleRule.AMAX_7, ScaleRule.AMAX_7_5
     log = {"rounding": Rounding.NEAREST_LOG}
-    return [
+    found = [
         Method("symmetric max/7, g128", "s (q - 8), s = max/7", "AWQ", "NumPy", _fixed(Scheme.symmetric(128, scale_rule=amax7))),
         Method("symmetric max/7, g32", "same", "AWQ", "NumPy", _fixed(Scheme.symmetric(32, scale_rule=amax7))),
         Method("symmetric max/7.5, g32", "s = max/7.5", "compressed-tensors", "NumPy", _fixed(Scheme.symmetric(32, scale_rule=amax75))),
@@ -152,7 +155,8 @@ def methods() -> list[Method]:
         Method("symmetric max/-8, g32", "same", "ggml, ORT", "ONNX Runtime", _fixed(Scheme.symmetric(32))),
         Method("asymmetric, g64", "s (q - z)", "ONNX, GPTQ", "ONNX Runtime", _fixed(Scheme.asymmetric(64))),
         Method("asymmetric, g32", "same", "ONNX, GPTQ", "ONNX Runtime", _fixed(Scheme.asymmetric(32))),
-        Method("offset, g32", "s q + o", "MLX, Q4_1", "ggml", _fixed(Scheme.offset(32))),
+        Method("offset, g32", "s q + o", "Q4_1", "NumPy", _fixed(Scheme.offset(32))),
+        Method("MLX affine, g64", "s q + o, o the farther end", "MLX", "mlx, bytes", _fixed(Scheme.mlx(64))),
         Method("twin scales, g32", "s- below zero, s+ above", "INT4 overview; PTQ4ViT", "NumPy", _twin(32)),
         Method("linear bins, 15 levels", "middles of 15 bins of the range", "INT4 overview, as published", "NumPy", _linear(15)),
         Method("linear bins, 16 levels", "middles of 16 bins", "the same, mended", "NumPy", _linear(16)),
@@ -168,13 +172,17 @@ def methods() -> list[Method]:
         Method("Q4_0", "blocks of 32", "ggml", "ggml, bytes", _blocks(Format.Q4_0)),
         Method("Q4_0, best search", "same, longer search", "this library", "decoded by ggml", _blocks(Format.Q4_0, Search.BEST)),
         Method("Q4_1", "blocks of 32", "ggml", "ggml, bytes", _blocks(Format.Q4_1)),
+        Method("Q4_1, best search", "same, longer search", "this library", "decoded by ggml", _blocks(Format.Q4_1, Search.BEST)),
         Method("Q4_K", "256 weights, 8 six-bit scales", "ggml", "ggml, bytes", _blocks(Format.Q4_K)),
         Method("Q4_K, best search", "same, longer search", "this library", "decoded by ggml", _blocks(Format.Q4_K, Search.BEST)),
         Method("IQ4_NL", "blocks of 32, fixed table", "ggml", "ggml, bytes", _blocks(Format.IQ4_NL)),
+        Method("IQ4_NL, best search", "same, longer search", "this library", "decoded by ggml", _blocks(Format.IQ4_NL, Search.BEST)),
         Method("MXFP4", "E2M1, scale 2^e, 32", "OCP MX", "ggml, bytes", _blocks(Format.MXFP4)),
+        Method("MXFP4, best search", "same, three exponents", "this library", "decoded by ggml", _blocks(Format.MXFP4, Search.BEST)),
         Method("NVFP4", "E2M1, scale E4M3, 16", "NVIDIA", "ggml, bytes", _blocks(Format.NVFP4)),
         Method("NVFP4, global scale", "same, and a float for all", "NVIDIA", "NumPy", _blocks(Format.NVFP4, scaled=True)),
     ]
+    return [dataclasses.replace(method, reference=references.of(method.name)) for method in found]
 
 
 def sqnr(reference: np.ndarray, values: np.ndarray) -> float:
@@ -189,29 +197,45 @@ class Line:
     gauss: float
     laplace: float
     rate: float
+    ratio: float | None
+    """The reference's time over this library's, one thread each, in turns."""
 
 
-def measure() -> list[Line]:
+def measure(compares: bool) -> list[Line]:
     generator = np.random.default_rng(2026)
     gauss = generator.standard_normal(SHAPE).astype(np.float32)
     laplace = generator.laplace(size=SHAPE).astype(np.float32)
     lines = []
     for method in methods():
         one, other = method.run(gauss), method.run(laplace)
-        lines.append(
-            Line(method, one.bits, sqnr(gauss, one.values), sqnr(laplace, other.values), gauss.size / one.seconds / 1e6)
-        )
-        print(f"{method.name:28} {one.bits:5.2f} bits  {lines[-1].gauss:6.2f} / {lines[-1].laplace:6.2f} dB", file=sys.stderr)
+        seconds, ratio = one.seconds, None
+        if compares and method.reference is not None:
+            seconds, ratio = _compare(method, gauss, seconds)
+        line = Line(method, one.bits, sqnr(gauss, one.values), sqnr(laplace, other.values), gauss.size / seconds / 1e6, ratio)
+        lines.append(line)
+        shown = "" if ratio is None else f"  {ratio:6.1f} x {method.reference.name}"
+        print(f"{method.name:28} {one.bits:5.2f} bits  {line.gauss:6.2f} / {line.laplace:6.2f} dB{shown}", file=sys.stderr)
     return lines
 
 
+def _compare(method: Method, weights: np.ndarray, seconds: float) -> tuple[float, float]:
+    """This library's least time and the ratio of the reference's to it, from runs in turns."""
+    assert method.reference is not None
+    slowest = math.inf
+    for _ in range(3):
+        slowest = min(slowest, _timed(lambda: method.reference.run(weights), 1)[1])
+        seconds = min(seconds, method.run(weights).seconds)
+    return seconds, slowest / seconds
+
+
 def table(lines: list[Line]) -> str:
-    rows = ["| scheme | definition | bits per weight | SQNR normal / Laplace, dB | million weights/s | source | oracle |"]
-    rows.append("| --- | --- | ---: | ---: | ---: | --- | --- |")
+    rows = ["| scheme | definition | bits per weight | SQNR normal / Laplace, dB | million weights/s | times the reference's | source | oracle |"]
+    rows.append("| --- | --- | ---: | ---: | ---: | ---: | --- | --- |")
     for line in lines:
         m = line.method
+        ratio = "" if line.ratio is None else f"{line.ratio:.{1 if line.ratio < 10 else 0}f} {m.reference.name}"
         rows.append(
-            f"| {m.name} | {m.definition} | {line.bits:.2f} | {line.gauss:.2f} / {line.laplace:.2f} | {line.rate:.0f} "
+            f"| {m.name} | {m.definition} | {line.bits:.2f} | {line.gauss:.2f} / {line.laplace:.2f} | {line.rate:.0f} | {ratio} "
             f"| {m.source} | {m.oracle} |"
         )
     return "\n".join(rows)
@@ -253,7 +277,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the page instead of writing it")
     arguments = parser.parse_args()
-    lines, page = measure(), PAGE.read_text()
+    lines, page = measure(compares=not arguments.check), PAGE.read_text()
     if arguments.check:
         return check(lines, page)
     head, rest = page.split(BEGIN)
