@@ -72,6 +72,23 @@ I4Q_VECTOR i4q_u32x16 i4q_join_nibbles(i4q_u32x16 k0, i4q_u32x16 k1, i4q_u32x16 
     return (k0 | k2 << 4 | k4 << 8 | k6 << 12) | (k1 | k3 << 4 | k5 << 8 | k7 << 12) << 16;
 }
 
+/* For each lane the entry of its own table of 16 that the word's four bits from `shift` on name. tables: [16 entries][16 lanes],
+ * aligned to 64. Each bit halves what is left; bits are moved to the sign, by which vectors are chosen. */
+I4Q_VECTOR i4q_f32x16 i4q_look_up_lanes(const float *tables, i4q_u32x16 words, uint32_t shift) {
+    const i4q_f32x16 *entries = (const i4q_f32x16 *)tables;
+    const i4q_i32x16 bit0 = (i4q_i32x16)(words << (31 - shift)), bit1 = (i4q_i32x16)(words << (30 - shift));
+    const i4q_i32x16 bit2 = (i4q_i32x16)(words << (29 - shift)), bit3 = (i4q_i32x16)(words << (28 - shift));
+    i4q_f32x16 left[4];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 4; i++) {
+        const i4q_f32x16 low = bit0 < 0 ? entries[4 * i + 1] : entries[4 * i];
+        const i4q_f32x16 high = bit0 < 0 ? entries[4 * i + 3] : entries[4 * i + 2];
+        left[i] = bit1 < 0 ? high : low;
+    }
+    const i4q_f32x16 low = bit2 < 0 ? left[1] : left[0], high = bit2 < 0 ? left[3] : left[2];
+    return bit3 < 0 ? high : low;
+}
+
 /* Transposes 16 x 16 floats: four rounds of zipping the first half of the rows with the second. Here, and not in Swift, since
  * there the compiler leaves the rounds as loops over memory. `target` is aligned to 64. */
 I4Q_VECTOR void i4q_transpose_f32x16(const void *source, int64_t row_bytes, void *target) {
