@@ -94,22 +94,18 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
 }
 
 /// Pairs of bfloat16 in a panel.
-struct BFloatPanel<Codes: BFloatReader>: PanelDecoder {
-    typealias Arithmetic = BFloatArithmetic
-    private let codes: Codes
-    @inline(__always) init(_ p: i4q_product, block: UnsafeRawPointer) { codes = Codes(codebook: p.codebook) }
+enum BFloatPanel<Codes: BFloatReader>: PanelArithmetic {
+    static var vectors: Int { 4 }
+    @inline(__always) static func makeDecoder(_ p: i4q_product) -> Codes { Codes(codebook: p.codebook) }
 
     @inline(__always)
-    func decode(_ packed: Words, into panel: UnsafeMutableRawPointer, stride: Int) {
+    static func decode(_ packed: Words, _ codes: Codes, into panel: UnsafeMutableRawPointer, stride: Int) {
         panel.storeBytes(of: codes.bfloats(packed, pair: 0), as: Register.self)
         panel.storeBytes(of: codes.bfloats(packed, pair: 1), toByteOffset: stride, as: Register.self)
         panel.storeBytes(of: codes.bfloats(packed, pair: 2), toByteOffset: 2 &* stride, as: Register.self)
         panel.storeBytes(of: codes.bfloats(packed, pair: 3), toByteOffset: 3 &* stride, as: Register.self)
     }
-}
 
-enum BFloatArithmetic: PanelArithmetic {
-    static var vectors: Int { 4 }
     @inline(__always) static func load(_ pointer: UnsafeRawPointer) -> Register { pointer.loadUnaligned(as: Register.self) }
 
     @inline(__always)

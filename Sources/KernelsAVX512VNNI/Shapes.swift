@@ -13,18 +13,8 @@ enum F32Shapes<Codes: CodeReader>: TileShapes {
     typealias FlatEdge = RegisterProductF32<1, 1, Codes>
 }
 
-/// Codebooks of rows: decoding takes longest, so many rows share it; tables stay in the first-level cache.
-enum RowShapes: TileShapes {
-    typealias Panel = FloatPanelProduct<8, 2, F32Panel<RowCodes>>
-    typealias Tall = RegisterProductF32<12, 1, RowCodes>
-    typealias TallEdge = RegisterProductF32<12, 1, RowCodes>
-    typealias Middle = RegisterProductF32<4, 1, RowCodes>
-    typealias MiddleEdge = RegisterProductF32<4, 1, RowCodes>
-    typealias Low = RegisterProductF32<2, 1, RowCodes>
-    typealias LowEdge = RegisterProductF32<2, 1, RowCodes>
-    typealias Flat = RegisterProductF32<1, 1, RowCodes>
-    typealias FlatEdge = RegisterProductF32<1, 1, RowCodes>
-}
+/// Codebooks of rows; as a panel's product.
+typealias RowProduct = RowTile<8, 2>
 
 enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Panel = NoPanel

@@ -14,17 +14,7 @@ enum F32Shapes<Codes: CodeReader>: TileShapes {
 }
 
 /// Codebooks of rows.
-enum RowShapes: TileShapes {
-    typealias Panel = NoPanel
-    typealias Tall = RegisterProductF32<2, 1, RowCodes>
-    typealias TallEdge = RegisterProductF32<2, 1, RowCodes>
-    typealias Middle = RegisterProductF32<2, 1, RowCodes>
-    typealias MiddleEdge = RegisterProductF32<2, 1, RowCodes>
-    typealias Low = RegisterProductF32<2, 1, RowCodes>
-    typealias LowEdge = RegisterProductF32<2, 1, RowCodes>
-    typealias Flat = RegisterProductF32<1, 1, RowCodes>
-    typealias FlatEdge = RegisterProductF32<1, 1, RowCodes>
-}
+typealias RowProduct = RowTile<2, 1>
 
 enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Panel = NoPanel

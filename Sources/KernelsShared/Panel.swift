@@ -10,20 +10,16 @@ import CInt4QShims
 // A centre is what the sum of x is multiplied by: 8 - zero point, or 8 scale + offset. (INT8 mode has no panel: two operations
 // decode 64 codes for vpdpbusd, and loading them from a panel was measured to be slower.)
 
-/// How a panel's vectors are multiplied by 4 bytes of activations, however they came about.
+/// How a panel's vectors are made from codes and multiplied by 4 bytes of activations.
 protocol PanelArithmetic {
+    associatedtype Decoder
     associatedtype Vector
     /// Vectors of 64 bytes that a code row of 16 columns becomes.
     static var vectors: Int { get }
+    static func makeDecoder(_ p: i4q_product) -> Decoder
+    static func decode(_ packed: Words, _ decoder: Decoder, into panel: UnsafeMutableRawPointer, stride: Int)
     static func load(_ pointer: UnsafeRawPointer) -> Vector
     static func multiplyAdd(_ weights: Vector, _ x: UnsafeRawPointer, _ sum: Floats) -> Floats
-}
-
-/// How a panel's vectors are made from a block's codes.
-protocol PanelDecoder {
-    associatedtype Arithmetic: PanelArithmetic
-    init(_ p: i4q_product, block: UnsafeRawPointer)
-    func decode(_ packed: Words, into panel: UnsafeMutableRawPointer, stride: Int)
 }
 
 struct PanelLayout<let blocks: Int> {
@@ -48,21 +44,21 @@ struct PanelLayout<let blocks: Int> {
     }
 }
 
-enum PanelWriter<Decoder: PanelDecoder, let blocks: Int> {
+enum PanelWriter<A: PanelArithmetic, let blocks: Int> {
     @inline(never)
     static func fill(_ panel: UnsafeMutableRawPointer, _ layout: PanelLayout<blocks>, _ p: i4q_product, block: Int) {
+        let decoder = A.makeDecoder(p)
         let groupSize = Int(p.group_size)
         for b in 0..<blocks {
             let source = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (block &+ b) &* Int(p.block_bytes)
-            let decoder = Decoder(p, block: source)
             for group in layout.groups {
                 let local = group &- layout.groups.lowerBound
                 let begin = group &* groupSize, end = min(begin &+ groupSize, Int(p.k_padded))
                 var target = panel + (local &* layout.groupBytes &+ b &* 64)
                 var k = begin
                 while k < end {
-                    decoder.decode(source.words(k &* 8), into: target, stride: blocks &* 64)
-                    target += Decoder.Arithmetic.vectors &* blocks &* 64
+                    A.decode(source.words(k &* 8), decoder, into: target, stride: blocks &* 64)
+                    target += A.vectors &* blocks &* 64
                     k &+= codeRowDepth
                 }
                 let place = (local &* blocks &+ b) &* 64
@@ -93,8 +89,9 @@ protocol PanelProduct {
 }
 
 /// F32 and BF16 mode.
-enum FloatPanelProduct<let rows: Int, let blocks: Int, Decoder: PanelDecoder>: PanelProduct {
-    typealias Arithmetic = Decoder.Arithmetic
+enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmetic>: PanelProduct {
+    typealias Accumulators = InlineArray<blocks, InlineArray<rows, Floats>>
+    typealias Totals = TotalsInMemory<rows, blocks>
     static var rowCount: Int { rows }
     static var blockCount: Int { blocks }
 
@@ -110,11 +107,11 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Decoder: PanelDecoder>: P
             let layout = PanelLayout<blocks>(Arithmetic.self, p, groups: groups)
             var block = range.lowerBound
             while block &+ blocks <= range.upperBound {
-                PanelWriter<Decoder, blocks>.fill(panel, layout, p, block: Int(t.block_begin) &+ block)
+                PanelWriter<Arithmetic, blocks>.fill(panel, layout, p, block: Int(t.block_begin) &+ block)
                 var row = 0
                 while row < count {
                     let out = t.out.unsafelyUnwrapped + (row &* stride &+ block &* lanes)
-                    PanelSums<rows, blocks, Arithmetic>.add(p, layout, panel, row: Int(t.row_begin) &+ row, out: out, outStride: stride)
+                    multiply(p, layout, panel, row: Int(t.row_begin) &+ row, out: out, outStride: stride)
                     row &+= rows
                 }
                 block &+= blocks
@@ -122,16 +119,10 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Decoder: PanelDecoder>: P
             group &+= capacity
         }
     }
-}
-
-/// One copy for all decoders of an arithmetic.
-private enum PanelSums<let rows: Int, let blocks: Int, Arithmetic: PanelArithmetic> {
-    typealias Accumulators = InlineArray<blocks, InlineArray<rows, Floats>>
-    typealias Totals = TotalsInMemory<rows, blocks>
 
     @inline(never)
-    static func add(_ p: i4q_product, _ layout: PanelLayout<blocks>, _ panel: UnsafeRawPointer, row: Int,
-                    out: UnsafeMutablePointer<Float>, outStride: Int) {
+    private static func multiply(_ p: i4q_product, _ layout: PanelLayout<blocks>, _ panel: UnsafeRawPointer, row: Int,
+                                 out: UnsafeMutablePointer<Float>, outStride: Int) {
         let xStride = Int(p.prepared_row_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* xStride
         let totals = Totals(out, stride: outStride, step: 1, isFirst: layout.groups.lowerBound == 0)
@@ -190,29 +181,25 @@ private enum PanelSums<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
 }
 
 /// Floats as they are: F32 mode on every instruction set.
-struct F32Panel<Codes: CodeReader>: PanelDecoder {
-    typealias Arithmetic = F32Arithmetic
-    private let codes: Codes
-    @inline(__always) init(_ p: i4q_product, block: UnsafeRawPointer) { codes = Codes(codebook: codebook(p, block)) }
+enum F32Panel<Codes: CodeReader>: PanelArithmetic {
+    static var vectors: Int { 8 }
+    @inline(__always) static func makeDecoder(_ p: i4q_product) -> Codes { Codes(codebook: p.codebook) }
 
     @inline(__always)
-    func decode(_ packed: Words, into panel: UnsafeMutableRawPointer, stride: Int) {
-        decodePair(packed, 0, panel, stride)
-        decodePair(packed, 1, panel + 2 &* stride, stride)
-        decodePair(packed, 2, panel + 4 &* stride, stride)
-        decodePair(packed, 3, panel + 6 &* stride, stride)
+    static func decode(_ packed: Words, _ codes: Codes, into panel: UnsafeMutableRawPointer, stride: Int) {
+        decodePair(packed, codes, 0, panel, stride)
+        decodePair(packed, codes, 1, panel + 2 &* stride, stride)
+        decodePair(packed, codes, 2, panel + 4 &* stride, stride)
+        decodePair(packed, codes, 3, panel + 6 &* stride, stride)
     }
 
     @inline(__always)
-    private func decodePair(_ packed: Words, _ pair: UInt32, _ panel: UnsafeMutableRawPointer, _ stride: Int) {
+    private static func decodePair(_ packed: Words, _ codes: Codes, _ pair: UInt32, _ panel: UnsafeMutableRawPointer, _ stride: Int) {
         let values = codes.values(packed, pair: pair)
         panel.storeBytes(of: values.even, as: Floats.self)
         panel.storeBytes(of: values.odd, toByteOffset: stride, as: Floats.self)
     }
-}
 
-enum F32Arithmetic: PanelArithmetic {
-    static var vectors: Int { 8 }
     @inline(__always) static func load(_ pointer: UnsafeRawPointer) -> Floats { pointer.floats(0) }
 
     @inline(__always)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-/// How two neighbours in k of each packed lane become floats. One reader serves all blocks of a register product; with codebooks
-/// of rows, whose tables are the block's, such a product has one block.
+/// How two neighbours in k of each packed lane become floats.
 protocol CodeReader {
     init(codebook: UnsafePointer<Float>?)
     /// The values of k 2 `pair` and 2 `pair` + 1 of each lane; pair 0..3.
@@ -33,8 +32,8 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
     @inline(__always)
     private static func run(_ p: i4q_product, _ row: Int, _ block: Int, _ step: Int, _ groups: Range<Int>, _ out: UnsafeMutablePointer<Float>,
                             _ outStride: Int, isShort: Bool) {
+        let codes = Codes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
-        let codes = Codes(codebook: codebook(p, weights))
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let xStride = Int(p.prepared_row_bytes), blockBytes = step &* Int(p.block_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded)

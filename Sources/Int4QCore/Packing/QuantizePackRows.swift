@@ -75,12 +75,18 @@ public struct BlobQuantizer {
         let rows = firstRow..<min(firstRow + Int(BlobLayout.blockRows), Int(layout.n))
         let sink = BlockSink(scheme: scheme, codebooks: codebooks, layout: layout, block: block, firstRow: firstRow)
         try RowQuantizer.with(sink, source, from: firstRow, kernels) { (quantizer) throws(Failure) in
-            if scheme.hasRowCodebooks { try quantizeEach(rows, block, quantizer) } else { try quantize(rows, block, quantizer) }
+            if !scheme.hasRowCodebooks { return try quantize(rows, block, quantizer) }
+            for row in rows {
+                quantizer.begin(row)
+                try quantize(row..<row + 1, block, quantizer)
+                layout.store(codebook: codebooks?.row(row), lane: row - firstRow, in: block)
+            }
         }
         layout.storeChecksum(of: index, in: blob)
     }
 
     /// All 16 rows at once; groups that need care row by row.
+    @inline(never)
     private func quantize(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>) throws(Failure) {
         let groups = scheme.isPerRow ? 1 : Int(layout.groupCount)
         var group = 0
@@ -95,18 +101,9 @@ public struct BlobQuantizer {
         }
     }
 
-    /// One row after the other, where each has a table of its own.
-    private func quantizeEach(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>) throws(Failure) {
-        for row in rows {
-            quantizer.begin(row)
-            for group in 0..<(scheme.isPerRow ? 1 : Int(layout.groupCount)) { try quantizer.quantize(row, group) }
-            layout.store(codebook: codebooks?.row(row), lane: row - rows.lowerBound, in: block)
-        }
-    }
-
-    /// Rows of several packed groups have one scale, which the kernel does not know.
+    /// Rows of several packed groups have one scale, which the kernel does not know; nor does it know tables of single rows.
     private var canTakeBlocks: Bool {
-        !scheme.usesGgmlRounding && !(scheme.isPerRow && layout.groupCount > 1)
+        !scheme.usesGgmlRounding && !scheme.hasRowCodebooks && !(scheme.isPerRow && layout.groupCount > 1)
     }
 
     private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer,
