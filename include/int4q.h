@@ -147,7 +147,7 @@ INT4Q_API const char *int4q_isa_name(int4q_isa isa);
  *     SYMMETRIC    w = s * (q - 8)
  *     ASYMMETRIC   w = s * (q - z)          z integer, 0..15
  *     OFFSET       w = s * q + o            o of the scale's type (ggml Q4_1, MLX)
- *     CODEBOOK     w = s * codebook[q]      16 values of the caller, shared by the tensor
+ *     CODEBOOK     w = s * codebook[q]      16 values of the caller, shared by the tensor or by a row of it
  *
  * Scales and offsets are rounded to their stored type first; codes are then chosen with the stored values, nearest and
  * half to even (INT4Q_ROUNDING_GGML and _MLX, and CODEBOOK, where ties get the lower code, are exceptions). Sources:
@@ -207,6 +207,14 @@ enum {
     INT4Q_ROUNDING_MLX = 3
 };
 
+/* Whose the 16 values of CODEBOOK are. What is said of a codebook holds for each row's own with PER_ROW: its values are finite
+ * and not all zero, INT4Q_SCALE_DEFAULT divides by its largest magnitude, codes are the nearest of its values. Products by such
+ * matrices have INT4Q_MODE_F32 only. */
+enum {
+    INT4Q_CODEBOOK_PER_TENSOR = 0, /* float codebook[16] */
+    INT4Q_CODEBOOK_PER_ROW = 1     /* float codebook[n][16]; CODEBOOK only */
+};
+
 /* Values of group_size besides 16, 32, 64, 128 and 256. */
 #define INT4Q_GROUP_PER_ROW (-1)
 
@@ -218,7 +226,8 @@ typedef struct int4q_scheme {
     int32_t scale_rule; /* INT4Q_SCALE_* */
     int32_t code_range; /* INT4Q_RANGE_* */
     int32_t rounding;   /* INT4Q_ROUNDING_* */
-    int32_t reserved[6];
+    int32_t codebook_scope; /* INT4Q_CODEBOOK_PER_TENSOR, or CODEBOOK also INT4Q_CODEBOOK_PER_ROW */
+    int32_t reserved[5];
 } int4q_scheme;
 
 /* What int4q_tensor_sizes() tells. */
@@ -240,7 +249,11 @@ typedef struct int4q_tensor_layout {
  *   scales       [n][groups_per_row]   scale_type
  *   zero_points  [n][groups_per_row]   one byte each, 0..15; ASYMMETRIC only, else NULL
  *   offsets      [n][groups_per_row]   scale_type; OFFSET only, else NULL
- *   codebook     16 finite floats, not all zero; CODEBOOK only, else NULL
+ *   codebook     16 finite floats, not all zero; with INT4Q_CODEBOOK_PER_ROW [n][16], each row's so; CODEBOOK only, else NULL
+ *
+ * A codebook that is NaN or infinite anywhere is INT4Q_ERROR_NOT_FINITE, one of zeros INT4Q_ERROR_INVALID_ARGUMENT. Of
+ * codebooks per row, those of the rows that a call is asked for are looked at, before anything is written; the error's value
+ * names row and code as row and column.
  */
 typedef struct int4q_tensor {
     uint32_t struct_size;
@@ -291,7 +304,8 @@ INT4Q_API int4q_status int4q_dequantize_rows(const int4q_tensor *tensor, void *d
 /* Levels of int4q_blob_validate(). */
 enum {
     INT4Q_VALIDATE_HEADER = 0, /* the header alone: magic, version, its checksum, every size recomputed */
-    INT4Q_VALIDATE_FULL = 1    /* also every block's checksum, finite scales and offsets, zero points, zero padding */
+    INT4Q_VALIDATE_FULL = 1    /* also every block's checksum, finite scales and offsets, zero points, rows' codebooks (finite,
+                                * not all zero), zero padding */
 };
 
 typedef struct int4q_blob_info {
@@ -304,7 +318,7 @@ typedef struct int4q_blob_info {
     uint64_t block_count;      /* ceil(n / 16) */
     uint64_t block_bytes;      /* codes, scales and zero points or offsets of 16 rows */
     uint64_t header_checksum;  /* XXH64 of the header; it does not depend on the payload */
-    float codebook[16];        /* zeros unless CODEBOOK */
+    float codebook[16];        /* zeros unless CODEBOOK, and with INT4Q_CODEBOOK_PER_ROW: int4q_blob_codebooks() has those */
 } int4q_blob_info;
 
 /* Writes the exact size of the blob of an n x k matrix. */
@@ -320,7 +334,7 @@ INT4Q_API int4q_status int4q_pack_rows(const int4q_tensor *tensor, void *blob, u
 
 /* Quantizes rows row_begin..row_end-1 of source[n][k] and packs them, without a tensor between: gives the bytes that
  * int4q_quantize_rows() and then int4q_pack_rows() give, in one pass over the source. Rules for rows and errors as there;
- * after a failure the blob is incomplete. codebook: 16 values for CODEBOOK, else NULL. */
+ * after a failure the blob is incomplete. codebook: as int4q_tensor's, 16 values for CODEBOOK or n x 16, else NULL. */
 INT4Q_API int4q_status int4q_quantize_pack_rows(const int4q_scheme *scheme, int64_t n, int64_t k, const float *codebook,
                                                 const void *source, int4q_type source_type, int64_t source_stride,
                                                 void *blob, uint64_t blob_bytes, int64_t row_begin, int64_t row_end);
@@ -333,11 +347,18 @@ INT4Q_API int4q_status int4q_blob_validate(const void *blob, uint64_t blob_bytes
 /* Validates the header and writes what it says. */
 INT4Q_API int4q_status int4q_blob_get_info(const void *blob, uint64_t blob_bytes, int4q_blob_info *info);
 
-/* The inverse of int4q_pack_rows(): writes rows row_begin..row_end-1 into *tensor, whose scheme (kind, group size and
- * scale type), n and k must be the blob's. The codebook, if any, is in int4q_blob_info. row_begin is a multiple of 16,
- * row_end a multiple of 16 or n. Packing and unpacking give back the same bytes. */
+/* The inverse of int4q_pack_rows(): writes rows row_begin..row_end-1 into *tensor, whose scheme (kind, group size, scale type
+ * and codebook scope), n and k must be the blob's. The codebook, if any, is in int4q_blob_info, those of rows are what
+ * int4q_blob_codebooks() writes; tensor->codebook is not used. row_begin is a multiple of 16, row_end a multiple of 16 or n.
+ * Packing and unpacking give back the same bytes. */
 INT4Q_API int4q_status int4q_unpack_rows(const void *blob, uint64_t blob_bytes, const int4q_tensor *tensor,
                                          int64_t row_begin, int64_t row_end);
+
+/* Writes the codebooks of rows row_begin..row_end-1 of a blob to the same rows of codebooks[n][16] (`codebooks` points at row
+ * 0): each row's own, or with INT4Q_CODEBOOK_PER_TENSOR the tensor's for each. Other kinds than CODEBOOK are
+ * INT4Q_ERROR_MISMATCH. */
+INT4Q_API int4q_status int4q_blob_codebooks(const void *blob, uint64_t blob_bytes, float *codebooks, int64_t row_begin,
+                                            int64_t row_end);
 
 /* Writes row row_indices[i] of the blob's matrix, dequantized as int4q_dequantize_rows() does, to row i of
  * destination[count][k]: an embedding lookup on packed weights. Indices may repeat; each is in 0..n-1. */
@@ -361,6 +382,8 @@ INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, 
  *   INT8  each group of a row of x is quantized to -127..127, at run time with its own scale (max|x| / 127, half to even)
  *         or with a scale of the caller; the group's dot product is an exact int32; then binary32 as in F32. A CODEBOOK is
  *         rounded to 255 levels first. The mode for few rows, and with groups of 128 and more for many.
+ * INT4Q_CODEBOOK_PER_ROW has F32 alone; the others are INT4Q_ERROR_UNSUPPORTED when the plan is made. (What makes INT8 and BF16
+ * fast is one table of 16 entries for all columns at once, which fits a register; 16 tables do not.)
  * The order of every operation: docs/numerics.md.
  *
  * NaN and infinity in x: every y of that row of x (before the activation) is NaN or infinite in F32 and BF16 mode, NaN in
@@ -403,7 +426,7 @@ typedef struct int4q_matmul_desc {
     int64_t m;           /* rows of x and y, at least 1 */
     int64_t n;           /* output features */
     int64_t k;           /* input features */
-    int4q_scheme scheme; /* the blob's: kind, group_size and scale_type must agree with it */
+    int4q_scheme scheme; /* the blob's: kind, group_size, scale_type and codebook_scope must agree with it */
     int4q_type x_type;
     int4q_type y_type;
     uint32_t worker_count; /* how many threads may run tiles at the same time, 1..1024; each adds some scratch */
@@ -587,7 +610,8 @@ INT4Q_API int4q_status int4q_codebook_fit_scratch(uint64_t *bytes);
 
 /* Finds the 16 values, ascending, that leave rows row_begin..row_end-1 (at least one) of source[n][k] with the least sum of
  * weight * (element - nearest value)^2: one-dimensional k-means; Lloyd (1982) and Max (1960) for a sample. For
- * INT4Q_SCALE_ONE. `source` points at row 0.
+ * INT4Q_SCALE_ONE; called for one row after the other, each with its own place in [n][16], for INT4Q_CODEBOOK_PER_ROW.
+ * `source` points at row 0.
  *
  * weights: importances [n][k] with weights_stride, `weights` pointing at row 0; with weights_stride 0 [k], the same for every
  * row (an importance matrix of input features); or NULL (weights_stride is then ignored): all 1. Finite, at least 0, not all

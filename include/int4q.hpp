@@ -113,28 +113,35 @@ inline void set_isa_limit(int4q_isa limit) { check(int4q_isa_set_limit(limit)); 
 struct Scheme {
     static constexpr int4q_scheme symmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
                                             int32_t rule = INT4Q_SCALE_DEFAULT, int32_t range = INT4Q_RANGE_FULL) {
-        return {INT4Q_KIND_SYMMETRIC, group_size, scale_type, rule, range, INT4Q_ROUNDING_NEAREST_EVEN, {}};
+        return {INT4Q_KIND_SYMMETRIC, group_size, scale_type, rule, range, INT4Q_ROUNDING_NEAREST_EVEN, 0, {}};
     }
     static constexpr int4q_scheme asymmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_ASYMMETRIC, group_size, scale_type, 0, 0, 0, {}};
+        return {INT4Q_KIND_ASYMMETRIC, group_size, scale_type, 0, 0, 0, 0, {}};
     }
     static constexpr int4q_scheme offset(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, 0, {}};
+        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, 0, 0, {}};
     }
     static constexpr int4q_scheme codebook(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
-                                           int32_t rule = INT4Q_SCALE_DEFAULT, int32_t rounding = INT4Q_ROUNDING_NEAREST_EVEN) {
-        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, rule, 0, rounding, {}};
+                                           int32_t rule = INT4Q_SCALE_DEFAULT, int32_t rounding = INT4Q_ROUNDING_NEAREST_EVEN,
+                                           int32_t scope = INT4Q_CODEBOOK_PER_TENSOR) {
+        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, rule, 0, rounding, scope, {}};
     }
     static constexpr int4q_scheme ggml_q4_0() {
-        return {INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, INT4Q_ROUNDING_GGML, {}};
+        return {INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, INT4Q_ROUNDING_GGML, 0, {}};
     }
     static constexpr int4q_scheme ggml_q4_1() {
-        return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, {}};
+        return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, 0, {}};
     }
     static constexpr int4q_scheme mlx(int32_t group_size = 64, int4q_type scale_type = INT4Q_TYPE_F16) {
         return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, INT4Q_ROUNDING_MLX, {}};
     }
 };
+
+// How many values the codebook of an n-row matrix has: 16, 16 for each row, or none.
+constexpr int64_t codebook_entries(const int4q_scheme &scheme, int64_t n) {
+    if (scheme.kind != INT4Q_KIND_CODEBOOK) return 0;
+    return scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? 16 * n : 16;
+}
 
 // Somebody else's row-major matrix; Pointer is const void * (to read) or void * (to write).
 template <typename Pointer>
@@ -205,14 +212,13 @@ private:
 
 class Tensor {
 public:
-    // Zeroed. `codebook_` has 16 values for INT4Q_KIND_CODEBOOK and is empty for the other kinds.
+    // Zeroed. `codebook_` has 16 values for INT4Q_KIND_CODEBOOK (n times 16 with INT4Q_CODEBOOK_PER_ROW), none for others.
     Tensor(const int4q_scheme &scheme_, int64_t n_, int64_t k_, std::vector<float> codebook_ = {})
         : scheme(scheme_), n(n_), k(k_), codebook(std::move(codebook_)) {
         int4q_tensor_layout sizes{};
         sizes.struct_size = sizeof sizes;
         check(int4q_tensor_sizes(&scheme, n, k, &sizes));
-        const int64_t entries = scheme.kind == INT4Q_KIND_CODEBOOK ? 16 : 0;
-        detail::agree(static_cast<int64_t>(codebook.size()), entries, "Tensor", "codebook.size()");
+        detail::agree(static_cast<int64_t>(codebook.size()), codebook_entries(scheme, n), "Tensor", "codebook.size()");
         codes.resize(sizes.codes_bytes), scales.resize(sizes.scales_bytes);
         zero_points.resize(sizes.zero_points_bytes), offsets.resize(sizes.offsets_bytes);
     }
@@ -268,8 +274,12 @@ public:
     }
     Tensor unpack() const {
         const int4q_blob_info about = info();
-        std::vector<float> codebook;
-        if (about.scheme.kind == INT4Q_KIND_CODEBOOK) codebook.assign(about.codebook, about.codebook + 16);
+        std::vector<float> codebook(static_cast<size_t>(codebook_entries(about.scheme, about.n)));
+        if (about.scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW) {
+            check(int4q_blob_codebooks(data(), bytes_, codebook.data(), 0, about.n));
+        } else {
+            std::copy_n(about.codebook, codebook.size(), codebook.begin());
+        }
         Tensor result(about.scheme, about.n, about.k, std::move(codebook));
         const int4q_tensor tensor = result.view();
         check(int4q_unpack_rows(data(), bytes_, &tensor, 0, about.n));
@@ -336,6 +346,7 @@ inline Blob pack(const Tensor &source, Pool *pool = nullptr) {
 // Straight from floats to a blob, without a tensor between.
 inline Blob quantize_pack(ConstMatrix w, const int4q_scheme &scheme, const std::vector<float> &codebook = {}, Pool *pool = nullptr) {
     Blob blob(scheme, w.rows, w.columns);
+    detail::agree(static_cast<int64_t>(codebook.size()), codebook_entries(scheme, w.rows), "quantize_pack", "codebook.size()");
     const float *values = codebook.empty() ? nullptr : codebook.data();
     detail::split_rows(w.rows, pool, [&](int64_t begin, int64_t end) {
         check(int4q_quantize_pack_rows(&scheme, w.rows, w.columns, values, w.data, w.type, w.stride, blob.writable(),

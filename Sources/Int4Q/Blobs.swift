@@ -23,6 +23,7 @@ public func int4q_pack_rows(_ tensor: UnsafePointer<int4q_tensor>?, _ blob: Unsa
         let blob = try require(blob, "blob", alignment: Int(INT4Q_ALIGNMENT))
         try requireBytes(blob_bytes, needed: layout.totalBytes, "blob_bytes")
         try requireRange(row_begin, row_end, of: layout.n, step: BlobLayout.blockRows, "row_begin", "row_end")
+        try tensor.requireCodebooks(row_begin..<row_end)
         try BlobPacker(tensor, into: blob, layout).pack(rows: row_begin..<row_end)
     }
 }
@@ -77,6 +78,18 @@ public func int4q_unpack_rows(_ blob: UnsafeRawPointer?, _ blob_bytes: UInt64, _
         try blob.requireAgreement(with: tensor)
         try requireRange(row_begin, row_end, of: blob.layout.n, step: BlobLayout.blockRows, "row_begin", "row_end")
         unpack(blob, into: tensor, rows: row_begin..<row_end)
+    }
+}
+
+@c @implementation
+public func int4q_blob_codebooks(_ blob: UnsafeRawPointer?, _ blob_bytes: UInt64, _ codebooks: UnsafeMutablePointer<Float>?,
+                                 _ row_begin: Int64, _ row_end: Int64) -> int4q_status {
+    attempt("int4q_blob_codebooks") { () throws(Failure) in
+        let blob = try Blob(blob, bytes: blob_bytes)
+        try blob.requireCodebooks()
+        let codebooks = try requireCodebooks(codebooks, rows: blob.layout.n)
+        try requireRange(row_begin, row_end, of: blob.layout.n, "row_begin", "row_end")
+        writeCodebooks(blob, to: codebooks, rows: row_begin..<row_end)
     }
 }
 

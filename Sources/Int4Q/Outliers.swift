@@ -105,6 +105,7 @@ public func int4q_outliers_correct(_ tensor: UnsafePointer<int4q_tensor>?, _ sou
         try requireSame(sparse.k, tensor.layout.k, "sparse.k")
         try requireRange(row_begin, row_end, of: sparse.n, "row_begin", "row_end")
         try sparse.requireIndices(rows: row_begin..<row_end)
+        try tensor.requireCodebooks(row_begin..<row_end)
         try correct(sparse, tensor, source, rows: row_begin..<row_end, try activeKernels())
     }
 }

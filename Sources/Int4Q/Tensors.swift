@@ -31,6 +31,7 @@ public func int4q_quantize_rows(_ tensor: UnsafePointer<int4q_tensor>?, _ source
         let matrix = try Matrix(source, type, rows: tensor.layout.n, columns: tensor.layout.k, stride: source_stride,
                                 .init("source", stride: "source_stride"))
         try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
+        try tensor.requireCodebooks(row_begin..<row_end)
         try quantize(tensor, matrix, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
     }
 }
@@ -45,6 +46,7 @@ public func int4q_dequantize_rows(_ tensor: UnsafePointer<int4q_tensor>?, _ dest
         let matrix = try Matrix(destination, type, rows: tensor.layout.n, columns: tensor.layout.k, stride: destination_stride,
                                 .init("destination", stride: "destination_stride"))
         try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
+        try tensor.requireCodebooks(row_begin..<row_end)
         dequantize(tensor, into: matrix, rows: row_begin..<row_end, try InstructionSetLimit.active().kernels)
     }
 }

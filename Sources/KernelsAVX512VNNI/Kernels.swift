@@ -9,7 +9,8 @@ public func i4q_kernels_avx512vnni() -> i4q_kernels {
     kernels.fillElementwise()
     kernels.tile_f32_name = constant("avx512-f32-fma")
     kernels.tile_f32 = { product, tile in
-        multiply(F32Shapes<LinearCodes>.self, F32Shapes<TableCodes>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
+        multiply(F32Shapes<LinearCodes>.self, F32Shapes<TableCodes>.self, RowProduct.self, product.unsafelyUnwrapped.pointee,
+                 tile.unsafelyUnwrapped.pointee)
     }
     // BF16 mode: F32's products of rounded activations.
     kernels.tile_bf16_name = kernels.tile_f32_name

@@ -98,3 +98,15 @@ struct TableCodes: CodeReader {
         return result
     }
 }
+
+/// Codebooks of rows (RowTile.swift): tables as they stand in a block.
+enum RowLookup {
+    @inline(__always) static func prepare(_ tables: UnsafeRawPointer, _ room: UnsafeMutableRawPointer) {}
+
+    /// One code row.
+    @inline(__always)
+    static func decode(_ packed: UnsafeRawPointer, _ tables: UnsafeRawPointer, _ room: UnsafeRawPointer,
+                       into values: UnsafeMutableRawPointer, stride: Int) {
+        i4q_decode_lanes(packed, tables, values, Int64(stride))
+    }
+}

@@ -13,6 +13,9 @@ enum F32Shapes<Codes: CodeReader>: TileShapes {
     typealias FlatEdge = RegisterProductF32<1, 1, Codes>
 }
 
+/// Codebooks of rows.
+typealias RowProduct = RowTile<2, 1>
+
 enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Panel = NoPanel
     typealias Tall = RegisterProductInt8<2, 1, Dot>

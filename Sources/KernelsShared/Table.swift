@@ -13,6 +13,13 @@ func multiply<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ ta
     if p.codebook == nil { coverTile(linear, p, t) } else { coverTile(table, p, t) }
 }
 
+/// And in F32 mode codebooks of rows.
+@inline(__always)
+func multiply<Linear: TileShapes, Table: TileShapes, Rows: WholeTile>(_ linear: Linear.Type, _ table: Table.Type, _ rows: Rows.Type,
+                                                                        _ p: i4q_product, _ t: i4q_tile) {
+    if p.codebooks_offset != 0 { rows.run(p, t) } else { multiply(linear, table, p, t) }
+}
+
 extension i4q_kernels {
     /// Rows of activations.
     @inline(__always)

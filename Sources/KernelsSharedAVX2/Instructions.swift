@@ -69,6 +69,18 @@ struct TableCodes: CodeReader {
     }
 }
 
+/// Codebooks of rows (RowTile.swift): tables as they stand in a block.
+enum RowLookup {
+    @inline(__always) static func prepare(_ tables: UnsafeRawPointer, _ room: UnsafeMutableRawPointer) {}
+
+    /// One code row.
+    @inline(__always)
+    static func decode(_ packed: UnsafeRawPointer, _ tables: UnsafeRawPointer, _ room: UnsafeRawPointer,
+                       into values: UnsafeMutableRawPointer, stride: Int) {
+        i4q_decode_lanes(packed, tables, values, Int64(stride))
+    }
+}
+
 typealias Half = SIMD4<Int64>
 
 /// Four bytes a lane, of the lower and of the upper eight columns: k 0, 4, 1, 5 (part 0) or k 2, 6, 3, 7 (part 1).

@@ -67,3 +67,16 @@ struct TableCodes: CodeReader {
     @inline(__always)
     private func lookup(_ index: Words) -> Floats { i4q_avx512_permute(unsafeBitCast(index, to: Register.self), table) }
 }
+
+/// Codebooks of rows (RowTile.swift): each row's table in a register's order, for permutations.
+enum RowLookup {
+    @inline(__always)
+    static func prepare(_ tables: UnsafeRawPointer, _ room: UnsafeMutableRawPointer) { i4q_transpose_f32x16(tables, 64, room) }
+
+    /// One code row.
+    @inline(__always)
+    static func decode(_ packed: UnsafeRawPointer, _ tables: UnsafeRawPointer, _ room: UnsafeRawPointer,
+                       into values: UnsafeMutableRawPointer, stride: Int) {
+        i4q_avx512_decode_lanes(packed, room, values, Int64(stride))
+    }
+}

@@ -51,7 +51,8 @@ typedef struct i4q_product {
     int64_t k_padded;
     int64_t group_size;
     int64_t group_count;
-    const float *codebook;        /* 16 values; NULL unless CODEBOOK */
+    const float *codebook;        /* 16 values; NULL unless CODEBOOK with one for the tensor */
+    int64_t codebooks_offset;     /* within a block: [code][16 columns] floats, CODEBOOK with one for each row; else 0 */
     const uint8_t *prepared;      /* prepared activations, row 0 */
     int64_t prepared_row_bytes;
     int64_t prepared_scales_offset;

@@ -72,6 +72,30 @@ I4Q_VECTOR i4q_u32x16 i4q_join_nibbles(i4q_u32x16 k0, i4q_u32x16 k1, i4q_u32x16 
     return (k0 | k2 << 4 | k4 << 8 | k6 << 12) | (k1 | k3 << 4 | k5 << 8 | k7 << 12) << 16;
 }
 
+/* Eight codes of each of 16 lanes, `packed`, become floats, each lane's through its own table: values of k 0..7, `stride` bytes
+ * apart. tables: [16 entries][16 lanes], aligned to 64 like all that is pointed at. Each bit of a code, moved to the sign, chooses
+ * between halves of what is left. One value after the other: written out eight times it is no faster, and 16 KB with SSE2. */
+I4Q_VECTOR void i4q_decode_lanes(const void *packed, const void *tables, void *values, int64_t stride) {
+    const i4q_f32x16 *entries = (const i4q_f32x16 *)tables;
+    i4q_u32x16 word = *(const i4q_u32x16 *)packed;
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 8; i++) {
+        const i4q_i32x16 bit0 = (i4q_i32x16)(word << 31), bit1 = (i4q_i32x16)(word << 30);
+        const i4q_i32x16 bit2 = (i4q_i32x16)(word << 29), bit3 = (i4q_i32x16)(word << 28);
+        i4q_f32x16 left[4];
+#pragma clang loop unroll(full)
+        for (int j = 0; j < 4; j++) {
+            const i4q_f32x16 low = bit0 < 0 ? entries[4 * j + 1] : entries[4 * j];
+            const i4q_f32x16 high = bit0 < 0 ? entries[4 * j + 3] : entries[4 * j + 2];
+            left[j] = bit1 < 0 ? high : low;
+        }
+        const i4q_f32x16 low = bit2 < 0 ? left[1] : left[0], high = bit2 < 0 ? left[3] : left[2];
+        /* A lane's lower half holds k 0, 2, 4, 6, its upper half 1, 3, 5, 7. */
+        *(i4q_f32x16 *)((char *)values + (i < 4 ? 2 * i : 2 * i - 7) * stride) = bit3 < 0 ? high : low;
+        word >>= 4;
+    }
+}
+
 /* Transposes 16 x 16 floats: four rounds of zipping the first half of the rows with the second. Here, and not in Swift, since
  * there the compiler leaves the rounds as loops over memory. `target` is aligned to 64. */
 I4Q_VECTOR void i4q_transpose_f32x16(const void *source, int64_t row_bytes, void *target) {
@@ -398,6 +422,37 @@ I4Q_VECTOR __m512i i4q_avx512_dot(__m512i sum, __m512i u, __m512i s) { return _m
 I4Q_VECTOR __m512i i4q_avx512_permute_halves(__m512i index, __m512i table) { return _mm512_permutexvar_epi16(index, table); }
 I4Q_VECTOR __m512i i4q_avx512_subtract_bytes(__m512i a, __m512i b) { return _mm512_sub_epi8(a, b); }
 I4Q_VECTOR __m512i i4q_avx512_lookup_bytes(__m512i table, __m512i index) { return _mm512_shuffle_epi8(table, index); }
+
+/* i4q_decode_lanes() with columns: [16 lanes][16 entries]. One permutation looks up k 0..7 of two lanes, which stand side by side then;
+ * what is left is to transpose 8 x 8 such pairs. */
+I4Q_VECTOR void i4q_avx512_decode_lanes(const void *packed, const void *columns, void *values, int64_t stride) {
+    const __m512i shifts = _mm512_setr_epi32(0, 0, 16, 16, 4, 4, 20, 20, 8, 8, 24, 24, 12, 12, 28, 28);
+    const __m512i nibble = _mm512_set1_epi32(15), second = _mm512_set1_epi64((int64_t)16 << 32);
+    __m512d pairs[8], even[4], odd[4];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 8; i++) {
+        const __m512i words = _mm512_srlv_epi32(_mm512_set1_epi64(((const long long *)packed)[i]), shifts);
+        const __m512i index = _mm512_ternarylogic_epi32(words, nibble, second, 0xea); /* words & nibble | second */
+        const __m512 *tables = (const __m512 *)columns + 2 * i;
+        pairs[i] = _mm512_castps_pd(_mm512_permutex2var_ps(tables[0], index, tables[1]));
+    }
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 4; i++) {
+        even[i] = _mm512_unpacklo_pd(pairs[2 * i], pairs[2 * i + 1]); /* k 0, 2, 4, 6 */
+        odd[i] = _mm512_unpackhi_pd(pairs[2 * i], pairs[2 * i + 1]);
+    }
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 2; i++) {
+        const __m512d *v = i ? odd : even;
+        const __m512d low04 = _mm512_shuffle_f64x2(v[0], v[1], 0x88), low26 = _mm512_shuffle_f64x2(v[0], v[1], 0xdd);
+        const __m512d high04 = _mm512_shuffle_f64x2(v[2], v[3], 0x88), high26 = _mm512_shuffle_f64x2(v[2], v[3], 0xdd);
+        char *const at = (char *)values + i * stride;
+        *(__m512d *)at = _mm512_shuffle_f64x2(low04, high04, 0x88);
+        *(__m512d *)(at + 2 * stride) = _mm512_shuffle_f64x2(low26, high26, 0x88);
+        *(__m512d *)(at + 4 * stride) = _mm512_shuffle_f64x2(low04, high04, 0xdd);
+        *(__m512d *)(at + 6 * stride) = _mm512_shuffle_f64x2(low26, high26, 0xdd);
+    }
+}
 I4Q_VECTOR __m512 i4q_avx512_widen_half(__m256i h) { return _mm512_cvtph_ps(h); }
 I4Q_VECTOR __m256i i4q_avx512_narrow_half(__m512 f) {
     return _mm512_cvtps_ph(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -85,7 +85,8 @@ public enum BlockFormat: Int32 {
         if self != .mxfp4 || raw.scale_type != int4q_type(INT4Q_TYPE_F32) {
             try requireEqual(Int64(raw.scale_type), Int64(own.scale_type), "tensor.scheme.scale_type")
         }
-        guard let codebook = tensor.codebook else { return }
+        try requireEqual(Int64(raw.codebook_scope), Int64(own.codebook_scope), "tensor.scheme.codebook_scope")
+        guard let codebook = tensor.codebook(0) else { return }
         for code in 0..<16 where codebook[code] != value(code) {
             throw Failure(INT4Q_ERROR_MISMATCH, "tensor.codebook", .element(row: 0, column: Int64(code), codebook[code]),
                           expected: "the format's values")

@@ -359,7 +359,7 @@ private struct ColumnGroup {
         case .offset: centre = 8 * scale + Double(scheme.scaleType.load(row.zeros, row.parameterIndex(group)))
         case .codebook:
             centre = 0
-            for index in 0..<16 { largest = max(largest, row.blob.codebook[index].magnitude) }
+            for index in 0..<16 { largest = max(largest, row.codebookValue(index).magnitude) }
         }
         shift = 8 - zero
         largestValue = Double(largest)
@@ -379,7 +379,7 @@ private struct ColumnGroup {
         switch rounding {
         case .none: return 0
         case .codebookToBytes:
-            let level = (Double(row.blob.codebook[code]) * levels / largestValue).rounded(.toNearestOrEven)
+            let level = (Double(row.codebookValue(code)) * levels / largestValue).rounded(.toNearestOrEven)
             return scale * (level * largestValue / levels - value)
         case .codebookToBFloats: return scale * (rounded(value) - value)
         case .weightsToBFloats: return rounded(scale * value + centre) - (scale * value + centre)
@@ -390,10 +390,11 @@ private struct ColumnGroup {
 
     /// v and the codes of `count` columns from `begin`, a multiple of eight.
     func decode(_ begin: Int, _ count: Int, _ floats: UnsafeMutablePointer<Float>, _ codes: UnsafeMutablePointer<UInt8>) {
+        let hasCodebook = row.blob.scheme.kind == .codebook
         for index in 0..<count {
             let code = (row.codes((begin + index) / 8) >> (4 * UInt32(index & 7))) & 15
             codes[index] = UInt8(truncatingIfNeeded: code)
-            floats[index] = row.blob.codebookIfAny.map { $0[Int(code)] } ?? Float(Int32(code) - 8)
+            floats[index] = hasCodebook ? row.codebookValue(Int(code)) : Float(Int32(code) - 8)
         }
     }
 }

@@ -19,6 +19,7 @@ public struct MatmulPlan {
     var kind: Int64
     var groupSizeField: Int64
     var scaleType: Int64
+    var codebookScope: Int64
     // Of what goes with it; types are 0 where there is none.
     var activation: Int64
     var isGated: Int64
@@ -54,6 +55,7 @@ public struct MatmulPlan {
         kind = Int64(shape.scheme.raw.kind)
         groupSizeField = Int64(shape.scheme.raw.group_size)
         scaleType = Int64(shape.scheme.scaleType.raw)
+        codebookScope = Int64(shape.scheme.raw.codebook_scope)
         activation = Int64(shape.activation)
         isGated = shape.isGated ? 1 : 0
         hasStaticScales = shape.hasStaticScales ? 1 : 0

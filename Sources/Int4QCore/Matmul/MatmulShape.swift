@@ -56,6 +56,11 @@ public struct MatmulShape {
         if hasStaticScales && mode != .int8 {
             throw .invalid("desc.flags", Int64(desc.flags), expected: "INT4Q_MATMUL_STATIC_SCALES in INT4Q_MODE_INT8 only")
         }
+        // A code of these modes is a byte or half of one table for all columns; sixteen tables fit no register.
+        if scheme.hasRowCodebooks && mode != .f32 {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.mode", .integer(Int64(desc.mode)),
+                          expected: "INT4Q_MODE_F32 with INT4Q_CODEBOOK_PER_ROW")
+        }
         if expertCount > MatmulShape.mostExperts {
             throw .invalid("desc.expert_count", Int64(expertCount), expected: "at most", bound: UInt64(MatmulShape.mostExperts))
         }

@@ -145,6 +145,10 @@ public struct Product {
         return IntegerCodebook(codebook(of: blob))
     }
 
+    private var hasTensorCodebook: Bool {
+        plan.kind == Int64(INT4Q_KIND_CODEBOOK) && plan.codebookScope == Int64(INT4Q_CODEBOOK_PER_TENSOR)
+    }
+
     private func codebook(of blob: UnsafeRawPointer) -> UnsafePointer<Float> {
         (blob + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self)
     }
@@ -155,7 +159,7 @@ public struct Product {
             block_bytes: Int64(layout.blockBytes), scales_offset: Int64(layout.scalesOffset),
             zeros_offset: Int64(layout.zerosOffset), scale_type: plan.scaleType, kind: plan.kind,
             k_padded: layout.kPadded, group_size: layout.groupSize, group_count: layout.groupCount,
-            codebook: plan.kind == Int64(INT4Q_KIND_CODEBOOK) ? codebook(of: blob) : nil,
+            codebook: hasTensorCodebook ? codebook(of: blob) : nil, codebooks_offset: Int64(layout.codebooksOffset),
             prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
             prepared_row_bytes: plan.preparedRowBytes, prepared_scales_offset: plan.preparedScalesOffset,
             prepared_sums_offset: plan.preparedSumsOffset, int8_codebook: nil, int8_codebook_step: 1)

@@ -117,7 +117,7 @@ extension QuantizedTensor {
     fileprivate func value(_ row: Int, _ column: Int, _ kernels: i4q_kernels) -> Float {
         let index = groupIndex(row, column / layout.groupSize)
         var decoding = scheme.decoding(scale: scheme.scaleType.load(scales, index), zeroPoint: zeroPoints?[index] ?? 0,
-                                       offset: offsets.map { scheme.scaleType.load($0, index) } ?? 0, codebook: codebook)
+                                       offset: offsets.map { scheme.scaleType.load($0, index) } ?? 0, codebook: codebook(row))
         var code = codesRow(row)[column / 2]
         if column & 1 == 1 { code = code &>> 4 }
         var value: Float = 0

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4Q
 
+/// Room for n x 16 floats within the address space.
+public func requireCodebooks(_ pointer: UnsafeMutablePointer<Float>?, rows: Int64) throws(Failure) -> UnsafeMutablePointer<Float> {
+    let codebooks = try require(pointer, "codebooks")
+    _ = try CheckedSize(UInt64(rows), "n").times(CallersCodebooks.rowBytes).plus(UInt64(UInt(bitPattern: codebooks)))
+    return codebooks
+}
+
 extension Blob {
     /// Fills what int4q_blob_get_info() tells.
     public func write(to info: UnsafeMutablePointer<int4q_blob_info>) {
@@ -21,6 +28,12 @@ extension Blob {
         try requireEqual(Int64(tensor.scheme.raw.kind), Int64(scheme.raw.kind), "tensor.scheme.kind")
         try requireEqual(Int64(tensor.scheme.raw.group_size), Int64(scheme.raw.group_size), "tensor.scheme.group_size")
         try requireEqual(Int64(tensor.scheme.raw.scale_type), Int64(scheme.raw.scale_type), "tensor.scheme.scale_type")
+        try requireEqual(Int64(tensor.scheme.raw.codebook_scope), Int64(scheme.raw.codebook_scope), "tensor.scheme.codebook_scope")
+    }
+
+    public func requireCodebooks() throws(Failure) {
+        if scheme.kind == .codebook { return }
+        throw Failure(INT4Q_ERROR_MISMATCH, "blob (scheme.kind)", .integer(Int64(scheme.raw.kind)), expected: "INT4Q_KIND_CODEBOOK")
     }
 
     private func requireEqual(_ value: Int64, _ own: Int64, _ name: StaticString) throws(Failure) {

@@ -12,7 +12,10 @@ enum BlobHeader {
         static let scheme = 40 // kind, group_size, scale_type, scale_rule, code_range, rounding: int32 each
         static let checksums = 64, blocks = 72, blockBytes = 80, scales = 88, zeros = 96
         static let groupCount = 104, groupSize = 112, kPadded = 120
-        static let codebook = 128, reserved = 192, checksum = 248
+        static let codebook = 128
+        static let codebookScope = 192 // int32
+        static let codebooks = 200
+        static let reserved = 208, checksum = 248
     }
 
     /// All before the first block but the checksums of blocks.
@@ -42,6 +45,8 @@ enum BlobHeader {
         put(layout.groupCount, Offset.groupCount)
         put(layout.groupSize, Offset.groupSize)
         put(layout.kPadded, Offset.kPadded)
+        put(raw.codebook_scope, Offset.codebookScope)
+        put(layout.codebooksOffset, Offset.codebooks)
         if let codebook {
             for index in 0..<16 { put(codebook[index], Offset.codebook + 4 * index) }
         }
@@ -57,8 +62,8 @@ public struct Blob {
 
     public var headerChecksum: UInt64 { base.load(fromByteOffset: BlobHeader.Offset.checksum, as: UInt64.self) }
     public var codebook: UnsafePointer<Float> { (base + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self) }
-    /// NULL for the kinds that have none, as kernels and decoders want it.
-    public var codebookIfAny: UnsafePointer<Float>? { scheme.kind == .codebook ? codebook : nil }
+    /// Whether the header's codebook is one, and not zeros.
+    var hasTensorCodebook: Bool { scheme.kind == .codebook && !scheme.hasRowCodebooks }
 
     public init(_ pointer: UnsafeRawPointer?, bytes: UInt64, _ name: StaticString = "blob",
                 _ bytesName: StaticString = "blob_bytes") throws(Failure) {
@@ -74,6 +79,7 @@ public struct Blob {
         raw.scale_rule = get(Int32.self, BlobHeader.Offset.scheme + 12)
         raw.code_range = get(Int32.self, BlobHeader.Offset.scheme + 16)
         raw.rounding = get(Int32.self, BlobHeader.Offset.scheme + 20)
+        raw.codebook_scope = get(Int32.self, BlobHeader.Offset.codebookScope)
         let n = get(Int64.self, BlobHeader.Offset.n), k = get(Int64.self, BlobHeader.Offset.k)
         do throws(Failure) {
             scheme = try Scheme(raw)
@@ -106,14 +112,16 @@ public struct Blob {
 
     private func checkDerivedFields(_ name: StaticString) throws(Failure) {
         typealias Field = (offset: Int, value: UInt64)
-        let fields: InlineArray<10, Field> = [
+        let scope = UInt64(UInt32(bitPattern: scheme.raw.codebook_scope))
+        let fields: InlineArray<11, Field> = [
             (BlobHeader.Offset.totalBytes, layout.totalBytes), (BlobHeader.Offset.checksums, layout.checksumsOffset),
             (BlobHeader.Offset.blocks, layout.blocksOffset), (BlobHeader.Offset.blockBytes, layout.blockBytes),
             (BlobHeader.Offset.scales, layout.scalesOffset), (BlobHeader.Offset.zeros, layout.zerosOffset),
             (BlobHeader.Offset.groupCount, UInt64(layout.groupCount)), (BlobHeader.Offset.groupSize, UInt64(layout.groupSize)),
-            (BlobHeader.Offset.kPadded, UInt64(layout.kPadded)), (BlobHeader.Offset.reserved, 0),
+            (BlobHeader.Offset.kPadded, UInt64(layout.kPadded)), (BlobHeader.Offset.codebooks, layout.codebooksOffset),
+            (BlobHeader.Offset.codebookScope, scope), // and four zero bytes
         ]
-        for index in 0..<10 {
+        for index in 0..<11 {
             let stored = base.load(fromByteOffset: fields[index].offset, as: UInt64.self)
             if stored != fields[index].value { throw corrupt(name, stored, expected: "in its header", fields[index].value) }
         }
@@ -130,7 +138,7 @@ public struct Blob {
     }
 
     private func checkCodebook(_ name: StaticString) throws(Failure) {
-        if scheme.kind == .codebook {
+        if hasTensorCodebook {
             do throws(Failure) { try requireUsable(codebook: codebook, name) } catch { throw error.asCorruption }
             return
         }

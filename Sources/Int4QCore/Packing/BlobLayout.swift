@@ -5,7 +5,7 @@ import CInt4Q
 ///
 ///     [header 256] [a checksum per block, padded to 64] [block 0] [block 1] ...        a block: 16 rows of W
 ///
-///     block:  [codes: k_padded / 8 rows of 64 bytes] [scales] [zero points or offsets]      each padded to 64
+///     block:  [codes: k_padded / 8 rows of 64 bytes] [scales] [zero points, offsets or rows' codebooks]      each padded to 64
 ///
 ///     code row: 16 little-endian lanes of 32 bits, one per row of W; a lane holds eight neighbours in k:
 ///         bits  31..28 27..24 23..20 19..16 15..12 11..8   7..4   3..0
@@ -25,6 +25,8 @@ public struct BlobLayout {
     public let scalesOffset: UInt64
     /// Of zero points or offsets; 0 if the kind has neither.
     public let zerosOffset: UInt64
+    /// Of rows' codebooks, [code][16 rows] of floats; 0 if there are none.
+    public let codebooksOffset: UInt64
     public let blockBytes: UInt64
     public let checksumsOffset: UInt64
     public let blocksOffset: UInt64
@@ -46,7 +48,9 @@ public struct BlobLayout {
         let zeros = try CheckedSize(UInt64(groupCount), "k", argument: k).times(16 * zerosSize).roundedUp(to: 64)
         scalesOffset = codes.value
         zerosOffset = zerosSize == 0 ? 0 : try codes.plus(scales.value).value
-        let block = try codes.plus(scales.value).plus(zeros.value)
+        codebooksOffset = scheme.hasRowCodebooks ? try codes.plus(scales.value).value : 0
+        let codebooks = scheme.hasRowCodebooks ? BlobLayout.codebooksBytes : 0
+        let block = try codes.plus(scales.value).plus(zeros.value).plus(codebooks)
         blockBytes = block.value
 
         checksumsOffset = BlobLayout.headerBytes
@@ -54,6 +58,8 @@ public struct BlobLayout {
         blocksOffset = try checksums.plus(checksumsOffset).value
         totalBytes = try CheckedSize(UInt64(blockCount), "n", argument: n).times(block.value).plus(blocksOffset).value
     }
+
+    static let codebooksBytes: UInt64 = 16 * 16 * 4
 
     /// Bytes of a zero point or offset.
     static func zerosSize(_ scheme: Scheme) -> UInt64 {

@@ -26,6 +26,13 @@ private func spreadEven(_ word: UInt32) -> UInt32 {
 }
 
 extension BlobLayout {
+    /// Of a row that has one of its own.
+    func store(codebook: UnsafePointer<Float>?, lane: Int, in block: UnsafeMutableRawPointer) {
+        guard codebooksOffset != 0, let codebook else { return }
+        let column = block + Int(codebooksOffset) + lane * 4
+        for code in 0..<16 { column.storeBytes(of: codebook[code], toByteOffset: code * 64, as: Float.self) }
+    }
+
     func storeChecksum(of index: Int64, in blob: UnsafeMutableRawPointer) {
         let sum = checksum(block(index, in: blob), count: Int(blockBytes))
         (blob + Int(checksumsOffset)).storeBytes(of: sum, toByteOffset: Int(index) * 8, as: UInt64.self)
@@ -49,7 +56,7 @@ public struct BlobPacker {
             try pack(block)
         }
         if rows.lowerBound == 0 {
-            BlobHeader.writeStart(tensor.scheme, layout, codebook: tensor.codebook, to: blob)
+            BlobHeader.writeStart(tensor.scheme, layout, codebook: tensor.scheme.hasRowCodebooks ? nil : tensor.codebook(0), to: blob)
         }
     }
 
@@ -61,6 +68,7 @@ public struct BlobPacker {
         for lane in 0..<count {
             packCodes(tensor.codesRow(first + lane), block + lane * 4)
             try packParameters(first + lane, block, lane)
+            layout.store(codebook: tensor.codebook(first + lane), lane: lane, in: block)
         }
         layout.storeChecksum(of: index, in: blob)
     }

@@ -5,10 +5,12 @@ import CInt4QShims
 /// A block of a blob, zeroed, as a quantizer's sink.
 struct BlockSink: QuantizationSink {
     let scheme: Scheme
-    let codebook: UnsafePointer<Float>?
+    let codebooks: CallersCodebooks?
     let layout: BlobLayout
     let block: UnsafeMutableRawPointer
     let firstRow: Int
+
+    func codebook(_ row: Int) -> UnsafePointer<Float>? { codebooks?.row(row) }
 
     func put(_ parameters: GroupParameters, row: Int, group: Int) {
         let type = scheme.scaleType
@@ -41,7 +43,7 @@ struct BlockSink: QuantizationSink {
 /// Quantizes rows of a matrix straight into a blob.
 public struct BlobQuantizer {
     let scheme: Scheme
-    let codebook: UnsafePointer<Float>?
+    let codebooks: CallersCodebooks?
     let layout: BlobLayout
     let source: Matrix
     let blob: UnsafeMutableRawPointer
@@ -54,19 +56,16 @@ public struct BlobQuantizer {
         self.source = source
         self.blob = blob
         self.kernels = kernels
-        if scheme.kind == .codebook {
-            let values = try require(codebook, "codebook")
-            try requireUsable(codebook: values, "codebook")
-            self.codebook = values
-        } else {
-            self.codebook = nil
-        }
+        codebooks = try CallersCodebooks(scheme, codebook, n: layout.n, "codebook")
     }
 
     public func run(_ rows: Range<Int64>) throws(Failure) {
         if rows.isEmpty { return }
+        try codebooks?.check(rows, "codebook")
         for block in rows.lowerBound / BlobLayout.blockRows..<(rows.upperBound - 1) / BlobLayout.blockRows + 1 { try quantize(block) }
-        if rows.lowerBound == 0 { BlobHeader.writeStart(scheme, layout, codebook: codebook, to: blob) }
+        if rows.lowerBound == 0 {
+            BlobHeader.writeStart(scheme, layout, codebook: scheme.hasRowCodebooks ? nil : codebooks?.row(0), to: blob)
+        }
     }
 
     private func quantize(_ index: Int64) throws(Failure) {
@@ -74,14 +73,20 @@ public struct BlobQuantizer {
         block.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blockBytes))
         let firstRow = Int(index * BlobLayout.blockRows)
         let rows = firstRow..<min(firstRow + Int(BlobLayout.blockRows), Int(layout.n))
-        let sink = BlockSink(scheme: scheme, codebook: codebook, layout: layout, block: block, firstRow: firstRow)
-        try RowQuantizer.with(sink, source, kernels) { (quantizer) throws(Failure) in
-            try quantize(rows, block, quantizer)
+        let sink = BlockSink(scheme: scheme, codebooks: codebooks, layout: layout, block: block, firstRow: firstRow)
+        try RowQuantizer.with(sink, source, from: firstRow, kernels) { (quantizer) throws(Failure) in
+            if !scheme.hasRowCodebooks { return try quantize(rows, block, quantizer) }
+            for row in rows {
+                quantizer.begin(row)
+                try quantize(row..<row + 1, block, quantizer)
+                layout.store(codebook: codebooks?.row(row), lane: row - firstRow, in: block)
+            }
         }
         layout.storeChecksum(of: index, in: blob)
     }
 
     /// All 16 rows at once; groups that need care row by row.
+    @inline(never)
     private func quantize(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>) throws(Failure) {
         let groups = scheme.isPerRow ? 1 : Int(layout.groupCount)
         var group = 0
@@ -96,9 +101,9 @@ public struct BlobQuantizer {
         }
     }
 
-    /// Rows of several packed groups have one scale, which the kernel does not know.
+    /// Rows of several packed groups have one scale, which the kernel does not know; nor does it know tables of single rows.
     private var canTakeBlocks: Bool {
-        !scheme.usesGgmlRounding && !scheme.usesMlxRounding && !(scheme.isPerRow && layout.groupCount > 1)
+        scheme.roundsInBlocks && !(scheme.isPerRow && layout.groupCount > 1)
     }
 
     private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer,

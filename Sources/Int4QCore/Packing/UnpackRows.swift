@@ -19,6 +19,25 @@ struct BlobRow {
         codesFromLane((block + (eighth &* 64 &+ lane &* 4)).load(as: UInt32.self))
     }
 
+    /// What a code of a CODEBOOK stands for in this row.
+    func codebookValue(_ code: Int) -> Float {
+        let scheme = blob.scheme, layout = blob.layout
+        if !scheme.hasRowCodebooks { return blob.codebook[code] }
+        return block.load(fromByteOffset: Int(layout.codebooksOffset) &+ code &* 64 &+ lane &* 4, as: Float.self)
+    }
+
+    /// The row's codebook, for decoders; NULL for the kinds that have none. One of the row's own is gathered in `room` of 16.
+    func codebook(_ room: UnsafeMutablePointer<Float>) -> UnsafePointer<Float>? {
+        if blob.scheme.kind != .codebook { return nil }
+        if !blob.scheme.hasRowCodebooks { return blob.codebook }
+        writeCodebook(to: room)
+        return UnsafePointer(room)
+    }
+
+    func writeCodebook(to values: UnsafeMutablePointer<Float>) {
+        for code in 0..<16 { values[code] = codebookValue(code) }
+    }
+
     func parameterIndex(_ packedGroup: Int) -> Int { packedGroup &* 16 &+ lane }
     var scales: UnsafeRawPointer { block + Int(blob.layout.scalesOffset) }
     var zeros: UnsafeRawPointer { block + Int(blob.layout.zerosOffset) }
@@ -42,6 +61,11 @@ public func unpack(_ blob: Blob, into tensor: QuantizedTensor, rows: Range<Int64
     }
 }
 
+/// Rows' codebooks, or the tensor's for each row.
+public func writeCodebooks(_ blob: Blob, to codebooks: UnsafeMutablePointer<Float>, rows: Range<Int64>) {
+    for row in rows { BlobRow(blob, row).writeCodebook(to: codebooks + Int(row) &* 16) }
+}
+
 /// Writes ceil(k / 2) bytes; codes beyond k are zero in a blob, so a last odd row ends in a zero nibble.
 private func unpackCodes(_ row: BlobRow, into codes: UnsafeMutablePointer<UInt8>, k: Int) {
     let bytes = (k - 1) / 2 + 1
@@ -56,16 +80,17 @@ private func unpackCodes(_ row: BlobRow, into codes: UnsafeMutablePointer<UInt8>
 /// Dequantizes single rows: an embedding lookup.
 public func gather(_ blob: Blob, rows: UnsafePointer<Int64>, count: Int64, into destination: Matrix,
                    _ kernels: i4q_kernels) {
-    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4, alignment: 64) { buffer in
+    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4 + 64, alignment: 64) { buffer in
         let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
         let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: floats)
         for index in 0..<Int(count) {
-            dequantize(BlobRow(blob, rows[index]), into: destination.mutableRow(index), decoder)
+            let row = BlobRow(blob, rows[index])
+            dequantize(row, row.codebook(floats + RunDecoder.chunk), into: destination.mutableRow(index), decoder)
         }
     }
 }
 
-private func dequantize(_ row: BlobRow, into destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
+private func dequantize(_ row: BlobRow, _ codebook: UnsafePointer<Float>?, into destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
     let layout = row.blob.layout
     let type = row.blob.scheme.scaleType
     for group in 0..<Int(layout.groupCount) {
@@ -76,7 +101,7 @@ private func dequantize(_ row: BlobRow, into destination: UnsafeMutableRawPointe
             scale: type.load(row.scales, row.parameterIndex(group)),
             zeroPoint: row.blob.scheme.kind == .asymmetric ? row.zeroPoint(group) : 0,
             offset: hasOffset ? type.load(row.zeros, row.parameterIndex(group)) : 0,
-            codebook: row.blob.codebookIfAny)
+            codebook: codebook)
         decode(row, decoding, begin, end, into: destination, decoder)
     }
 }

@@ -25,10 +25,12 @@ extension Blob {
         try validateParameters(block + Int(layout.scalesOffset), used, first)
         if scheme.kind == .offset { try validateParameters(block + Int(layout.zerosOffset), used, first) }
         if scheme.kind == .asymmetric { try validateZeroPoints(block + Int(layout.zerosOffset), used, first) }
+        if scheme.hasRowCodebooks { try validateCodebooks(block + Int(layout.codebooksOffset), used, first) }
 
         let scalesEnd = Int(layout.scalesOffset) + groups * 16 * size
         let zerosEnd = Int(layout.zerosOffset) + groups * 16 * Int(BlobLayout.zerosSize(scheme))
-        let scalesLimit = layout.zerosOffset == 0 ? Int(layout.blockBytes) : Int(layout.zerosOffset)
+        let next = max(layout.zerosOffset, layout.codebooksOffset) // a kind has one of them or neither
+        let scalesLimit = next == 0 ? Int(layout.blockBytes) : Int(next)
         try requireZeros(block + scalesEnd, scalesLimit - scalesEnd)
         if layout.zerosOffset != 0 { try requireZeros(block + zerosEnd, Int(layout.blockBytes) - zerosEnd) }
     }
@@ -65,6 +67,21 @@ extension Blob {
             let isRepeated = !scheme.isPerRow || value == values.load(fromByteOffset: index % 16, as: UInt8.self)
             if value > (index % 16 < used ? 15 : 0) || !isRepeated {
                 throw corrupt(row: first, "zero points of at most 15, and zeros beyond the last row")
+            }
+        }
+    }
+
+    private func validateCodebooks(_ values: UnsafeRawPointer, _ used: Int, _ first: Int64) throws(Failure) {
+        for lane in 0..<16 {
+            var largest: Float = 0, bits: UInt32 = 0
+            for code in 0..<16 {
+                let value = values.load(fromByteOffset: code &* 64 &+ lane &* 4, as: Float.self)
+                largest = value.isFinite ? max(largest, value.magnitude) : .infinity
+                bits |= value.bitPattern
+                if !largest.isFinite { break }
+            }
+            if lane < used ? largest == 0 || !largest.isFinite : bits != 0 {
+                throw corrupt(row: first, "finite codebooks that are not all zero, and zeros beyond the last row")
             }
         }
     }

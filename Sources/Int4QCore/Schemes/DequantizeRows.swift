@@ -52,7 +52,7 @@ private func dequantize(_ tensor: QuantizedTensor, _ row: Int, _ destination: Un
         let decoding = tensor.scheme.decoding(scale: type.load(tensor.scales, index),
                                               zeroPoint: tensor.zeroPoints?[index] ?? 0,
                                               offset: tensor.offsets.map { type.load($0, index) } ?? 0,
-                                              codebook: tensor.codebook)
+                                              codebook: tensor.codebook(row))
         decoder.decode(decoding, tensor.codesRow(row) + begin / 2, count: end - begin,
                        into: destination + begin * decoder.type.size)
     }

@@ -5,7 +5,8 @@ import CInt4QShims
 /// Where a quantizer's results go: a tensor, or a blob.
 protocol QuantizationSink {
     var scheme: Scheme { get }
-    var codebook: UnsafePointer<Float>? { get }
+    /// CODEBOOK's alone: the row's own, or the tensor's.
+    func codebook(_ row: Int) -> UnsafePointer<Float>?
     /// Parameters of a group of the scheme, all finite.
     func put(_ parameters: GroupParameters, row: Int, group: Int)
     /// `count` codes from an even column on, two to a byte, low nibble first, a last odd one with a zero nibble.
@@ -22,14 +23,15 @@ struct RowQuantizer<Sink: QuantizationSink> {
     let kernels: i4q_kernels
     let floats: UnsafeMutablePointer<Float>
     let codes: UnsafeMutablePointer<UInt8>
-    /// CODEBOOK's alone.
+    /// CODEBOOK's alone, of the row that was begun.
     let table: UnsafePointer<i4q_code_table>?
 
-    static func with(_ sink: Sink, _ source: Matrix, _ kernels: i4q_kernels,
+    /// `row` is the first one that the body begins with.
+    static func with(_ sink: Sink, _ source: Matrix, from row: Int, _ kernels: i4q_kernels,
                      _ body: (RowQuantizer) throws(Failure) -> Void) throws(Failure) {
         let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: chunk * 4 + chunk / 2 + 192, alignment: 64) { buffer in
             let memory = buffer.baseAddress.unsafelyUnwrapped
-            let table = sink.codebook.map { sink.scheme.makeTable($0, at: memory + chunk * 4 + chunk / 2) }
+            let table = sink.codebook(row).map { sink.scheme.makeTable($0, at: memory + chunk * 4 + chunk / 2) }
             let quantizer = RowQuantizer(sink: sink, source: source, kernels: kernels,
                                          floats: memory.assumingMemoryBound(to: Float.self),
                                          codes: (memory + chunk * 4).assumingMemoryBound(to: UInt8.self), table: table)
@@ -39,6 +41,12 @@ struct RowQuantizer<Sink: QuantizationSink> {
             } catch { return error }
         }
         if let failure { throw failure }
+    }
+
+    /// Before a row's groups: makes the table of its codebook, if it has one of its own.
+    func begin(_ row: Int) {
+        guard sink.scheme.hasRowCodebooks, let table, let codebook = sink.codebook(row) else { return }
+        _ = sink.scheme.makeTable(codebook, at: UnsafeMutableRawPointer(mutating: table))
     }
 
     func quantize(_ row: Int, _ group: Int) throws(Failure) {
@@ -134,7 +142,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
 struct TensorSink: QuantizationSink {
     let tensor: QuantizedTensor
     var scheme: Scheme { tensor.scheme }
-    var codebook: UnsafePointer<Float>? { tensor.codebook }
+    func codebook(_ row: Int) -> UnsafePointer<Float>? { tensor.codebook(row) }
 
     func put(_ parameters: GroupParameters, row: Int, group: Int) {
         let index = tensor.groupIndex(row, group)
@@ -150,8 +158,10 @@ struct TensorSink: QuantizationSink {
 }
 
 public func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try RowQuantizer.with(TensorSink(tensor: tensor), source, kernels) { (quantizer) throws(Failure) in
+    if rows.isEmpty { return }
+    try RowQuantizer.with(TensorSink(tensor: tensor), source, from: Int(rows.lowerBound), kernels) { (quantizer) throws(Failure) in
         for row in rows {
+            quantizer.begin(Int(row))
             for group in 0..<Int(tensor.layout.groupsPerRow) { try quantizer.quantize(Int(row), group) }
         }
     }

@@ -9,7 +9,8 @@ public struct QuantizedTensor {
     public let scales: UnsafeMutableRawPointer
     public let zeroPoints: UnsafeMutablePointer<UInt8>?
     public let offsets: UnsafeMutableRawPointer?
-    public let codebook: UnsafePointer<Float>?
+    /// Nil for the kinds that have none, and where it is not read.
+    private let codebooks: CallersCodebooks?
 
     /// `readsCodebook` is false where the codebook is not needed, as in unpacking.
     public init(_ raw: int4q_tensor, readsCodebook: Bool = true) throws(Failure) {
@@ -26,9 +27,14 @@ public struct QuantizedTensor {
                        "tensor.zero_points_bytes").assumingMemoryBound(to: UInt8.self)
         offsets = layout.offsetsBytes == 0 ? nil
             : try part(raw.offsets, raw.offsets_bytes, layout.offsetsBytes, size, "tensor.offsets", "tensor.offsets_bytes")
-        let needsCodebook = scheme.kind == .codebook && readsCodebook
-        codebook = needsCodebook ? try checkedCodebook(raw.codebook) : nil
+        codebooks = readsCodebook ? try CallersCodebooks(scheme, raw.codebook, n: raw.n, "tensor.codebook") : nil
     }
+
+    /// A row's codebook: its own, or the tensor's.
+    public func codebook(_ row: Int) -> UnsafePointer<Float>? { codebooks?.row(row) }
+
+    /// Codebooks of rows are looked at when the rows are known that a call is about.
+    public func requireCodebooks(_ rows: Range<Int64>) throws(Failure) { try codebooks?.check(rows, "tensor.codebook") }
 
     public func codesRow(_ row: Int) -> UnsafeMutablePointer<UInt8> { codes + row &* Int(layout.codesRowBytes) }
 
@@ -41,25 +47,4 @@ private func part(_ pointer: UnsafeMutableRawPointer?, _ declared: UInt64, _ nee
     let base = try require(pointer, name, alignment: alignment)
     try requireBytes(declared, needed: needed, bytesName)
     return base
-}
-
-private func checkedCodebook(_ pointer: UnsafePointer<Float>?) throws(Failure) -> UnsafePointer<Float> {
-    let codebook = try require(pointer, "tensor.codebook")
-    try requireUsable(codebook: codebook, "tensor.codebook")
-    return codebook
-}
-
-/// 16 finite values, at least one of them not zero.
-func requireUsable(codebook: UnsafePointer<Float>, _ name: StaticString) throws(Failure) {
-    var largest: Float = 0
-    for index in 0..<16 {
-        let value = codebook[index]
-        if !value.isFinite {
-            throw Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: 0, column: Int64(index), value), expected: "finite values")
-        }
-        largest = max(largest, value.magnitude)
-    }
-    if largest == 0 {
-        throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .text("all zero"), expected: "a value that is not zero")
-    }
 }

@@ -13,6 +13,8 @@ public struct Scheme {
     public var usesGgmlRounding: Bool { raw.rounding == int32(INT4Q_ROUNDING_GGML) }
     public var usesMlxRounding: Bool { raw.rounding == int32(INT4Q_ROUNDING_MLX) }
     public var usesLogarithms: Bool { raw.rounding == int32(INT4Q_ROUNDING_NEAREST_LOG) }
+    /// Whether each row has a codebook of its own.
+    public var hasRowCodebooks: Bool { raw.codebook_scope == int32(INT4Q_CODEBOOK_PER_ROW) }
     public var hasUnitScale: Bool { raw.scale_rule == int32(INT4Q_SCALE_ONE) }
     public var isRestricted: Bool { raw.code_range == int32(INT4Q_RANGE_RESTRICTED) }
     public var scaleRule: Int {
@@ -32,6 +34,7 @@ public struct Scheme {
         self.raw = raw
         try checkGroupSize()
         try checkConventions()
+        try checkCodebookScope()
         try checkReserved()
     }
 
@@ -85,9 +88,19 @@ public struct Scheme {
         }
     }
 
+    private func checkCodebookScope() throws(Failure) {
+        if !hasRowCodebooks && raw.codebook_scope != int32(INT4Q_CODEBOOK_PER_TENSOR) {
+            throw .invalid("scheme.codebook_scope", Int64(raw.codebook_scope),
+                           expected: "INT4Q_CODEBOOK_PER_TENSOR or INT4Q_CODEBOOK_PER_ROW")
+        }
+        if hasRowCodebooks && kind != .codebook {
+            throw .invalid("scheme.codebook_scope", Int64(raw.codebook_scope), expected: "INT4Q_CODEBOOK_PER_TENSOR with this kind")
+        }
+    }
+
     private func checkReserved() throws(Failure) {
         let r = raw.reserved
-        let all = r.0 | r.1 | r.2 | r.3 | r.4 | r.5
+        let all = r.0 | r.1 | r.2 | r.3 | r.4
         if all != 0 { throw .invalid("scheme.reserved", Int64(all), expected: "0") }
     }
 }

@@ -11,13 +11,21 @@
 
 from ._blob import Blob, BlobInfo, Linear
 from ._blocks import Blocks, format_scheme, quantize_blocks
-from ._codebooks import FittedCodebook, codebook_values, fit_codebook, linear_bins
+from ._codebooks import (
+    FittedCodebook,
+    FittedRowCodebooks,
+    codebook_values,
+    fit_codebook,
+    fit_row_codebooks,
+    linear_bins,
+)
 from ._double import DoubleScales, dynamic_map
 from ._enums import (
     PER_ROW,
     Activation,
     Bound,
     Codebook,
+    CodebookScope,
     CodeRange,
     DoubleRule,
     Format,
@@ -85,12 +93,14 @@ __all__ = [
     "BufferTooSmallError",
     "CodeRange",
     "Codebook",
+    "CodebookScope",
     "CorruptError",
     "DoubleRule",
     "DoubleScales",
     "Experts",
     "Format",
     "FittedCodebook",
+    "FittedRowCodebooks",
     "Int4Array",
     "Int4Method",
     "Int4QError",
@@ -138,6 +148,7 @@ __all__ = [
     "gobo_centroids",
     "gobo_quantize",
     "fit_codebook",
+    "fit_row_codebooks",
     "isa_active",
     "isa_detected",
     "isa_name",

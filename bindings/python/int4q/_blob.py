@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _native
 from ._arrays import aligned_bytes, as_type, input_matrix, is_aligned, new_matrix, widened
-from ._enums import Activation, Bound, Mode, Type
+from ._enums import Activation, Bound, CodebookScope, Mode, Type
 from ._matmul import MatmulPlan, PlanCache, describe_dispatch
 from ._operands import (
     NO_STEPS,
@@ -76,7 +76,8 @@ def check_alike(blob: Any, name: str, like: Blob) -> None:
         raise TypeError(f"{name} is {type(blob).__name__}; expected a Blob")
 
     def traits(of: Blob) -> tuple[Any, ...]:
-        return of.shape, of.scheme.kind, of.scheme.group_size, of.scheme.scale_type
+        scheme = of.scheme
+        return of.shape, scheme.kind, scheme.group_size, scheme.scale_type, scheme.codebook_scope
 
     if traits(blob) != traits(like):
         raise ValueError(f"{name} is {blob.n} x {blob.k}, {blob.scheme}; expected {like.n} x {like.k}, {like.scheme}")
@@ -105,8 +106,8 @@ class Blob:
 
         Arguments and exceptions are those of `int4q.quantize`, which is for whoever wants to see the codes.
         """
-        chosen = checked_scheme(scheme)
         source = input_matrix(weights, "weights", element_type)
+        chosen = checked_scheme(scheme, source.rows)
         data = _empty_bytes(chosen, source.rows, source.columns)
         struct, codebook = chosen.as_struct(), chosen.codebook_array()
         table = None if codebook is None else codebook.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
@@ -224,6 +225,8 @@ class Blob:
     def unpack(self, *, threads: int | None = None) -> QuantizedTensor:
         """The quantized matrix that was packed."""
         tensor = QuantizedTensor.empty(self.scheme, self.n, self.k)
+        if self.scheme.codebook_scope == CodebookScope.ROW:
+            tensor = dataclasses.replace(tensor, codebook=self.codebooks())
         struct = tensor.as_struct()
 
         def work(begin: int, end: int) -> None:
@@ -238,6 +241,16 @@ class Blob:
 
         for_rows(work, self.n, self.k, threads, multiple=_native.BLOCK_ROWS)
         return tensor
+
+    def codebooks(self) -> np.ndarray:
+        """float32[n][16]: each row's codebook; where there is one for the tensor, that one n times.
+
+        Raises MismatchError for other kinds.
+        """
+        values = np.empty((self.n, 16), np.float32)
+        pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        _native.call("int4q_blob_codebooks", self._data.ctypes.data, self._data.nbytes, pointer, 0, self.n)
+        return values
 
     def gather(self, indices: Any, dtype: Any = np.float32) -> np.ndarray:
         """Rows by number: indices of any shape give [..., k] of `dtype`. An embedding lookup.

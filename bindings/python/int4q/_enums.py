@@ -62,6 +62,13 @@ class Rounding(enum.IntEnum):
     MLX = 3
 
 
+class CodebookScope(enum.IntEnum):
+    """Whose a codebook's 16 values are: the tensor's, or each row has its own."""
+
+    TENSOR = 0
+    ROW = 1
+
+
 class Codebook(enum.IntEnum):
     """Codebooks that have a name."""
 

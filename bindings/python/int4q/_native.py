@@ -59,7 +59,8 @@ class SchemeStruct(Structure):
         ("scale_rule", c_int32),
         ("code_range", c_int32),
         ("rounding", c_int32),
-        ("reserved", c_int32 * 6),
+        ("codebook_scope", c_int32),
+        ("reserved", c_int32 * 5),
     ]
 
 
@@ -302,6 +303,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "int4q_blob_validate": (c_int32, [c_void_p, c_uint64, c_int32]),
     "int4q_blob_get_info": (c_int32, [c_void_p, c_uint64, POINTER(BlobInfoStruct)]),
     "int4q_unpack_rows": (c_int32, [c_void_p, c_uint64, POINTER(TensorStruct), c_int64, c_int64]),
+    "int4q_blob_codebooks": (c_int32, [c_void_p, c_uint64, POINTER(c_float), c_int64, c_int64]),
     "int4q_gather_rows": (
         c_int32,
         [c_void_p, c_uint64, POINTER(c_int64), c_int64, c_void_p, c_int32, c_int64],

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ._enums import PER_ROW, CodeRange, Kind, Rounding, ScaleRule, Type
+from ._enums import PER_ROW, CodebookScope, CodeRange, Kind, Rounding, ScaleRule, Type
 from ._native import SchemeStruct
+
+
+CodebookValues = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+def _nested(array: np.ndarray) -> CodebookValues:
+    """float32 values as a tuple, or as a tuple for each row."""
+    return tuple(array.tolist()) if array.ndim == 1 else tuple(tuple(row) for row in array.tolist())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +27,9 @@ class Scheme:
     Use one of the constructors: `symmetric`, `asymmetric`, `offset`, `codebook`, `ggml_q4_0`, `ggml_q4_1`. A row of
     weights is cut into groups of `group_size` neighbours (16, 32, 64, 128, 256 or PER_ROW); each group has a scale of
     `scale_type`. Whether the parts fit together is checked by the library when the scheme is used.
+
+    codebook_values   16 numbers, or with codebook_scope ROW 16 for each row; None for other kinds, and where the rows'
+                      are left in a blob (`Blob.codebooks`)
     """
 
     kind: Kind
@@ -26,7 +38,8 @@ class Scheme:
     scale_rule: ScaleRule = ScaleRule.DEFAULT
     code_range: CodeRange = CodeRange.FULL
     rounding: Rounding = Rounding.NEAREST_EVEN
-    codebook_values: tuple[float, ...] | None = None
+    codebook_values: CodebookValues | None = None
+    codebook_scope: CodebookScope = CodebookScope.TENSOR
 
     @classmethod
     def symmetric(
@@ -53,27 +66,31 @@ class Scheme:
     @classmethod
     def codebook(
         cls,
-        values: Sequence[float],
+        values: Any,
         group_size: int = 32,
         *,
         scale_type: Type = Type.F16,
         scale_rule: ScaleRule = ScaleRule.DEFAULT,
         rounding: Rounding = Rounding.NEAREST_EVEN,
     ) -> Scheme:
-        """w = s * values[q], with 16 values shared by the whole tensor
+        """w = s * values[q], with 16 values shared by the whole tensor, or values[n][16], 16 for each of its n rows
 
         With ScaleRule.ONE s is 1 for every group and the values are the weights' own; Rounding.NEAREST_LOG switches
-        between neighbours at their geometric mean.
+        between neighbours at their geometric mean. Products with values for each row are Mode.F32's alone.
         """
-        if len(values) != 16:
-            raise ValueError(f"values has {len(values)} elements; expected 16")
+        array = np.asarray(values, np.float32)
+        if array.ndim == 1 and len(array) != 16:
+            raise ValueError(f"values has {len(array)} elements; expected 16")
+        if array.ndim != 1 and (array.ndim != 2 or array.shape[1] != 16):
+            raise ValueError(f"values has shape {array.shape}; expected (16,) or (n, 16)")
         return cls(
             Kind.CODEBOOK,
             group_size,
             scale_type,
             scale_rule,
             rounding=rounding,
-            codebook_values=tuple(float(value) for value in values),
+            codebook_values=_nested(array),
+            codebook_scope=CodebookScope.TENSOR if array.ndim == 1 else CodebookScope.ROW,
         )
 
     @classmethod
@@ -108,12 +125,20 @@ class Scheme:
 
     def as_struct(self) -> SchemeStruct:
         return SchemeStruct(
-            self.kind, self.group_size, self.scale_type, self.scale_rule, self.code_range, self.rounding
+            self.kind,
+            self.group_size,
+            self.scale_type,
+            self.scale_rule,
+            self.code_range,
+            self.rounding,
+            self.codebook_scope,
         )
 
     @classmethod
     def from_struct(cls, struct: SchemeStruct, codebook: Sequence[float] | None = None) -> Scheme:
-        kind = Kind(struct.kind)
+        """`codebook` counts for a scheme with one for the tensor."""
+        kind, scope = Kind(struct.kind), CodebookScope(struct.codebook_scope)
+        has_values = codebook is not None and kind == Kind.CODEBOOK and scope == CodebookScope.TENSOR
         return cls(
             kind,
             struct.group_size,
@@ -121,11 +146,12 @@ class Scheme:
             ScaleRule(struct.scale_rule),
             CodeRange(struct.code_range),
             Rounding(struct.rounding),
-            tuple(float(value) for value in codebook) if codebook is not None and kind == Kind.CODEBOOK else None,
+            _nested(np.asarray(codebook, np.float32)) if has_values else None,
+            scope,
         )
 
     def codebook_array(self) -> np.ndarray | None:
-        """float32[16], or None for a scheme without a codebook."""
+        """float32[16] or, for each row, [n][16]; None for a scheme without a codebook."""
         return None if self.codebook_values is None else np.asarray(self.codebook_values, np.float32)
 
     def __str__(self) -> str:
@@ -135,6 +161,8 @@ class Scheme:
             parts.append("all 1")
         elif self.scale_rule != ScaleRule.DEFAULT:
             parts.append(self.scale_rule.name.lower())
+        if self.codebook_scope == CodebookScope.ROW:
+            parts.insert(1, "one for each row")
         if self.code_range != CodeRange.FULL:
             parts.append("codes -7..7")
         if self.rounding == Rounding.GGML:

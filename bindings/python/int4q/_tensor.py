@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _native
 from ._arrays import as_type, dtype_of, input_matrix, new_matrix, output_matrix
-from ._enums import Kind, Type
+from ._enums import CodebookScope, Kind, Type
 from ._rows import for_rows
 from ._scheme import Scheme
 
@@ -34,7 +34,7 @@ class QuantizedTensor:
     scales       [n][groups_per_row], of the scheme's scale type (bfloat16 as uint16 bits without ml_dtypes)
     zero_points  uint8[n][groups_per_row], 0..15, for ASYMMETRIC, else None
     offsets      as scales, for OFFSET, else None
-    codebook     float32[16] for CODEBOOK, else None
+    codebook     float32[16] for CODEBOOK, with values for each row float32[n][16], else None
     """
 
     scheme: Scheme
@@ -56,7 +56,8 @@ class QuantizedTensor:
         self._check("scales", self.scales, (self.n, groups), scale_dtypes)
         self._check("zero_points", self.zero_points, (self.n, groups), {np.dtype(np.uint8)})
         self._check("offsets", self.offsets, (self.n, groups), scale_dtypes)
-        self._check("codebook", self.codebook, (16,), {np.dtype(np.float32)})
+        is_per_row = self.scheme.codebook_scope == CodebookScope.ROW
+        self._check("codebook", self.codebook, (self.n, 16) if is_per_row else (16,), {np.dtype(np.float32)})
 
     @staticmethod
     def _check(name: str, array: np.ndarray | None, shape: tuple[int, ...], dtypes: set[np.dtype]) -> None:
@@ -158,11 +159,14 @@ class QuantizedTensor:
         return Blob.pack(self, threads=threads)
 
 
-def checked_scheme(scheme: Scheme | None) -> Scheme:
-    """The scheme, by default the symmetric one. ValueError for a codebook scheme without its values."""
+def checked_scheme(scheme: Scheme | None, rows: int) -> Scheme:
+    """The scheme, by default the symmetric one. ValueError for a codebook scheme without its values, or for other rows."""
     scheme = scheme or Scheme.symmetric()
     if scheme.kind == Kind.CODEBOOK and scheme.codebook_values is None:
         raise ValueError("scheme has kind CODEBOOK and no values; use Scheme.codebook(values)")
+    values = scheme.codebook_values
+    if scheme.codebook_scope == CodebookScope.ROW and values is not None and len(values) != rows:
+        raise ValueError(f"scheme has codebooks for {len(values)} rows; weights has {rows}")
     return scheme
 
 
@@ -177,8 +181,8 @@ def quantize(
     Raises NotFiniteError with row and column if a weight is NaN or infinite, or a scale is beyond its type. Where only
     the blob is wanted, `Blob.quantize` makes it in one pass.
     """
-    chosen = checked_scheme(scheme)
     source = input_matrix(weights, "weights", element_type)
+    chosen = checked_scheme(scheme, source.rows)
     tensor = QuantizedTensor.empty(chosen, source.rows, source.columns)
     struct = tensor.as_struct()
 

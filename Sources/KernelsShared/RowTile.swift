@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+// F32 mode with codebooks of rows. Each lane has a table of its own, which no permutation of one register reads: decoding takes
+// longer than multiplying a few rows. So a piece of k of some blocks is decoded once, by one copy of the code, and used for all
+// rows of the tile. Same operations in the same order as the other products. A group may be longer than a piece; its sums so far
+// then wait in memory.
+//
+//     panel:  [k of the piece][block] 64 bytes each: decoded weights
+//             [row][block] 64 bytes each: sums of a group that goes on
+//             [block] 1024 bytes each: room for tables
+
+/// A product that covers tiles by itself.
+protocol WholeTile {
+    static func run(_ p: i4q_product, _ t: i4q_tile)
+}
+
+private let pieceDepth = 128
+
+enum RowTile<let rows: Int, let blocks: Int>: WholeTile {
+    @inline(never)
+    static func run(_ p: i4q_product, _ t: i4q_tile) {
+        var block = 0
+        while block < Int(t.block_count) {
+            if blocks > 1 && Int(t.block_count) &- block >= blocks {
+                RowBlocks<rows, blocks>.run(p, t, block: block)
+                block &+= blocks
+            } else {
+                RowBlocks<rows, 1>.run(p, t, block: block)
+                block &+= 1
+            }
+        }
+    }
+}
+
+/// Some blocks of a tile, all of its rows: `rows` at a time and the last ones alone.
+private enum RowBlocks<let rows: Int, let blocks: Int> {
+    @inline(__always)
+    static func run(_ p: i4q_product, _ t: i4q_tile, block: Int) {
+        let panel = t.panel.unsafelyUnwrapped
+        let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
+        let sums = panel + pieceDepth &* blocks &* 64
+        let room = sums + Int(t.row_count) &* blocks &* 64
+        for b in 0..<blocks { RowLookup.prepare(tables(p, weights, b), room + b &* 1024) }
+        let end = min(Int(p.group_count) &* Int(p.group_size), Int(p.k_padded))
+        var begin = 0
+        while begin < end {
+            let piece = begin..<min(begin &+ pieceDepth, end)
+            for b in 0..<blocks {
+                decodePiece(weights + b &* Int(p.block_bytes), piece, tables: tables(p, weights, b), room + b &* 1024,
+                            into: panel + b &* 64, stride: blocks &* 64)
+            }
+            multiply(p, t, weights, piece, end, panel, sums, block)
+            begin &+= pieceDepth
+        }
+    }
+
+    @inline(__always)
+    private static func tables(_ p: i4q_product, _ weights: UnsafeRawPointer, _ b: Int) -> UnsafeRawPointer {
+        weights + (b &* Int(p.block_bytes) &+ Int(p.codebooks_offset))
+    }
+
+    @inline(__always)
+    private static func multiply(_ p: i4q_product, _ t: i4q_tile, _ weights: UnsafeRawPointer, _ piece: Range<Int>, _ end: Int,
+                                 _ panel: UnsafeMutableRawPointer, _ sums: UnsafeMutableRawPointer, _ block: Int) {
+        var row = 0
+        while row < Int(t.row_count) {
+            let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + (Int(t.row_begin) &+ row) &* Int(p.prepared_row_bytes)
+            let out = t.out.unsafelyUnwrapped + (row &* Int(t.out_stride) &+ block &* lanes)
+            let waiting = sums + row &* blocks &* 64
+            if Int(t.row_count) &- row >= rows {
+                RowSums<rows, blocks>.add(p, weights, piece, end, panel, x, out, Int(t.out_stride), waiting)
+                row &+= rows
+            } else {
+                RowSums<1, blocks>.add(p, weights, piece, end, panel, x, out, Int(t.out_stride), waiting)
+                row &+= 1
+            }
+        }
+    }
+}
+
+/// The one place where codes become weights.
+@inline(never)
+private func decodePiece(_ block: UnsafeRawPointer, _ piece: Range<Int>, tables: UnsafeRawPointer, _ room: UnsafeRawPointer,
+                         into panel: UnsafeMutableRawPointer, stride: Int) {
+    var k = piece.lowerBound, target = panel
+    while k < piece.upperBound {
+        RowLookup.decode(block + k &* 8, tables, room, into: target, stride: stride)
+        target += codeRowDepth &* stride
+        k &+= codeRowDepth
+    }
+}
+
+private enum RowSums<let rows: Int, let blocks: Int> {
+    typealias Accumulators = InlineArray<blocks, InlineArray<rows, Floats>>
+    typealias Totals = TotalsInMemory<rows, blocks>
+
+    @inline(never)
+    static func add(_ p: i4q_product, _ weights: UnsafeRawPointer, _ piece: Range<Int>, _ end: Int, _ panel: UnsafeRawPointer,
+                    _ x: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>, _ outStride: Int, _ waiting: UnsafeMutableRawPointer) {
+        let totals = Totals(out, stride: outStride, step: 1, isFirst: piece.lowerBound == 0)
+        let sums = UnsafeMutablePointer<Float>(OpaquePointer(waiting))
+        let kept = Totals(sums, stride: blocks &* lanes, step: 1, isFirst: false)
+        let groupSize = Int(p.group_size)
+        var group = piece.lowerBound / groupSize
+        var dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
+        if group &* groupSize != piece.lowerBound { dots = kept.load() }
+        var k = piece.lowerBound, values = panel
+        while k < piece.upperBound {
+            let groupEnd = min((group &+ 1) &* groupSize, end)
+            let stop = min(groupEnd, piece.upperBound)
+            while k < stop {
+                multiplyAdd(&dots, values, x + k &* 4, Int(p.prepared_row_bytes))
+                values += blocks &* 64
+                k &+= 1
+            }
+            if stop < groupEnd { return kept.store(dots) }
+            scale(0, totals, dots[0], p, group, weights)
+            if blocks > 1 { scale(1, totals, dots[1], p, group, weights + Int(p.block_bytes)) }
+            dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
+            group &+= 1
+        }
+    }
+
+    @inline(__always)
+    private static func multiplyAdd(_ dots: inout Accumulators, _ values: UnsafeRawPointer, _ x: UnsafeRawPointer, _ xStride: Int) {
+        var vectors = InlineArray<blocks, Floats>(repeating: Floats(repeating: 0))
+        for b in 0..<blocks { vectors[b] = values.floats(b &* 64) }
+        for r in 0..<rows {
+            let activation = Floats(repeating: x.float(r &* xStride))
+            for b in 0..<blocks { dots[b][r] = fusedMultiplyAdd(activation, vectors[b], dots[b][r]) }
+        }
+    }
+
+    @inline(__always)
+    private static func scale(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
+                              _ block: UnsafeRawPointer) {
+        let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
+        for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
+    }
+}
