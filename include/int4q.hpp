@@ -133,7 +133,7 @@ struct Scheme {
         return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, 0, {}};
     }
     static constexpr int4q_scheme mlx(int32_t group_size = 64, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, INT4Q_ROUNDING_MLX, {}};
+        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, INT4Q_ROUNDING_MLX, 0, {}};
     }
 };
 

@@ -138,6 +138,21 @@ def symbols_only_in(names: set[str], objects: list[Path]) -> set[str]:
     return inside - outside
 
 
+def check_allocations(library: Path) -> None:
+    """Who takes memory from the heap: the pool's function alone."""
+    callers: set[str] = set()
+    current = "?"
+    for line in run("objdump", "-d", "--no-show-raw-insn", str(library)).splitlines():
+        header = re.match(r"[0-9a-f]+ <(.+)>:$", line)
+        if header:
+            current = header.group(1)
+        elif re.search(r"<(malloc|calloc|realloc|aligned_alloc|posix_memalign|mmap)@", line) and "@plt" not in current:
+            callers.add(current)
+    if callers != {"i4q_allocate"}:
+        fail(f"memory is allocated by {sorted(callers)}; expected i4q_allocate alone")
+    print("allocations: by i4q_allocate alone")
+
+
 def main() -> int:
     build = Path(sys.argv[1])
     library = build / "libint4q.so"
@@ -145,6 +160,7 @@ def main() -> int:
     check_names(library)
     check_size(library)
     check_instructions(build, library)
+    check_allocations(library)
     return 1 if fail.count else 0
 
 

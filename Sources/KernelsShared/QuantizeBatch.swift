@@ -62,25 +62,23 @@ private struct Batch {
 private func overOrZero(_ a: Slice, _ b: Slice) -> Slice { pick(i4q_abs(b), above: nothing, over(a, b), nothing) }
 
 func quantizeBatch(_ b: i4q_block_batch) -> Int64 {
-    withUnsafeTemporaryAllocation(byteCount: Batch.bytes, alignment: 64) { buffer in
-        let whole = Batch(memory: buffer.baseAddress.unsafelyUnwrapped, depth: b.format == Format.nvfp4 ? 16 : 32)
-        load(b.values.unsafelyUnwrapped, b.source_type, b, whole, 0)
-        if let importance = b.importance { load(importance, ElementType.f32, b, whole, 2048) }
-        let bad = begin(b, whole)
-        if bad != 0 { return bad }
-        switch b.format {
-        case Format.q4_0:
-            if b.search != 0 || b.importance != nil { searchScales(b, whole, isTable: false) } else { plainSymmetric(b, whole) }
-        case Format.q4_1:
-            if b.search != 0 || b.importance != nil { searchOffsets(b, whole) } else { plainOffset(b, whole) }
-        case Format.q4_K: return quantizeSuperBlocks(b, whole)
-        case Format.iq4_NL: searchScales(b, whole, isTable: true)
-        default:
-            quantizeE2M1(b, whole)
-            return 0
-        }
-        return store(b, whole)
+    let whole = Batch(memory: b.scratch.unsafelyUnwrapped, depth: b.format == Format.nvfp4 ? 16 : 32)
+    load(b.values.unsafelyUnwrapped, b.source_type, b, whole, 0)
+    if let importance = b.importance { load(importance, ElementType.f32, b, whole, 2048) }
+    let bad = begin(b, whole)
+    if bad != 0 { return bad }
+    switch b.format {
+    case Format.q4_0:
+        if b.search != 0 || b.importance != nil { searchScales(b, whole, isTable: false) } else { plainSymmetric(b, whole) }
+    case Format.q4_1:
+        if b.search != 0 || b.importance != nil { searchOffsets(b, whole) } else { plainOffset(b, whole) }
+    case Format.q4_K: return quantizeSuperBlocks(b, whole)
+    case Format.iq4_NL: searchScales(b, whole, isTable: true)
+    default:
+        quantizeE2M1(b, whole)
+        return 0
     }
+    return store(b, whole)
 }
 
 /// Does something with each slice that has lanes.

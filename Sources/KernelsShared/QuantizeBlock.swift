@@ -7,7 +7,7 @@ import CInt4QShims
 // Gives the codes that GroupParameters and encodeRun give for the schemes that round to nearest; groups that need special
 // care are left to them.
 
-/// Values of k kept between finding a group's range and choosing its codes.
+/// Values of k kept between finding a group's range and choosing its codes; scratch has room for them and one square more.
 private let keptDepth = 256
 
 /// Bytes of a row asked for ahead of a square.
@@ -34,15 +34,13 @@ private struct LaneEncoding {
 
 /// Quantizes groups from `first` on and returns the first one that it leaves to others, or the number of groups.
 func quantizeBlock(_ q: i4q_block_quantization, from first: Int) -> Int {
-    withUnsafeTemporaryAllocation(byteCount: (keptDepth &+ lanes) &* 64, alignment: 64) { buffer in
-        let kept = buffer.baseAddress.unsafelyUnwrapped
-        var group = first
-        while group < Int(q.group_count) {
-            if !quantizeGroup(q, group, kept) { break }
-            group &+= 1
-        }
-        return group
+    let kept = q.scratch.unsafelyUnwrapped
+    var group = first
+    while group < Int(q.group_count) {
+        if !quantizeGroup(q, group, kept) { break }
+        group &+= 1
     }
+    return group
 }
 
 @inline(__always)

@@ -53,6 +53,7 @@ extension i4q_kernels {
         quantize_block = { quantization, first in
             Int64(quantizeBlock(quantization.unsafelyUnwrapped.pointee, from: Int(first)))
         }
+        unpack_codes = { unpackCodes($0.unsafelyUnwrapped.pointee) }
         decode = { decoding, codes, count, floats in
             decodeRun(decoding.unsafelyUnwrapped.pointee, codes.unsafelyUnwrapped, count: Int(count),
                       floats.unsafelyUnwrapped)

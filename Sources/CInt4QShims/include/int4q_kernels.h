@@ -140,7 +140,22 @@ typedef struct i4q_block_quantization {
     int64_t zeros_offset;
     uint8_t *block;          /* zeroed, aligned to 64 */
     const i4q_code_table *table; /* CODEBOOK only, else NULL */
+    void *scratch;           /* I4Q_QUANTIZING_SCRATCH bytes, aligned to 64 */
 } i4q_block_quantization;
+
+/* What quantize_block, quantize_batch and unpack_codes need besides: 272 lines of 64 bytes. */
+enum { I4Q_QUANTIZING_SCRATCH = 17408 };
+
+/* Codes of a block, to be written to up to 16 rows of a tensor. */
+typedef struct i4q_code_unpacking {
+    const uint8_t *block;  /* code rows of 64 bytes */
+    int64_t code_rows;
+    int64_t row_count;     /* 1..16 */
+    int64_t row_bytes;     /* that each row gets */
+    uint8_t *codes;        /* of the first row */
+    int64_t stride;        /* bytes from one row to the next */
+    void *scratch;         /* I4Q_QUANTIZING_SCRATCH bytes, aligned to 64 */
+} i4q_code_unpacking;
 
 /* Up to 16 blocks (or Q4_K's sub-blocks) of a block format, one per lane. */
 enum { I4Q_BATCH_LANES = 16 };
@@ -154,6 +169,7 @@ typedef struct i4q_block_batch {
     int64_t search;                 /* INT4Q_SEARCH_* */
     float global_scale;             /* NVFP4: values are divided by it */
     uint8_t *blocks;                /* the first lane's block; lanes follow one another */
+    void *scratch;                  /* I4Q_QUANTIZING_SCRATCH bytes, aligned to 64 */
 } i4q_block_batch;
 
 typedef struct i4q_kernels {
@@ -183,6 +199,7 @@ typedef struct i4q_kernels {
     /* Quantizes groups from `first` on; returns the first group that needs `group_range` and `encode` (not finite, constant,
      * or a scale out of its type's range) or group_count. */
     int64_t (*quantize_block)(const i4q_block_quantization *quantization, int64_t first);
+    void (*unpack_codes)(const i4q_code_unpacking *unpacking);
     void (*decode)(const i4q_decoding *decoding, const uint8_t *codes, int64_t count, float *floats);
     /* Quantizes a batch. Returns 0, or a bit for each lane that has values that are not finite or a scale beyond its type's
      * range; then nothing is written. AVX-512's tables leave it NULL: they get AVX2's. */

@@ -127,24 +127,26 @@ I4Q_VECTOR i4q_u32x16 i4q_multiply_add_i16(i4q_u32x16 sum, i4q_u32x16 a, i4q_u32
 /* ---- Runs of floats whose length is a multiple of 16, aligned to 64 (those that are added: to 4); for code that is the same on every processor, which is
  * compiled for the least of them: vectors of 16 bytes wherever one is an argument ---- */
 
-/* lanes[i] += floats[i], floats[16 + i] ... in binary64. `lanes` is aligned to 128. */
+/* lanes[i] += floats[i], floats[16 + i] ... in binary64. `lanes` is aligned to 64. */
 I4Q_VECTOR void i4q_add_run(const float *floats, int64_t count, double *lanes) {
     typedef float unaligned __attribute__((ext_vector_type(16), aligned(4)));
-    i4q_f64x16 sum = *(const i4q_f64x16 *)lanes;
+    typedef double of_64_bytes __attribute__((ext_vector_type(16), aligned(64)));
+    i4q_f64x16 sum = *(const of_64_bytes *)lanes;
     for (int64_t i = 0; i < count; i += 16) sum += __builtin_convertvector(*(const unaligned *)(floats + i), i4q_f64x16);
-    *(i4q_f64x16 *)lanes = sum;
+    *(of_64_bytes *)lanes = sum;
 }
 
 /* The same of squared distances from the mean. */
 I4Q_VECTOR void i4q_add_squares_of_run(const float *floats, int64_t count, double mean, double *lanes) {
     typedef float unaligned __attribute__((ext_vector_type(16), aligned(4)));
-    i4q_f64x16 sum = *(const i4q_f64x16 *)lanes;
+    typedef double of_64_bytes __attribute__((ext_vector_type(16), aligned(64)));
+    i4q_f64x16 sum = *(const of_64_bytes *)lanes;
     for (int64_t i = 0; i < count; i += 16) {
         const i4q_f64x16 distance = __builtin_convertvector(*(const unaligned *)(floats + i), i4q_f64x16) - mean;
         const i4q_f64x16 square = distance * distance; /* a statement of its own: not to be fused */
         sum += square;
     }
-    *(i4q_f64x16 *)lanes = sum;
+    *(of_64_bytes *)lanes = sum;
 }
 
 typedef float i4q_f32x4 __attribute__((ext_vector_type(4)));

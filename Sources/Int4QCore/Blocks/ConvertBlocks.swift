@@ -7,8 +7,7 @@ public func dequantize(_ layout: BlockLayout, _ blocks: UnsafeRawPointer, global
     let format = layout.format
     // Checked already; and -0 where a value has nothing added.
     let scheme = try Scheme(format.scheme)
-    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4 + 64 + 16, alignment: 64) { buffer in
-        let memory = buffer.baseAddress.unsafelyUnwrapped
+    StackMemory<18>.use { memory in
         let codebook = (memory + RunDecoder.chunk * 4).assumingMemoryBound(to: Float.self)
         let codes = memory + RunDecoder.chunk * 4 + 64
         format.write(codebook: codebook)

@@ -58,13 +58,14 @@ public struct BlocksQuantizer {
         /// One for each lane, and a run of a row.
         let meanSquares: UnsafeMutablePointer<Float>
         let floats: UnsafeMutablePointer<Float>
-        static let bytes = 3 * 128 + RunDecoder.chunk * 4
+        let scratch: UnsafeMutableRawPointer
 
         init(_ memory: UnsafeMutableRawPointer) {
             values = memory.assumingMemoryBound(to: UnsafeRawPointer?.self)
             importance = (memory + 128).assumingMemoryBound(to: UnsafeRawPointer?.self)
             meanSquares = (memory + 256).assumingMemoryBound(to: Float.self)
             floats = (memory + 384).assumingMemoryBound(to: Float.self)
+            scratch = memory + 384 + RunDecoder.chunk * 4
         }
     }
 
@@ -76,13 +77,9 @@ public struct BlocksQuantizer {
 
     public func run(_ rows: Range<Int64>) throws(Failure) {
         if rows.isEmpty { return }
-        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: Memory.bytes, alignment: 64) { buffer in
-            do throws(Failure) {
-                try run(Int(rows.lowerBound)..<Int(rows.upperBound), Memory(buffer.baseAddress.unsafelyUnwrapped))
-                return nil
-            } catch { return error }
+        try StackMemory<294>.use { (memory) throws(Failure) in
+            try run(Int(rows.lowerBound)..<Int(rows.upperBound), Memory(memory))
         }
-        if let failure { throw failure }
     }
 
     private func run(_ rows: Range<Int>, _ memory: Memory) throws(Failure) {
@@ -95,6 +92,7 @@ public struct BlocksQuantizer {
         batch.format = Int64(layout.format.rawValue)
         batch.search = Int64(options.search)
         batch.global_scale = options.globalScale
+        batch.scratch = memory.scratch
         var target = (blocks + rows.lowerBound * layout.rowBytes).assumingMemoryBound(to: UInt8.self)
         var next = Place(row: rows.lowerBound, group: 0), meanSquare: Float = 0
         var done = 0

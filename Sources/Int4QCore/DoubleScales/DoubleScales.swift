@@ -71,13 +71,15 @@ public func mean(_ scales: Matrix, _ kernels: i4q_kernels) throws(Failure) -> Fl
 
 @inline(never)
 public func quantize(_ target: DoubleScales, _ scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(scales, "scales", kernels, room: DynamicMap.count * 4 + DynamicMapEdges.bytes + DynamicMapSteps.bytes) { (runs) throws(Failure) in
-        let map = runs.room.assumingMemoryBound(to: Float.self)
-        DynamicMap.write(to: map)
-        let edges = DynamicMapEdges(map, in: map + DynamicMap.count)
-        let steps = DynamicMapSteps(edges, in: runs.room + DynamicMap.count * 4 + DynamicMapEdges.bytes)
-        let quantizer = DoubleQuantizer(target: target, runs: runs, edges: edges, steps: steps)
-        for block in blocks { try quantizer.quantize(Int(block)) }
+    try FloatRuns.with(scales, "scales", kernels) { (runs) throws(Failure) in
+        try StackMemory<80>.use { (memory) throws(Failure) in // 256 floats, and twice as many and 1024 bytes
+            let map = memory.assumingMemoryBound(to: Float.self)
+            DynamicMap.write(to: map)
+            let edges = DynamicMapEdges(map, in: map + DynamicMap.count)
+            let steps = DynamicMapSteps(edges, in: memory + DynamicMap.count * 4 + DynamicMapEdges.bytes)
+            let quantizer = DoubleQuantizer(target: target, runs: runs, edges: edges, steps: steps)
+            for block in blocks { try quantizer.quantize(Int(block)) }
+        }
     }
 }
 
@@ -145,8 +147,8 @@ private struct DoubleQuantizer {
 
 @inline(never)
 public func dequantize(_ source: DoubleScales, into scales: Matrix, blocks: Range<Int64>, _ kernels: i4q_kernels) {
-    withUnsafeTemporaryAllocation(byteCount: (DynamicMap.count + FloatRuns.length) * 4, alignment: 64) { buffer in
-        let map = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+    StackMemory<32>.use { memory in
+        let map = memory.assumingMemoryBound(to: Float.self)
         let floats = map + DynamicMap.count
         DynamicMap.write(to: map)
         for block in blocks {

@@ -51,7 +51,10 @@ private func explainChoice(_ isa: InstructionSet, _ writer: inout TextWriter) th
         if !better.isDetected {
             writer.write(": the processor or the operating system does not offer it.")
         } else {
-            writer.write(origin == .call ? ": int4q_isa_set_limit() allows at most " : ": the environment's INT4Q_ISA allows at most ")
+            // Named: a choice between two literals would be a String, and bring along that type's runtime.
+            let whose: StaticString = origin == .call ? ": int4q_isa_set_limit()" : ": the environment's INT4Q_ISA"
+            writer.write(whose)
+            writer.write(" allows at most ")
             writer.write(limit.name)
             writer.write(".")
         }

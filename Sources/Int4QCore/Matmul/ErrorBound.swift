@@ -38,8 +38,8 @@ public struct ErrorBound {
     }
 
     public func write(to bounds: UnsafeMutablePointer<Double>, stride: Int) {
-        withUnsafeTemporaryAllocation(byteCount: ColumnGroup.longest * 4 + 256, alignment: 64) { buffer in
-            let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+        StackMemory<20>.use { memory in // 256 floats, and bytes
+            let floats = memory.assumingMemoryBound(to: Float.self)
             for row in 0..<Int(product.plan.m) {
                 for column in 0..<Int(product.plan.n) {
                     bounds[row * stride + column] = bound(row, column, floats)
@@ -179,10 +179,11 @@ public struct ErrorBound {
             // The centre, and what joins the sum's share to the dot product.
             if w.centre != 0 { state.add(2 * ErrorBound.unit * (scaled.magnitude + centred.magnitude + w.centre.magnitude * sum.worst)) }
         }
-        state.peak = max(state.peak, scaled.magnitude, centred.magnitude, (dot.total + w.shift * sum.total).magnitude)
+        // Pairs of maxima: more than three arguments would be an array on the heap.
+        state.peak = max(state.peak, max(scaled.magnitude, centred.magnitude), (dot.total + w.shift * sum.total).magnitude)
         let factor = w.levels != 0 ? w.largestValue / w.levels : 1
-        state.peak = max(state.peak, w.centre.magnitude, w.scale.magnitude * factor, w.scale.magnitude * factor * step.step,
-                         w.centre.magnitude * step.step)
+        state.peak = max(state.peak, max(w.centre.magnitude, w.scale.magnitude * factor),
+                         max(w.scale.magnitude * factor * step.step, w.centre.magnitude * step.step))
         if w.hasSums { state.peak = max(state.peak, sum.peak) }
         state.total += scaled
         if w.centre != 0 { state.round(state.total) }

@@ -12,23 +12,17 @@ struct FloatRuns {
     let convert: @convention(c) (UnsafeRawPointer?, Int64, Int64, UnsafeMutablePointer<Float>?) -> Void
     let findRange: @convention(c) (UnsafePointer<Float>?, Int64, UnsafeMutablePointer<i4q_group_range>?) -> Void
     let floats: UnsafeMutablePointer<Float>
-    /// Room for what a body needs besides.
+    /// 128 bytes for what a body needs besides.
     let room: UnsafeMutableRawPointer
 
     /// `name` is the argument to blame for values that are not finite.
-    static func with(_ source: Matrix, _ name: StaticString, _ kernels: i4q_kernels, room: Int = 0,
+    static func with(_ source: Matrix, _ name: StaticString, _ kernels: i4q_kernels,
                      _ body: (FloatRuns) throws(Failure) -> Void) throws(Failure) {
-        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: length * 4 + room, alignment: 128) { buffer in
-            let memory = buffer.baseAddress.unsafelyUnwrapped
-            let runs = FloatRuns(source: source, name: name, convert: kernels.load.unsafelyUnwrapped,
-                                 findRange: kernels.group_range.unsafelyUnwrapped,
-                                 floats: memory.assumingMemoryBound(to: Float.self), room: memory + length * 4)
-            do throws(Failure) {
-                try body(runs)
-                return nil
-            } catch { return error }
+        try StackMemory<18>.use { (memory) throws(Failure) in
+            try body(FloatRuns(source: source, name: name, convert: kernels.load.unsafelyUnwrapped,
+                               findRange: kernels.group_range.unsafelyUnwrapped,
+                               floats: memory.assumingMemoryBound(to: Float.self), room: memory + length * 4))
         }
-        if let failure { throw failure }
     }
 
     /// Loads the run of a row that starts at `column`; how long it is.

@@ -145,9 +145,8 @@ private func collectKeys(_ fit: OutlierFit, _ source: Matrix, _ rows: Int64, _ k
 /// Three steps of a radix sort, from the lowest 11 bits up; the sorted keys are in `second`.
 @inline(never)
 private func sort(_ first: UnsafeMutablePointer<UInt32>, _ second: UnsafeMutablePointer<UInt32>, _ count: Int) {
-    withUnsafeTemporaryAllocation(byteCount: 3 * 2048 * 8, alignment: 64) { buffer in
-        let places = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Int.self)
-        places.initialize(repeating: 0, count: 3 * 2048)
+    StackMemory<768>.use { memory in // 3 * 2048 zeros
+        let places = memory.assumingMemoryBound(to: Int.self)
         for index in 0..<count {
             let key = first[index]
             places[Int(key & 2047)] &+= 1

@@ -7,7 +7,7 @@ import CInt4QShims
 @inline(never)
 public func writeMoments(_ source: Matrix, _ moments: UnsafeMutablePointer<Double>, rows: Range<Int64>,
                          _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(source, "source", kernels, room: RowMoments.lanes * 8) { (runs) throws(Failure) in
+    try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
         let moments = RowMoments(runs: runs, result: moments)
         for row in rows { try moments.write(Int(row)) }
     }

@@ -62,35 +62,44 @@ public struct BlobQuantizer {
     public func run(_ rows: Range<Int64>) throws(Failure) {
         if rows.isEmpty { return }
         try codebooks?.check(rows, "codebook")
-        for block in rows.lowerBound / BlobLayout.blockRows..<(rows.upperBound - 1) / BlobLayout.blockRows + 1 { try quantize(block) }
+        try QuantizingMemory.use { (memory) throws(Failure) in
+            for block in rows.lowerBound / BlobLayout.blockRows..<(rows.upperBound - 1) / BlobLayout.blockRows + 1 {
+                try quantize(block, memory)
+            }
+        }
         if rows.lowerBound == 0 {
             BlobHeader.writeStart(scheme, layout, codebook: scheme.hasRowCodebooks ? nil : codebooks?.row(0), to: blob)
         }
     }
 
-    private func quantize(_ index: Int64) throws(Failure) {
+    private func quantize(_ index: Int64, _ memory: QuantizingMemory) throws(Failure) {
         let block = UnsafeMutableRawPointer(mutating: layout.block(index, in: blob))
         block.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.blockBytes))
         let firstRow = Int(index * BlobLayout.blockRows)
         let rows = firstRow..<min(firstRow + Int(BlobLayout.blockRows), Int(layout.n))
         let sink = BlockSink(scheme: scheme, codebooks: codebooks, layout: layout, block: block, firstRow: firstRow)
-        try RowQuantizer.with(sink, source, from: firstRow, kernels) { (quantizer) throws(Failure) in
-            if !scheme.hasRowCodebooks { return try quantize(rows, block, quantizer) }
+        let quantizer = RowQuantizer(sink, source, from: firstRow, kernels, memory)
+        if scheme.hasRowCodebooks {
             for row in rows {
                 quantizer.begin(row)
-                try quantize(row..<row + 1, block, quantizer)
+                try quantize(row..<row + 1, block, quantizer, memory)
                 layout.store(codebook: codebooks?.row(row), lane: row - firstRow, in: block)
             }
+        } else {
+            try quantize(rows, block, quantizer, memory)
         }
         layout.storeChecksum(of: index, in: blob)
     }
 
     /// All 16 rows at once; groups that need care row by row.
     @inline(never)
-    private func quantize(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>) throws(Failure) {
+    private func quantize(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer, _ quantizer: RowQuantizer<BlockSink>,
+                          _ memory: QuantizingMemory) throws(Failure) {
         let groups = scheme.isPerRow ? 1 : Int(layout.groupCount)
         var group = 0
-        var quantization = describe(rows, block, quantizer.table)
+        var quantization = scheme.blockQuantization(
+            source, rows: rows, columns: 0..<source.columns, groupSize: Int(layout.groupSize), block: block,
+            scales: Int(layout.scalesOffset), zeros: Int(layout.zerosOffset), table: quantizer.table, scratch: memory.scratch)
         while group < groups {
             if canTakeBlocks {
                 group = Int(kernels.quantize_block.unsafelyUnwrapped(&quantization, Int64(group)))
@@ -104,18 +113,5 @@ public struct BlobQuantizer {
     /// Rows of several packed groups have one scale, which the kernel does not know; nor does it know tables of single rows.
     private var canTakeBlocks: Bool {
         scheme.roundsInBlocks && !(scheme.isPerRow && layout.groupCount > 1)
-    }
-
-    private func describe(_ rows: Range<Int>, _ block: UnsafeMutableRawPointer,
-                          _ table: UnsafePointer<i4q_code_table>?) -> i4q_block_quantization {
-        i4q_block_quantization(
-            source: source.row(rows.lowerBound), source_type: Int64(source.type.raw), row_bytes: Int64(source.strideBytes),
-            row_count: Int64(rows.count), k: layout.k, group_size: layout.groupSize, group_count: layout.groupCount,
-            kind: Int64(scheme.raw.kind), is_signed: scheme.scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8) ? 1 : 0,
-            divisor: table?.pointee.divisor ?? (scheme.scaleRule == Int(INT4Q_SCALE_AMAX_7) ? 7 : 7.5),
-            low: scheme.isRestricted ? 1 : 0,
-            scale_type: Int64(scheme.scaleType.raw), scales_offset: Int64(layout.scalesOffset),
-            zeros_offset: Int64(layout.zerosOffset), block: block.assumingMemoryBound(to: UInt8.self),
-            table: table)
     }
 }

@@ -80,8 +80,8 @@ private func unpackCodes(_ row: BlobRow, into codes: UnsafeMutablePointer<UInt8>
 /// Dequantizes single rows: an embedding lookup.
 public func gather(_ blob: Blob, rows: UnsafePointer<Int64>, count: Int64, into destination: Matrix,
                    _ kernels: i4q_kernels) {
-    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4 + 64, alignment: 64) { buffer in
-        let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+    StackMemory<17>.use { memory in
+        let floats = memory.assumingMemoryBound(to: Float.self)
         let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: floats)
         for index in 0..<Int(count) {
             let row = BlobRow(blob, rows[index])

@@ -36,8 +36,8 @@ struct RunDecoder {
 
 public func dequantize(_ tensor: QuantizedTensor, into destination: Matrix, rows: Range<Int64>,
                        _ kernels: i4q_kernels) {
-    withUnsafeTemporaryAllocation(byteCount: RunDecoder.chunk * 4, alignment: 64) { buffer in
-        let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+    StackMemory<16>.use { memory in
+        let floats = memory.assumingMemoryBound(to: Float.self)
         let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: floats)
         for row in rows { dequantize(tensor, Int(row), destination.mutableRow(Int(row)), decoder) }
     }

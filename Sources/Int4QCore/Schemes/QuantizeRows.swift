@@ -13,6 +13,23 @@ protocol QuantizationSink {
     func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int)
 }
 
+/// What quantizing rows needs besides: a run's floats and codes, a table, the kernels' scratch, and a piece of a block.
+struct QuantizingMemory {
+    private let base: UnsafeMutableRawPointer
+
+    static func use(_ body: (QuantizingMemory) throws(Failure) -> Void) throws(Failure) {
+        try StackMemory<357>.use { (base) throws(Failure) in try body(QuantizingMemory(base: base)) }
+    }
+
+    var scratch: UnsafeMutableRawPointer { base }
+    /// 4096 bytes.
+    var block: UnsafeMutableRawPointer { base + Int(I4Q_QUANTIZING_SCRATCH) }
+    var floats: UnsafeMutablePointer<Float> { (block + 4096).assumingMemoryBound(to: Float.self) }
+    var codes: UnsafeMutablePointer<UInt8> { (block + 4096 + 1024).assumingMemoryBound(to: UInt8.self) }
+    /// 192 bytes.
+    var table: UnsafeMutableRawPointer { block + 4096 + 1024 + 128 }
+}
+
 /// Quantizes rows of a matrix, a group at a time, through buffers that hold the largest fixed group.
 struct RowQuantizer<Sink: QuantizationSink> {
     /// Floats handled at once; a group of up to this length is loaded only once.
@@ -26,21 +43,14 @@ struct RowQuantizer<Sink: QuantizationSink> {
     /// CODEBOOK's alone, of the row that was begun.
     let table: UnsafePointer<i4q_code_table>?
 
-    /// `row` is the first one that the body begins with.
-    static func with(_ sink: Sink, _ source: Matrix, from row: Int, _ kernels: i4q_kernels,
-                     _ body: (RowQuantizer) throws(Failure) -> Void) throws(Failure) {
-        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: chunk * 4 + chunk / 2 + 192, alignment: 64) { buffer in
-            let memory = buffer.baseAddress.unsafelyUnwrapped
-            let table = sink.codebook(row).map { sink.scheme.makeTable($0, at: memory + chunk * 4 + chunk / 2) }
-            let quantizer = RowQuantizer(sink: sink, source: source, kernels: kernels,
-                                         floats: memory.assumingMemoryBound(to: Float.self),
-                                         codes: (memory + chunk * 4).assumingMemoryBound(to: UInt8.self), table: table)
-            do throws(Failure) {
-                try body(quantizer)
-                return nil
-            } catch { return error }
-        }
-        if let failure { throw failure }
+    /// `row` is the first one that it begins with.
+    init(_ sink: Sink, _ source: Matrix, from row: Int, _ kernels: i4q_kernels, _ memory: QuantizingMemory) {
+        self.sink = sink
+        self.source = source
+        self.kernels = kernels
+        floats = memory.floats
+        codes = memory.codes
+        table = sink.codebook(row).map { sink.scheme.makeTable($0, at: memory.table) }
     }
 
     /// Before a row's groups: makes the table of its codebook, if it has one of its own.
@@ -159,10 +169,22 @@ struct TensorSink: QuantizationSink {
 
 public func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
     if rows.isEmpty { return }
-    try RowQuantizer.with(TensorSink(tensor: tensor), source, from: Int(rows.lowerBound), kernels) { (quantizer) throws(Failure) in
+    let rows = Int(rows.lowerBound)..<Int(rows.upperBound)
+    try QuantizingMemory.use { (memory) throws(Failure) in
+        let quantizer = RowQuantizer(TensorSink(tensor: tensor), source, from: rows.lowerBound, kernels, memory)
+        if RowBlockQuantizer.canTake(tensor) {
+            try RowBlockQuantizer(quantizer: quantizer, memory: memory).quantize(rows)
+        } else {
+            try quantizer.quantize(rows, groups: Int(tensor.layout.groupsPerRow))
+        }
+    }
+}
+
+extension RowQuantizer {
+    fileprivate func quantize(_ rows: Range<Int>, groups: Int) throws(Failure) {
         for row in rows {
-            quantizer.begin(Int(row))
-            for group in 0..<Int(tensor.layout.groupsPerRow) { try quantizer.quantize(Int(row), group) }
+            begin(row)
+            for group in 0..<groups { try quantize(row, group) }
         }
     }
 }

@@ -37,7 +37,7 @@ public struct TwinRanges {
     public func quantize(_ source: Matrix, _ codes: UnsafeMutablePointer<UInt8>, rows: Range<Int64>,
                          _ kernels: i4q_kernels) throws(Failure) {
         let rowBytes = (source.columns + 1) / 2
-        try FloatRuns.with(source, "source", kernels, room: FloatRuns.length / 2) { (runs) throws(Failure) in
+        try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
             let nibbles = runs.room.assumingMemoryBound(to: UInt8.self)
             for row in rows {
                 var column = 0
@@ -53,8 +53,8 @@ public struct TwinRanges {
 
     @inline(never)
     public func dequantize(_ codes: UnsafePointer<UInt8>, into destination: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
-        withUnsafeTemporaryAllocation(byteCount: (16 + FloatRuns.length) * 4, alignment: 64) { buffer in
-            let table = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+        StackMemory<17>.use { memory in
+            let table = memory.assumingMemoryBound(to: Float.self)
             write(to: table)
             let decoder = RunDecoder(kernels: kernels, type: destination.type, floats: table + 16)
             let decoding = i4q_decoding(scale: 1, offset: -0.0, zero: 0, codebook: table)

@@ -61,7 +61,7 @@ public struct TwinTensor {
 
 @inline(never)
 public func quantize(_ tensor: TwinTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(source, "source", kernels, room: FloatRuns.length / 2) { (runs) throws(Failure) in
+    try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
         let quantizer = TwinQuantizer(tensor: tensor, runs: runs)
         for row in rows { try quantizer.quantize(Int(row)) }
     }
@@ -141,8 +141,8 @@ private struct TwinQuantizer {
 
 @inline(never)
 public func dequantize(_ tensor: TwinTensor, into destination: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
-    withUnsafeTemporaryAllocation(byteCount: FloatRuns.length * 4, alignment: 64) { buffer in
-        let floats = buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Float.self)
+    StackMemory<16>.use { memory in
+        let floats = memory.assumingMemoryBound(to: Float.self)
         for row in rows { tensor.dequantize(Int(row), into: destination, floats, kernels) }
     }
 }
