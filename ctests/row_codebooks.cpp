@@ -501,7 +501,7 @@ TEST(BadRowCodebooks, ScopesMustAgree) {
         const Problem &other = problem == &of_rows ? of_tensor : of_rows;
         Product product(*problem);
         product.args.blob = other.blob.data(), product.args.blob_bytes = other.blob.size();
-        EXPECT_FAILS(int4q_matmul(&product.plan, &product.args, nullptr, nullptr), INT4Q_ERROR_MISMATCH, "int4q_matmul", "scheme.codebook_scope");
+        EXPECT_FAILS(int4q_matmul(&product.plan, &product.args, nullptr, nullptr), INT4Q_ERROR_MISMATCH, "int4q_matmul", "codebook_scope");
         EXPECT_FAILS(int4q_unpack_rows(other.blob.data(), other.blob.size(), &problem->tensor, 0, 18), INT4Q_ERROR_MISMATCH,
                      "int4q_unpack_rows", "codebook_scope");
     }
@@ -541,9 +541,9 @@ TEST(BadRowCodebooks, EachRowsValues) {
     EXPECT_EQ(statuses(0, 33), all(kInvalid)) << "zeros";
     EXPECT_EQ(statuses(0, 16), all(INT4Q_OK));
     tensor.codebook = nullptr;
-    EXPECT_FAILS(int4q_dequantize_rows(&tensor, out.data(), INT4Q_TYPE_F32, 40, 0, 0), kNull, "int4q_dequantize_rows", "tensor.codebook");
+    EXPECT_FAILS(int4q_dequantize_rows(&tensor, out.data(), INT4Q_TYPE_F32, 40, 0, 0), kNull, "int4q_dequantize_rows", "codebook");
     tensor.codebook = reinterpret_cast<const float *>(reinterpret_cast<const char *>(codebooks.data()) + 2);
-    EXPECT_FAILS(int4q_dequantize_rows(&tensor, out.data(), INT4Q_TYPE_F32, 40, 0, 0), kMisaligned, "int4q_dequantize_rows", "tensor.codebook");
+    EXPECT_FAILS(int4q_dequantize_rows(&tensor, out.data(), INT4Q_TYPE_F32, 40, 0, 0), kMisaligned, "int4q_dequantize_rows", "codebook");
     tensor.codebook = reinterpret_cast<const float *>(~uintptr_t{63});
     EXPECT_FAILS(int4q_dequantize_rows(&tensor, out.data(), INT4Q_TYPE_F32, 40, 0, 0), kOverflow, "int4q_dequantize_rows", "n");
 }
@@ -578,7 +578,7 @@ TEST(BadRowCodebooks, BlockFormatsHaveOneForTheTensor) {
     Weights w(random, RowScheme(32, INT4Q_TYPE_F16), 2, 32);
     std::vector<uint8_t> blocks(36);
     EXPECT_FAILS(int4q_blocks_to_tensor(INT4Q_FORMAT_IQ4_NL, 0, blocks.data(), 36, w.tensor.get(), 0, 2), INT4Q_ERROR_MISMATCH,
-                 "int4q_blocks_to_tensor", "tensor.scheme.codebook_scope");
+                 "int4q_blocks_to_tensor", "codebook_scope");
 }
 
 // ---- The C++ wrapper --------------------------------------------------------------------------------------------------
