@@ -195,15 +195,15 @@ TEST(Blob, SignedHeadersThatLieAreRefused) {
         for (uint64_t total : {uint64_t{0}, SizeOf(tensor) - 64, SizeOf(tensor) + 64, UINT64_MAX}) {
             ExpectHeaderRefused<uint64_t>(tensor, kTotalBytesAt, total);
         }
-        for (size_t at = kReservedAt; at < kHeaderChecksumAt; at++) ExpectHeaderRefused<uint8_t>(tensor, at, 1);
-        for (size_t at = kCodebookAt; at < kReservedAt; at += 4) {
+        for (size_t at = kCodebookScopeAt; at < kHeaderChecksumAt; at++) ExpectHeaderRefused<uint8_t>(tensor, at, 1);
+        for (size_t at = kCodebookAt; at < kCodebookScopeAt; at += 4) {
             ExpectHeaderRefused<float>(tensor, at, std::numeric_limits<float>::infinity());
             ExpectHeaderRefused<float>(tensor, at, std::numeric_limits<float>::quiet_NaN());
             if (scheme.kind != INT4Q_KIND_CODEBOOK) ExpectHeaderRefused<float>(tensor, at, 1.5f);
         }
         if (scheme.kind == INT4Q_KIND_CODEBOOK) {  // a codebook of zeros
             GuardedBuffer blob = Pack(tensor);
-            for (size_t at = kCodebookAt; at < kReservedAt; at += 4) SetField<float>(blob.data(), at, -0.0f);
+            for (size_t at = kCodebookAt; at < kCodebookScopeAt; at += 4) SetField<float>(blob.data(), at, -0.0f);
             SignHeader(blob.data());
             EXPECT_TRUE(AllRefuse(blob, tensor, INT4Q_ERROR_CORRUPT));
         }

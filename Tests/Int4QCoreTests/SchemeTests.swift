@@ -106,8 +106,17 @@ final class SchemeTests: XCTestCase {
         for raw in refused { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.rounding") { try Scheme(raw) } }
     }
 
+    func testCodebooksOfRowsAreForCodebooksAlone() throws {
+        XCTAssertTrue(try Scheme(rawScheme(INT4Q_KIND_CODEBOOK, scope: INT4Q_CODEBOOK_PER_ROW)).hasRowCodebooks)
+        XCTAssertFalse(try Scheme(rawScheme(INT4Q_KIND_CODEBOOK)).hasRowCodebooks)
+        let refused = [rawScheme(INT4Q_KIND_SYMMETRIC, scope: 1), rawScheme(INT4Q_KIND_ASYMMETRIC, scope: 1),
+                       rawScheme(INT4Q_KIND_OFFSET, scope: 1), rawScheme(INT4Q_KIND_CODEBOOK, scope: 2),
+                       rawScheme(INT4Q_KIND_CODEBOOK, scope: -1)]
+        for raw in refused { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.codebook_scope") { try Scheme(raw) } }
+    }
+
     func testEachReservedWordMustBeZero() {
-        for index in 0..<6 {
+        for index in 0..<5 {
             var raw = rawScheme(INT4Q_KIND_SYMMETRIC)
             withUnsafeMutableBytes(of: &raw.reserved) { $0.storeBytes(of: Int32(1), toByteOffset: 4 * index, as: Int32.self) }
             assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.reserved") { try Scheme(raw) }

@@ -74,9 +74,10 @@ private:
 
 struct Tensor {
     std::vector<uint8_t> codes, scales, zero_points, offsets;
+    std::vector<float> codebooks;
     int4q_tensor tensor;
 
-    explicit Tensor(const int4q_blob_info &info) {
+    Tensor(const int4q_blob_info &info, const void *blob, uint64_t bytes) {
         int4q_tensor_layout layout;
         std::memset(&layout, 0, sizeof layout);
         layout.struct_size = sizeof layout;
@@ -94,7 +95,10 @@ struct Tensor {
         tensor.scales = take(scales, tensor.scales_bytes = layout.scales_bytes);
         tensor.zero_points = take(zero_points, tensor.zero_points_bytes = layout.zero_points_bytes);
         tensor.offsets = take(offsets, tensor.offsets_bytes = layout.offsets_bytes);
-        if (info.scheme.kind == INT4Q_KIND_CODEBOOK) tensor.codebook = info.codebook;
+        if (info.scheme.kind != INT4Q_KIND_CODEBOOK) return;
+        codebooks.resize(16 * static_cast<size_t>(info.n));
+        REQUIRE(int4q_blob_codebooks(blob, bytes, codebooks.data(), 0, info.n) == INT4Q_OK);
+        tensor.codebook = codebooks.data();  // one for the tensor is the first of n alike
     }
 };
 
@@ -107,7 +111,8 @@ long double ValueOf(const int4q_tensor &tensor, int64_t row, int64_t column) {
     const int byte = static_cast<const uint8_t *>(tensor.codes)[row * ((tensor.k + 1) / 2) + column / 2];
     const int code = column % 2 ? byte >> 4 : byte & 15;
     const int zero_point = tensor.zero_points ? static_cast<const uint8_t *>(tensor.zero_points)[index] : 8;
-    if (scheme.kind == INT4Q_KIND_CODEBOOK) return scale * static_cast<long double>(tensor.codebook[code]);
+    const int64_t table = scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? 16 * row : 0;
+    if (scheme.kind == INT4Q_KIND_CODEBOOK) return scale * static_cast<long double>(tensor.codebook[table + code]);
     if (scheme.kind != INT4Q_KIND_OFFSET) return scale * (code - zero_point);
     return scale * code + static_cast<long double>(int4q_test::LoadElement(tensor.offsets, scheme.scale_type, index));
 }
@@ -152,7 +157,9 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     int4q_matmul_plan plan;
     std::memset(&plan, 0, sizeof plan);
     plan.struct_size = sizeof plan;
-    REQUIRE(int4q_matmul_plan_init(&desc, &plan) == INT4Q_OK);
+    const bool unsupported = info.scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW && mode != INT4Q_MODE_F32;
+    REQUIRE(int4q_matmul_plan_init(&desc, &plan) == (unsupported ? INT4Q_ERROR_UNSUPPORTED : INT4Q_OK));
+    if (unsupported) return;
     GuardedBlob scratch(static_cast<size_t>(plan.scratch_bytes));
     std::vector<float> x(static_cast<size_t>(2 * info.k));
     for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i % static_cast<size_t>(info.k) * 7 % 13) * 0.3f - 1.7f;
@@ -212,7 +219,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const auto *gathered = reinterpret_cast<const uint8_t *>(rows.data());
         REQUIRE(std::memcmp(gathered, gathered + 2 * row_bytes, row_bytes) == 0);  // indices 0 and 2 are equal
     }
-    Tensor tensor(info);
+    Tensor tensor(info, blob.data(), bytes);
     const int4q_status unpacked = int4q_unpack_rows(blob.data(), bytes, &tensor.tensor, 0, info.n);
     REQUIRE(!full || unpacked == INT4Q_OK);
     for (int4q_compute_mode mode : {INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16}) {

@@ -25,11 +25,15 @@ using int4q_test::Random;
 
 constexpr int32_t kGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
 
+// One kind more than the header has: CODEBOOK with one for each row.
+constexpr int32_t kRowCodebooks = INT4Q_KIND_CODEBOOK + 1;
+
 std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size, int64_t n, int64_t k) {
     int4q_tensor tensor;
     std::memset(&tensor, 0, sizeof tensor);
     tensor.struct_size = sizeof tensor;
-    tensor.scheme.kind = kind;
+    tensor.scheme.kind = kind == kRowCodebooks ? INT4Q_KIND_CODEBOOK : kind;
+    if (kind == kRowCodebooks) tensor.scheme.codebook_scope = INT4Q_CODEBOOK_PER_ROW;
     tensor.scheme.group_size = group_size;
     tensor.scheme.scale_type = static_cast<int4q_type>(random.Integer(INT4Q_TYPE_F32, INT4Q_TYPE_BF16));
     if (tensor.scheme.kind == INT4Q_KIND_SYMMETRIC) {
@@ -51,9 +55,9 @@ std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size
     tensor.zero_points_bytes = layout.zero_points_bytes;
     tensor.offsets = offsets.empty() ? nullptr : offsets.data();
     tensor.offsets_bytes = layout.offsets_bytes;
-    float codebook[16];
+    std::vector<float> codebook(kind == kRowCodebooks ? 16 * static_cast<size_t>(n) : 16);
     for (float &value : codebook) value = random.Uniform(-1, 1);
-    if (tensor.scheme.kind == INT4Q_KIND_CODEBOOK) tensor.codebook = codebook;
+    if (tensor.scheme.kind == INT4Q_KIND_CODEBOOK) tensor.codebook = codebook.data();
     std::vector<float> source(static_cast<size_t>(tensor.n * tensor.k));
     for (float &value : source) value = random.Normal();
     if (int4q_quantize_rows(&tensor, source.data(), INT4Q_TYPE_F32, tensor.k, 0, tensor.n) != INT4Q_OK) std::abort();
@@ -62,7 +66,7 @@ std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size
 }
 
 std::vector<uint8_t> RandomBlob(Random &random) {
-    const auto kind = static_cast<int32_t>(random.Integer(INT4Q_KIND_SYMMETRIC, INT4Q_KIND_CODEBOOK));
+    const auto kind = static_cast<int32_t>(random.Integer(INT4Q_KIND_SYMMETRIC, kRowCodebooks));
     const int32_t group_size = kGroupSizes[random.Integer(0, 5)];
     const int64_t n = random.Integer(1, 40);
     return RandomBlob(random, kind, group_size, n, random.Integer(1, 200));
@@ -116,7 +120,7 @@ int WriteSeeds(const std::filesystem::path &folder) {
     std::filesystem::create_directories(folder);
     Random random(7);
     uint64_t valid = 0, all = 0;
-    for (int32_t kind = INT4Q_KIND_SYMMETRIC; kind <= INT4Q_KIND_CODEBOOK; kind++) {
+    for (int32_t kind = INT4Q_KIND_SYMMETRIC; kind <= kRowCodebooks; kind++) {
         for (int32_t group_size : kGroupSizes) {
             const int64_t n = random.Integer(1, 20), k = random.Integer(1, 48);
             std::vector<uint8_t> bytes = RandomBlob(random, kind, group_size, n, k);

@@ -162,7 +162,8 @@ inline BadTable<int4q_scheme> BadSchemes() {
     AddEnumerators(table, "scale_rule", &S::scale_rule, {-1, 4, 5});
     AddEnumerators(table, "code_range", &S::code_range, {-1, 2});
     AddEnumerators(table, "rounding", &S::rounding, {-1, 2});
-    for (int i = 0; i < 6; i++) {
+    AddEnumerators(table, "codebook_scope", &S::codebook_scope, {-1, 1, 2});
+    for (int i = 0; i < 5; i++) {
         AddValues(table, "reserved", [i](S &s) -> int32_t & { return s.reserved[i]; }, {1, -1, kMin32, kMax32});
     }
     const auto forbid = [&](int32_t kind, int32_t rule, int32_t range, int32_t rounding, const char *argument,

@@ -68,7 +68,7 @@ inline BadTable<SmallBlob> BadBlobs() {
     };
     sign(12, 0, 4, nullptr);
     sign(12, 320, 4, nullptr);
-    for (uint64_t offset : {16, 64, 72, 80, 88, 96, 104, 112, 120, 128, 192, 200, 240}) {
+    for (uint64_t offset : {16, 64, 72, 80, 88, 96, 104, 112, 120, 128, 200, 208, 240}) {
         for (int64_t value : {int64_t{1}, int64_t{7 * 64}, kMax64, kMin64, int64_t{-1}}) sign(offset, value, 8, nullptr);
     }
     for (int64_t value : {int64_t{0}, int64_t{-1}, int64_t{1}, int64_t{49}, int64_t{1} << 60, kMax64, kMin64}) {
@@ -77,10 +77,12 @@ inline BadTable<SmallBlob> BadBlobs() {
     for (int64_t value : {int64_t{0}, int64_t{-1}, int64_t{1}, int64_t{65}, int64_t{1} << 60, kMax64, kMin64}) {
         sign(32, value, 8, "k");
     }
+    sign(196, 1, 4, nullptr);
     const char *const fields[] = {"kind", "group_size", "scale_type", "scale_rule", "code_range", "rounding"};
     for (uint64_t i = 0; i < 6; i++) {
         for (int64_t value : {int64_t{-2}, int64_t{100}, int64_t{kMin32}, int64_t{kMax32}}) sign(40 + 4 * i, value, 4, fields[i]);
     }
+    for (int64_t value : {int64_t{-1}, int64_t{1}, int64_t{2}, int64_t{kMin32}, int64_t{kMax32}}) sign(192, value, 4, "codebook_scope");
     return table;
 }
 

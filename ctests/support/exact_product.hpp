@@ -214,7 +214,7 @@ inline std::vector<float> ExactTotals(const Problem &problem) {
         v.clear();
         for (int code : codes) {
             const float centred = static_cast<float>(code - 8);
-            v.push_back(spec.kind == INT4Q_KIND_CODEBOOK ? problem.tensor.codebook[code] : centred);
+            v.push_back(spec.kind == INT4Q_KIND_CODEBOOK ? problem.Codebook(column)[code] : centred);
         }
         for (int64_t row = 0; row < spec.m; row++) {
             const std::vector<GroupOfX> &groups = x[static_cast<size_t>(row)];
@@ -335,7 +335,7 @@ inline double ErrorOfW(const Problem &problem, double w, double scale, int code,
         return std::fabs(w) * (UnitRoundoff(INT4Q_TYPE_BF16) + 0x1p-22) + 0x1p-126;
     }
     if (spec.mode == INT4Q_MODE_BF16 && codebook && isa == INT4Q_ISA_AVX512BF16) {
-        const float v = problem.tensor.codebook[code];
+        const float v = problem.tensor.codebook[code];  // one for each row is F32 mode's alone
         return std::fabs(scale * static_cast<double>(v - RoundTo(INT4Q_TYPE_BF16, v))) + std::fabs(scale) * 0x1p-126;
     }
     return 0;
@@ -359,7 +359,7 @@ inline OperandW OperandOfColumn(const Problem &problem, int64_t column, int4q_is
             value = scale * code + offset;
             share = std::fabs(scale * (code - 8)) + std::fabs(8 * scale + offset);
         } else if (spec.kind == INT4Q_KIND_CODEBOOK) {
-            value = scale * static_cast<double>(problem.tensor.codebook[code]);
+            value = scale * static_cast<double>(problem.Codebook(column)[code]);
             share = std::fabs(value);
         } else {
             share = std::fabs(scale) * (std::abs(code - 8) + std::abs(8 - zero_point));

@@ -66,6 +66,7 @@ struct Spec {
     bool gated = false;
     bool up_bias = true;  // with a gate and a bias: the other matrix has one too
     bool static_scales = false;
+    bool row_codebooks = false;  // CODEBOOK: one for each row of the weights
 
     uint32_t Flags() const {
         const int flags = (gated ? INT4Q_MATMUL_GATED : 0) | (static_scales ? INT4Q_MATMUL_STATIC_SCALES : 0);
@@ -83,6 +84,7 @@ struct Spec {
         if (residual_type) text << " residual " << TypeName(residual_type) << " gap " << residual_gap;
         if (gated) text << (up_bias ? " gated" : " gated without up_bias");
         if (static_scales) text << " static scales";
+        if (row_codebooks) text << " row codebooks";
         return text.str();
     }
 };
@@ -122,6 +124,7 @@ public:
         scheme.kind = spec.kind;
         scheme.group_size = spec.group_size;
         scheme.scale_type = spec.scale_type;
+        if (spec.row_codebooks) scheme.codebook_scope = INT4Q_CODEBOOK_PER_ROW;
         if (spec.kind == INT4Q_KIND_SYMMETRIC) scheme.scale_rule = static_cast<int32_t>(random_.Integer(0, 3));
         std::memset(&layout, 0, sizeof layout);
         layout.struct_size = sizeof layout;
@@ -137,8 +140,9 @@ public:
         tensor.zero_points = Part(zero_points_, layout.zero_points_bytes, &tensor.zero_points_bytes);
         tensor.offsets = Part(offsets_, layout.offsets_bytes, &tensor.offsets_bytes);
         if (spec.kind == INT4Q_KIND_CODEBOOK) {
-            codebook_ = GuardedBuffer(16 * sizeof(float), spec.placement);
-            for (int i = 0; i < 16; i++) codebook_.as<float>()[i] = random_.Normal();
+            const int64_t values = spec.row_codebooks ? 16 * spec.n : 16;
+            codebook_ = GuardedBuffer(static_cast<size_t>(values) * sizeof(float), spec.placement);
+            for (int64_t i = 0; i < values; i++) codebook_.as<float>()[i] = random_.Normal();
             tensor.codebook = codebook_.as<float>();
             codebook_.ForbidWriting();
         }
@@ -197,6 +201,8 @@ public:
         const int byte = codes_.data()[row * static_cast<int64_t>(layout.codes_row_bytes) + column / 2];
         return column % 2 ? byte >> 4 : byte & 15;
     }
+    // CODEBOOK: what the codes of a row of the weights stand for.
+    const float *Codebook(int64_t row) const { return tensor.codebook + (spec.row_codebooks ? 16 * row : 0); }
     int64_t GroupOf(int64_t column) const { return spec.group_size > 0 ? column / spec.group_size : 0; }
     float Scale(int64_t row, int64_t group) const {
         return LoadElement(scales_.data(), spec.scale_type, row * layout.groups_per_row + group);

@@ -31,7 +31,9 @@ enum BlobField : size_t {
     kGroupSizeAt = 112,
     kPaddedKAt = 120,
     kCodebookAt = 128,
-    kReservedAt = 192,
+    kCodebookScopeAt = 192,
+    kCodebooksOffsetAt = 200,
+    kReservedAt = 208,
     kHeaderChecksumAt = 248,
     kHeaderBytes = 256
 };
@@ -68,6 +70,7 @@ inline uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + mul
 // Where things are in the blob of an n x k matrix.
 struct BlobGeometry {
     uint64_t block_count, blocks_offset, block_bytes, scales_offset, extra_offset, group_count, group_size, padded_k;
+    uint64_t codebooks_offset = 0;  // of the rows' own
     uint64_t scale_bytes, total_bytes;
 
     BlobGeometry(const int4q_scheme &scheme, int64_t n, int64_t k) {
@@ -86,6 +89,10 @@ struct BlobGeometry {
         } else if (scheme.kind == INT4Q_KIND_OFFSET) {
             extra_offset = end;
             end += RoundUp(group_count * 16 * scale_bytes, 64);
+        }
+        if (scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW) {
+            codebooks_offset = end;
+            end += 16 * 16 * sizeof(float);
         }
         block_bytes = end;
         block_count = (static_cast<uint64_t>(n) + 15) / 16;
@@ -116,7 +123,10 @@ inline std::vector<uint8_t> PackReference(const int4q_tensor &tensor) {
     SetField<uint64_t>(blob, kGroupCountAt, at.group_count);
     SetField<uint64_t>(blob, kGroupSizeAt, at.group_size);
     SetField<uint64_t>(blob, kPaddedKAt, at.padded_k);
-    if (scheme.kind == INT4Q_KIND_CODEBOOK) std::memcpy(blob + kCodebookAt, tensor.codebook, 64);
+    const bool has_row_codebooks = scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW;
+    SetField<int32_t>(blob, kCodebookScopeAt, scheme.codebook_scope);
+    SetField<uint64_t>(blob, kCodebooksOffsetAt, at.codebooks_offset);
+    if (scheme.kind == INT4Q_KIND_CODEBOOK && !has_row_codebooks) std::memcpy(blob + kCodebookAt, tensor.codebook, 64);
 
     // Which of a lane's eight nibbles, the lowest first, holds k + 0, k + 1, ...
     static const int nibble_of[8] = {0, 4, 1, 5, 2, 6, 3, 7};
@@ -135,6 +145,9 @@ inline std::vector<uint8_t> PackReference(const int4q_tensor &tensor) {
             const int nibble = nibble_of[k % 8];
             block[k / 8 * 64 + lane * 4 + static_cast<uint64_t>(nibble / 2)] |=
                 static_cast<uint8_t>(code << (nibble % 2 * 4));
+        }
+        for (uint64_t code = 0; has_row_codebooks && code < 16; code++) {
+            std::memcpy(block + at.codebooks_offset + code * 64 + lane * 4, tensor.codebook + row * 16 + code, 4);
         }
         for (uint64_t group = 0; group < at.group_count; group++) {
             const uint64_t from = row * tensor_groups + (per_row ? 0 : group), to = group * 16 + lane;

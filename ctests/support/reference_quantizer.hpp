@@ -214,7 +214,8 @@ ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t
             for (int64_t column = g * length; column < std::min(k, (g + 1) * length); column++) {
                 w.push_back(weight(row, column));
             }
-            const QuantizedGroup group = QuantizeGroup(scheme, w, codebook);
+            const bool of_rows = scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW;
+            const QuantizedGroup group = QuantizeGroup(scheme, w, of_rows ? codebook + 16 * row : codebook);
             if (!group.finite) {
                 out.finite = false;
                 out.bad_row = row;
@@ -257,7 +258,7 @@ inline float DequantizeReference(const int4q_tensor &tensor, int64_t row, int64_
             return std::fma(scale, static_cast<float>(code),
                             LoadElement(tensor.offsets, tensor.scheme.scale_type, index));
         default:
-            return scale * tensor.codebook[code];
+            return scale * tensor.codebook[(tensor.scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? 16 * row : 0) + code];
     }
 }
 

@@ -61,7 +61,13 @@ inline std::string Name(const int4q_scheme &scheme) {
     const char *kinds[] = {"?", "symmetric", "asymmetric", "offset", "codebook"};
     return std::string(kinds[scheme.kind]) + " group " + std::to_string(scheme.group_size) + " scale " +
            TypeName(scheme.scale_type) + " rule " + std::to_string(scheme.scale_rule) + " range " +
-           std::to_string(scheme.code_range) + " rounding " + std::to_string(scheme.rounding);
+           std::to_string(scheme.code_range) + " rounding " + std::to_string(scheme.rounding) +
+           (scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? " of rows" : "");
+}
+
+// How many values a codebook of an n-row matrix has.
+inline size_t CodebookCount(const int4q_scheme &scheme, int64_t n) {
+    return scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? 16 * static_cast<size_t>(n) : 16;
 }
 
 class TensorMemory {
@@ -86,8 +92,9 @@ public:
         tensor_.offsets = Take(offsets_, layout_.offsets_bytes, placement, scale_alignment);
         tensor_.offsets_bytes = layout_.offsets_bytes;
         if (scheme.kind == INT4Q_KIND_CODEBOOK) {
-            void *values = Take(codebook_, 16 * sizeof(float), placement, sizeof(float));
-            std::memcpy(values, codebook, 16 * sizeof(float));
+            const size_t bytes = CodebookCount(scheme, n) * sizeof(float);
+            void *values = Take(codebook_, bytes, placement, sizeof(float));
+            std::memcpy(values, codebook, bytes);
             codebook_.ForbidWriting();
             tensor_.codebook = static_cast<const float *>(values);
         }

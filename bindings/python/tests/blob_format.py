@@ -46,6 +46,17 @@ def packed_groups(values: np.ndarray, groups: int) -> bytes:
     return padded(full.tobytes())
 
 
+def has_row_codebooks(tensor: int4q.QuantizedTensor) -> bool:
+    return int(tensor.scheme.codebook_scope) == 1
+
+
+def packed_codebooks(codebooks: np.ndarray) -> bytes:
+    """Of one block: [code][16 lanes], zeros for rows that are not there."""
+    full = np.zeros((BLOCK_ROWS, 16), "<f4")
+    full[: len(codebooks)] = codebooks
+    return full.T.tobytes()
+
+
 def pack_block(tensor: int4q.QuantizedTensor, block: int) -> bytes:
     rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
     k_padded, _, groups = packed_group(tensor.scheme, tensor.k)
@@ -54,6 +65,8 @@ def pack_block(tensor: int4q.QuantizedTensor, block: int) -> bytes:
     for values in (tensor.zero_points, tensor.offsets):
         if values is not None:
             result += packed_groups(values[rows], groups)
+    if has_row_codebooks(tensor):
+        result += packed_codebooks(tensor.codebook[rows])
     return result
 
 
@@ -68,8 +81,10 @@ def pack_header(tensor: int4q.QuantizedTensor, total: int, blocks_offset: int, b
     header += struct.pack("<5Q", HEADER_BYTES, blocks_offset, block_bytes, scales_offset,
                           scales_offset + scale_bytes if has_zero else 0)
     header += struct.pack("<3q", groups, size, k_padded)
-    table = tensor.codebook if tensor.codebook is not None else np.zeros(16, np.float32)
-    header += table.astype("<f4").tobytes() + bytes(56)
+    of_rows = has_row_codebooks(tensor)
+    table = tensor.codebook if tensor.codebook is not None and not of_rows else np.zeros(16, np.float32)
+    header += table.astype("<f4").tobytes()
+    header += struct.pack("<iiQ", of_rows, 0, scales_offset + scale_bytes if of_rows else 0) + bytes(40)
     return header + struct.pack("<Q", xxhash.xxh64_intdigest(header, 0))
 
 

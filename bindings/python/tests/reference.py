@@ -170,7 +170,11 @@ def quantize_group(w: np.ndarray, scheme: object) -> Group:
         return asymmetric(w, scale_type)
     if kind == OFFSET:
         return offset(w, scale_type)
-    return codebook(w, scale_type, np.asarray(scheme.codebook_values, np.float32))
+    tables = np.asarray(scheme.codebook_values, np.float32)
+    if tables.ndim == 1:
+        return codebook(w, scale_type, tables)
+    rows = [codebook(w[row : row + 1], scale_type, tables[row]) for row in range(len(w))]
+    return Group(*(np.concatenate(parts) for parts in zip(*(dataclasses.astuple(row) for row in rows))))
 
 
 @dataclasses.dataclass
@@ -214,7 +218,8 @@ def dequantize(codes: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, o
         return scale * (codes.astype(np.float64) - spread(zero_points))
     if kind == OFFSET:
         return scale * codes + spread(offsets)
-    return scale * np.asarray(scheme.codebook_values, np.float32).astype(np.float64)[codes]
+    tables = np.asarray(scheme.codebook_values, np.float32).astype(np.float64)
+    return scale * (tables[codes] if tables.ndim == 1 else np.take_along_axis(tables, codes.astype(np.int64), axis=1))
 
 
 # ---- Products ------------------------------------------------------------------------------------------------------
