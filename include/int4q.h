@@ -13,7 +13,8 @@
  *  - Return value: INT4Q_OK (0), or one of the other status codes below. On failure int4q_last_error() tells, for the
  *    calling thread, the function, the argument, its value and what was expected. Nothing a caller passes aborts the
  *    process.
- *  - Memory: the caller owns it all. The library allocates nothing, except in int4q_pool_create(). It reads and writes
+ *  - Memory: the caller owns it all. The library allocates nothing, except in int4q_pool_create(), and takes less than
+ *    64 KiB of the stack. It reads and writes
  *    only bytes that the caller declared; no padding after a buffer is asked for. On failure an output may have been
  *    written in part, within its declared bytes.
  *  - Matrices are row-major. Sizes named *_bytes count bytes; strides (ldx, ldy, *_stride) count elements between the

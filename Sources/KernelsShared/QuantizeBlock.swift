@@ -53,6 +53,8 @@ private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: Un
     guard let encoding = encoding(q, ranges) else { return false }
     if let table = q.table {
         encodeGroup(q, encoding, kept, begin, end, isKept, table)
+    } else if q.kind == Kind.twin {
+        encodeTwins(q, encoding, kept, begin, end, isKept)
     } else if q.kind == Kind.offset {
         encodeGroup(q, encoding, kept, begin, end, isKept, true)
     } else {
@@ -154,7 +156,9 @@ private func encoding(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> Lane
         let low = ranges.low.replacing(with: zero, where: ranges.low .> zero)
         let high = ranges.high.replacing(with: zero, where: ranges.high .< zero)
         return asymmetric(q, low, rounded((high - low) / Floats(repeating: 15), q.scale_type))
+    case Kind.twin: return twin(q, ranges)
     default:
+        if q.is_mlx != 0 { return mlx(q, ranges) }
         let offset = rounded(ranges.low, q.scale_type) + zero
         let scale = rounded((ranges.high - ranges.low) / Floats(repeating: 15), q.scale_type)
         return withOffset(q, offset, scale)
@@ -217,9 +221,47 @@ private func asymmetric(_ q: i4q_block_quantization, _ low: Floats, _ scale: Flo
 
 @inline(__always)
 private func withOffset(_ q: i4q_block_quantization, _ offset: Floats, _ scale: Floats) -> LaneEncoding? {
-    if !isUsable(scale) || !isUsable(offset) { return nil }
+    if !isUsable(rounded(scale, q.scale_type)) || !isUsable(rounded(offset, q.scale_type)) { return nil }
     return encoding(q, scale: scale, offset: offset, low: Floats(repeating: 0), high: Floats(repeating: 15),
                     zero: Ints(repeating: 0))
+}
+
+/// GroupParameters.mlxOffset. The scale is not rounded yet: storing it does that.
+@inline(never)
+private func mlx(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> LaneEncoding? {
+    let none = Floats(repeating: 0)
+    let startsLow = floats(fromBits: magnitudeBits(ranges.low)) .> floats(fromBits: magnitudeBits(ranges.high))
+    let edge = ranges.high.replacing(with: ranges.low, where: startsLow)
+    let span = (ranges.high - ranges.low) / Floats(repeating: 15), least = Floats(repeating: 1e-7)
+    let width = span.replacing(with: least, where: span .< least)
+    let step = (-width).replacing(with: width, where: startsLow)
+    let count = wholeSteps(edge / step)
+    let scale = (edge / count).replacing(with: step, where: count .== none)
+    // Rows that are not there have zeros for everything.
+    let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
+    return withOffset(q, edge.replacing(with: none, where: count .== none), none.replacing(with: scale, where: isThere))
+}
+
+@inline(__always) private func magnitudeBits(_ v: Floats) -> Words { bits(v) & Words(repeating: 0x7fff_ffff) }
+
+/// Rounded half to even, at any magnitude: adding 2^23 leaves no room for fractions, and beyond there are none.
+@inline(__always)
+private func wholeSteps(_ v: Floats) -> Floats {
+    let magnitude = floats(fromBits: magnitudeBits(v)), magic = Floats(repeating: 0x1p23)
+    let whole = bits((magnitude + magic) - magic) | (bits(v) & Words(repeating: 0x8000_0000))
+    return floats(fromBits: whole).replacing(with: v, where: magnitude .>= magic)
+}
+
+/// The scale of values below zero in the place of the scale, that of the others in the place of the offset.
+@inline(never)
+private func twin(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> LaneEncoding? {
+    let none = Floats(repeating: 0)
+    let below = (-ranges.low).replacing(with: none, where: ranges.low .> none)
+    let above = ranges.high.replacing(with: none, where: ranges.high .< none)
+    let seventh = (above / Floats(repeating: 7)).replacing(with: above, where: ranges.low .== ranges.high)
+    let negative = rounded(below / Floats(repeating: 8), q.scale_type), positive = rounded(seventh, q.scale_type)
+    if !isUsable(negative) || !isUsable(positive) { return nil }
+    return LaneEncoding(scale: negative, offset: positive, low: Floats(repeating: -8), high: Floats(repeating: 7), zero: Ints(repeating: 8))
 }
 
 // MARK: Codes
@@ -272,6 +314,30 @@ private func code(_ e: LaneEncoding, _ values: Floats, _ hasOffset: Bool) -> Wor
     return i4q_round_and_add(i4q_clip(steps, e.low, e.high), e.zero)
 }
 
+/// One value of k at a time: these are few.
+@inline(never)
+private func encodeTwins(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
+                         _ isKept: Bool) {
+    let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
+    let none = Floats(repeating: 0), never = Floats(repeating: .infinity)
+    // What is divided by infinity is zero.
+    let negative = e.scale.replacing(with: never, where: e.scale .== none), positive = e.offset.replacing(with: never, where: e.offset .== none)
+    var k = begin
+    while k < end {
+        if !isKept && (k &- begin) & (lanes &- 1) == 0 { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
+        let square = UnsafeRawPointer(kept) + (isKept ? k &- begin : (k &- begin) & (lanes &- 1)) &* 64
+        var row = Words(repeating: 0)
+        for i in 0..<min(end &- k, codeRowDepth) {
+            let value = square.floats(i &* 64)
+            let steps = i4q_divide(value, i4q_pick_by_sign(value, negative, positive))
+            let code = i4q_round_and_add(i4q_clip(steps, e.low, e.high), e.zero)
+            row = i4q_insert_code(row, unsafeBitCast(code, to: Ints.self), nibbleShift(i))
+        }
+        (block + k &* 8).storeBytes(of: row, as: Words.self)
+        k &+= codeRowDepth
+    }
+}
+
 /// With a table. One value of k at a time: fifteen comparisons are work enough, and eight times that is a lot of code.
 @inline(never)
 private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
@@ -302,7 +368,7 @@ private func store(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group: Int)
     if q.kind == Kind.asymmetric {
         let zeros = i4q_narrow_u32_u8(unsafeBitCast(e.zero, to: Words.self))
         (block + (Int(q.zeros_offset) &+ group &* 16)).storeBytes(of: zeros, as: SIMD16<UInt8>.self)
-    } else if q.kind == Kind.offset {
+    } else if q.kind == Kind.offset || q.kind == Kind.twin {
         storeElements(e.offset, block + Int(q.zeros_offset), q.scale_type, group &* lanes, count: lanes)
     }
 }

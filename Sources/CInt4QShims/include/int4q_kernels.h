@@ -122,7 +122,8 @@ typedef struct i4q_decoding {
     const float *codebook;
 } i4q_decoding;
 
-/* 16 rows of a matrix, to be quantized into a block of a blob; for all schemes but those that round as ggml does. */
+/* 16 rows of a matrix, to be quantized into a block of a blob; for all schemes but those that round as ggml does, or have a
+ * codebook for each row. */
 typedef struct i4q_block_quantization {
     const void *source;      /* the block's first row */
     int64_t source_type;     /* INT4Q_TYPE_* */
@@ -131,7 +132,7 @@ typedef struct i4q_block_quantization {
     int64_t k;
     int64_t group_size;      /* of packed groups, each with a scale of its own */
     int64_t group_count;
-    int64_t kind;            /* INT4Q_KIND_* */
+    int64_t kind;            /* INT4Q_KIND_*, or I4Q_KIND_TWIN */
     int64_t is_signed;       /* SYMMETRIC: scale = (first value of largest magnitude) / -8 ... */
     float divisor;           /* ... else max|w| / this; CODEBOOK: the table's */
     int32_t low;             /* SYMMETRIC: lowest code */
@@ -141,7 +142,11 @@ typedef struct i4q_block_quantization {
     uint8_t *block;          /* zeroed, aligned to 64 */
     const i4q_code_table *table; /* CODEBOOK only, else NULL */
     void *scratch;           /* I4Q_QUANTIZING_SCRATCH bytes, aligned to 64 */
+    int64_t is_mlx;          /* OFFSET: with MLX's rounding */
 } i4q_block_quantization;
+
+/* Weights with one scale below zero and one above, which stand where OFFSET's scales and offsets do. */
+enum { I4Q_KIND_TWIN = 5 };
 
 /* What quantize_block, quantize_batch and unpack_codes need besides: 272 lines of 64 bytes. */
 enum { I4Q_QUANTIZING_SCRATCH = 17408 };

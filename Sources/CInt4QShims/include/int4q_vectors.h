@@ -39,6 +39,7 @@ I4Q_VECTOR i4q_u8x16 i4q_narrow_u32_u8(i4q_u32x16 v) { return __builtin_convertv
 /* Arithmetic that quantizing repeats for each value. Swift has all of it, as loops over lanes that become single instructions
  * only after the compiler has decided that a function with so many loops is too large to be inlined. */
 I4Q_VECTOR i4q_f32x16 i4q_subtract(i4q_f32x16 a, i4q_f32x16 b) { return a - b; }
+I4Q_VECTOR i4q_f32x16 i4q_pick_by_sign(i4q_f32x16 v, i4q_f32x16 below_zero, i4q_f32x16 others) { return v < 0 ? below_zero : others; }
 I4Q_VECTOR i4q_f32x16 i4q_divide(i4q_f32x16 a, i4q_f32x16 b) { return a / b; }
 /* NaN becomes `low`. */
 I4Q_VECTOR i4q_f32x16 i4q_clip(i4q_f32x16 v, i4q_f32x16 low, i4q_f32x16 high) {

@@ -97,9 +97,9 @@ public struct BlobQuantizer {
                           _ memory: QuantizingMemory) throws(Failure) {
         let groups = scheme.isPerRow ? 1 : Int(layout.groupCount)
         var group = 0
-        var quantization = scheme.blockQuantization(
-            source, rows: rows, columns: 0..<source.columns, groupSize: Int(layout.groupSize), block: block,
-            scales: Int(layout.scalesOffset), zeros: Int(layout.zerosOffset), table: quantizer.table, scratch: memory.scratch)
+        var quantization = scheme.blockQuantization(groupSize: Int(layout.groupSize), table: quantizer.table)
+        quantization.take(source, rows, 0..<source.columns, block: block, scales: Int(layout.scalesOffset),
+                          zeros: Int(layout.zerosOffset), scratch: memory.scratch)
         while group < groups {
             if canTakeBlocks {
                 group = Int(kernels.quantize_block.unsafelyUnwrapped(&quantization, Int64(group)))

@@ -21,8 +21,10 @@ struct QuantizingMemory {
         try StackMemory<357>.use { (base) throws(Failure) in try body(QuantizingMemory(base: base)) }
     }
 
+    static var blockColumns: Int { 256 }
+
     var scratch: UnsafeMutableRawPointer { base }
-    /// 4096 bytes.
+    /// 4096 bytes, for 16 rows of 256 columns.
     var block: UnsafeMutableRawPointer { base + Int(I4Q_QUANTIZING_SCRATCH) }
     var floats: UnsafeMutablePointer<Float> { (block + 4096).assumingMemoryBound(to: Float.self) }
     var codes: UnsafeMutablePointer<UInt8> { (block + 4096 + 1024).assumingMemoryBound(to: UInt8.self) }
@@ -172,11 +174,15 @@ public func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<In
     let rows = Int(rows.lowerBound)..<Int(rows.upperBound)
     try QuantizingMemory.use { (memory) throws(Failure) in
         let quantizer = RowQuantizer(TensorSink(tensor: tensor), source, from: rows.lowerBound, kernels, memory)
-        if RowBlockQuantizer.canTake(tensor) {
-            try RowBlockQuantizer(quantizer: quantizer, memory: memory).quantize(rows)
-        } else {
-            try quantizer.quantize(rows, groups: Int(tensor.layout.groupsPerRow))
+        let layout = tensor.layout
+        if !tensor.scheme.roundsInBlocks || layout.groupSize > QuantizingMemory.blockColumns {
+            return try quantizer.quantize(rows, groups: Int(layout.groupsPerRow))
         }
+        let target = RowBlockTarget(layout: layout, codes: tensor.codes, scaleSize: tensor.scheme.scaleType.size, scales: tensor.scales,
+                                    offsets: tensor.offsets, zeroPoints: tensor.zeroPoints)
+        let scheme = tensor.scheme.blockQuantization(groupSize: layout.groupSize, table: quantizer.table)
+        try RowBlockQuantizer(careful: quantizer, target: target, source: source, kernels: kernels, memory: memory, scheme: scheme)
+            .quantize(rows)
     }
 }
 

@@ -63,35 +63,34 @@ public struct TwinTensor {
 public func quantize(_ tensor: TwinTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
     try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
         let quantizer = TwinQuantizer(tensor: tensor, runs: runs)
-        for row in rows { try quantizer.quantize(Int(row)) }
+        if tensor.layout.groupSize > QuantizingMemory.blockColumns {
+            for row in rows { try quantizer.quantizeLong(Int(row)) }
+            return
+        }
+        try QuantizingMemory.use { (memory) throws(Failure) in
+            var scheme = tensor.scheme.blockQuantization(groupSize: tensor.layout.groupSize, table: nil)
+            scheme.kind = Int64(I4Q_KIND_TWIN)
+            let target = RowBlockTarget(layout: tensor.layout, codes: tensor.codes, scaleSize: tensor.scheme.scaleType.size,
+                                        scales: tensor.negative, offsets: tensor.positive, zeroPoints: nil)
+            try RowBlockQuantizer(careful: quantizer, target: target, source: source, kernels: kernels, memory: memory, scheme: scheme)
+                .quantize(Int(rows.lowerBound)..<Int(rows.upperBound))
+        }
     }
 }
 
-private struct TwinQuantizer {
+private struct TwinQuantizer: CarefulQuantizer {
     let tensor: TwinTensor
     let runs: FloatRuns
 
-    /// A run has one group or several, or a part of one.
-    func quantize(_ row: Int) throws(Failure) {
-        let size = tensor.layout.groupSize
-        if size > FloatRuns.length { return try quantizeLong(row) }
-        var column = 0
-        while column < runs.source.columns {
-            let count = runs.load(row, column)
-            var begin = 0
-            while begin < count {
-                let length = min(size, count - begin)
-                let range = try runs.range(length, row, column, from: begin)
-                let index = tensor.groupIndex(row, (column + begin) / size)
-                encode(begin, length, try twin(range.min, range.max, row, column + begin, index), row, column)
-                begin += size
-            }
-            column += count
-        }
+    func quantize(_ row: Int, _ group: Int) throws(Failure) {
+        let column = group * tensor.layout.groupSize
+        let count = runs.load(row, column, count: min(tensor.layout.groupSize, runs.source.columns - column))
+        let range = try runs.range(count, row, column)
+        encode(0, count, try twin(range.min, range.max, row, column, tensor.groupIndex(row, group)), row, column)
     }
 
     /// One group, the row.
-    private func quantizeLong(_ row: Int) throws(Failure) {
+    func quantizeLong(_ row: Int) throws(Failure) {
         var least = Float.infinity, largest = -Float.infinity
         var column = 0
         while column < runs.source.columns {
