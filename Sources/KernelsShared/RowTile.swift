@@ -9,6 +9,8 @@ import CInt4QShims
 //     panel:  [k of the piece][block] 64 bytes each: decoded weights
 //             [row][block] 64 bytes each: sums of a group that goes on
 //             [block] 1024 bytes each: room for tables
+//
+// With two blocks and the 128 rows that a tile has at most these are 34 KiB of I4Q_PANEL_BYTES.
 
 /// A product that covers tiles by itself.
 protocol WholeTile {

@@ -74,7 +74,7 @@ I4Q_VECTOR i4q_u32x16 i4q_join_nibbles(i4q_u32x16 k0, i4q_u32x16 k1, i4q_u32x16 
 
 /* Eight codes of each of 16 lanes, `packed`, become floats, each lane's through its own table: values of k 0..7, `stride` bytes
  * apart. tables: [16 entries][16 lanes], aligned to 64 like all that is pointed at. Each bit of a code, moved to the sign, chooses
- * between halves of what is left. One value after the other: written out eight times it is no faster, and 16 KB with SSE2. */
+ * between halves of what is left. In a loop: written out eight times it is 20 KB with SSE2. */
 I4Q_VECTOR void i4q_decode_lanes(const void *packed, const void *tables, void *values, int64_t stride) {
     const i4q_f32x16 *entries = (const i4q_f32x16 *)tables;
     i4q_u32x16 word = *(const i4q_u32x16 *)packed;
