@@ -317,7 +317,7 @@ typedef struct int4q_blob_info {
     int64_t k;
     uint64_t total_bytes;      /* the whole blob */
     uint64_t block_count;      /* ceil(n / 16) */
-    uint64_t block_bytes;      /* codes, scales and zero points or offsets of 16 rows */
+    uint64_t block_bytes;      /* codes, scales and zero points, offsets or codebooks of 16 rows */
     uint64_t header_checksum;  /* XXH64 of the header; it does not depend on the payload */
     float codebook[16];        /* zeros unless CODEBOOK, and with INT4Q_CODEBOOK_PER_ROW: int4q_blob_codebooks() has those */
 } int4q_blob_info;

@@ -9,13 +9,25 @@ import CInt4QShims
 //     panel:  [k of the piece][block] 64 bytes each: decoded weights
 //             [row][block] 64 bytes each: sums of a group that goes on
 //             [block] 1024 bytes each: room for tables
+//
+// With two blocks and the 128 rows that a tile has at most these are 34 KiB of I4Q_PANEL_BYTES.
 
 /// A product that covers tiles by itself.
 protocol WholeTile {
     static func run(_ p: i4q_product, _ t: i4q_tile)
 }
 
-private let pieceDepth = 128
+/// Values of k in a piece: with many rows, as many as the first-level cache has room for; with a few, so few that the processor
+/// begins to decode the next ones before the sums of these, each waiting for the one before, are complete.
+private let deepPiece = 128, shallowPiece = 32
+
+private struct RowPiece {
+    var k: Range<Int>
+    /// Where all of k ends.
+    let end: Int
+    /// In which the piece begins.
+    var group = 0
+}
 
 enum RowTile<let rows: Int, let blocks: Int>: WholeTile {
     @inline(never)
@@ -39,19 +51,19 @@ private enum RowBlocks<let rows: Int, let blocks: Int> {
     static func run(_ p: i4q_product, _ t: i4q_tile, block: Int) {
         let panel = t.panel.unsafelyUnwrapped
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
-        let sums = panel + pieceDepth &* blocks &* 64
+        let sums = panel + deepPiece &* blocks &* 64
         let room = sums + Int(t.row_count) &* blocks &* 64
         for b in 0..<blocks { RowLookup.prepare(tables(p, weights, b), room + b &* 1024) }
-        let end = min(Int(p.group_count) &* Int(p.group_size), Int(p.k_padded))
-        var begin = 0
-        while begin < end {
-            let piece = begin..<min(begin &+ pieceDepth, end)
+        let depth = Int(t.row_count) < rows ? shallowPiece : deepPiece
+        var piece = RowPiece(k: 0..<0, end: min(Int(p.group_count) &* Int(p.group_size), Int(p.k_padded)))
+        while piece.k.upperBound < piece.end {
+            piece.k = piece.k.upperBound..<min(piece.k.upperBound &+ depth, piece.end)
+            while (piece.group &+ 1) &* Int(p.group_size) <= piece.k.lowerBound { piece.group &+= 1 }
             for b in 0..<blocks {
-                decodePiece(weights + b &* Int(p.block_bytes), piece, tables: tables(p, weights, b), room + b &* 1024,
+                decodePiece(weights + b &* Int(p.block_bytes), piece.k, tables: tables(p, weights, b), room + b &* 1024,
                             into: panel + b &* 64, stride: blocks &* 64)
             }
-            multiply(p, t, weights, piece, end, panel, sums, block)
-            begin &+= pieceDepth
+            multiply(p, t, weights, piece, panel, sums, block)
         }
     }
 
@@ -61,7 +73,7 @@ private enum RowBlocks<let rows: Int, let blocks: Int> {
     }
 
     @inline(__always)
-    private static func multiply(_ p: i4q_product, _ t: i4q_tile, _ weights: UnsafeRawPointer, _ piece: Range<Int>, _ end: Int,
+    private static func multiply(_ p: i4q_product, _ t: i4q_tile, _ weights: UnsafeRawPointer, _ piece: RowPiece,
                                  _ panel: UnsafeMutableRawPointer, _ sums: UnsafeMutableRawPointer, _ block: Int) {
         var row = 0
         while row < Int(t.row_count) {
@@ -69,10 +81,10 @@ private enum RowBlocks<let rows: Int, let blocks: Int> {
             let out = t.out.unsafelyUnwrapped + (row &* Int(t.out_stride) &+ block &* lanes)
             let waiting = sums + row &* blocks &* 64
             if Int(t.row_count) &- row >= rows {
-                RowSums<rows, blocks>.add(p, weights, piece, end, panel, x, out, Int(t.out_stride), waiting)
+                RowSums<rows, blocks>.add(p, weights, piece, panel, x, out, Int(t.out_stride), waiting)
                 row &+= rows
             } else {
-                RowSums<1, blocks>.add(p, weights, piece, end, panel, x, out, Int(t.out_stride), waiting)
+                RowSums<1, blocks>.add(p, weights, piece, panel, x, out, Int(t.out_stride), waiting)
                 row &+= 1
             }
         }
@@ -96,19 +108,19 @@ private enum RowSums<let rows: Int, let blocks: Int> {
     typealias Totals = TotalsInMemory<rows, blocks>
 
     @inline(never)
-    static func add(_ p: i4q_product, _ weights: UnsafeRawPointer, _ piece: Range<Int>, _ end: Int, _ panel: UnsafeRawPointer,
+    static func add(_ p: i4q_product, _ weights: UnsafeRawPointer, _ piece: RowPiece, _ panel: UnsafeRawPointer,
                     _ x: UnsafeRawPointer, _ out: UnsafeMutablePointer<Float>, _ outStride: Int, _ waiting: UnsafeMutableRawPointer) {
-        let totals = Totals(out, stride: outStride, step: 1, isFirst: piece.lowerBound == 0)
+        let totals = Totals(out, stride: outStride, step: 1, isFirst: piece.k.lowerBound == 0)
         let sums = UnsafeMutablePointer<Float>(OpaquePointer(waiting))
         let kept = Totals(sums, stride: blocks &* lanes, step: 1, isFirst: false)
         let groupSize = Int(p.group_size)
-        var group = piece.lowerBound / groupSize
+        var group = piece.group
         var dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
-        if group &* groupSize != piece.lowerBound { dots = kept.load() }
-        var k = piece.lowerBound, values = panel
-        while k < piece.upperBound {
-            let groupEnd = min((group &+ 1) &* groupSize, end)
-            let stop = min(groupEnd, piece.upperBound)
+        if group &* groupSize != piece.k.lowerBound { dots = kept.load() }
+        var k = piece.k.lowerBound, values = panel
+        while k < piece.k.upperBound {
+            let groupEnd = min((group &+ 1) &* groupSize, piece.end)
+            let stop = min(groupEnd, piece.k.upperBound)
             while k < stop {
                 multiplyAdd(&dots, values, x + k &* 4, Int(p.prepared_row_bytes))
                 values += blocks &* 64

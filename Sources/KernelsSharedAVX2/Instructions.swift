@@ -69,15 +69,16 @@ struct TableCodes: CodeReader {
     }
 }
 
-/// Codebooks of rows (RowTile.swift): tables as they stand in a block.
+/// Codebooks of rows (RowTile.swift): each row's table in a register's order, for permutations.
 enum RowLookup {
-    @inline(__always) static func prepare(_ tables: UnsafeRawPointer, _ room: UnsafeMutableRawPointer) {}
+    @inline(__always)
+    static func prepare(_ tables: UnsafeRawPointer, _ room: UnsafeMutableRawPointer) { i4q_transpose_f32x16(tables, 64, room) }
 
     /// One code row.
     @inline(__always)
     static func decode(_ packed: UnsafeRawPointer, _ tables: UnsafeRawPointer, _ room: UnsafeRawPointer,
                        into values: UnsafeMutableRawPointer, stride: Int) {
-        i4q_decode_lanes(packed, tables, values, Int64(stride))
+        i4q_avx2_decode_lanes(packed, room, values, Int64(stride))
     }
 }
 
