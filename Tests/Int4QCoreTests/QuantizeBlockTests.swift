@@ -235,7 +235,7 @@ private final class BlockCall {
             row_bytes: source.stride * Int64(elementSize(source.type)), row_count: source.n, k: source.k, group_size: 32,
             group_count: layout.groupCount, kind: Int64(kind), is_signed: 0, divisor: 7, low: 0, scale_type: Int64(scale),
             scales_offset: Int64(layout.scalesOffset), zeros_offset: Int64(layout.zerosOffset),
-            block: memory.pointer(to: UInt8.self, at: Self.margin), table: nil, scratch: scratch.base)
+            block: memory.pointer(to: UInt8.self, at: Self.margin), table: nil, scratch: scratch.base, is_mlx: 0)
     }
 
     func run(_ set: InstructionSet, from first: Int) -> Int64 { set.kernels.quantize_block(&quantization, Int64(first)) }
