@@ -241,18 +241,32 @@ def table(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
+def _label_heights(lines: list[Line], spacing: float = 0.24) -> list[tuple[Line, float]]:
+    """Where labels stand: at their points, but moved up where those beside them would be written over."""
+    placed: list[tuple[Line, float]] = []
+    for line in sorted(lines, key=lambda line: line.gauss):
+        beside = [height for other, height in placed if abs(other.bits - line.bits) < 0.1]
+        height = line.gauss
+        while any(abs(height - taken) < spacing for taken in beside):
+            height += spacing / 4
+        placed.append((line, height))
+    return placed
+
+
 def draw(lines: list[Line]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(10, 6.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(11, 10), layout="constrained")
     for attribute, marker, label in (("gauss", "o", "normal"), ("laplace", "^", "Laplace")):
         axes.scatter([line.bits for line in lines], [getattr(line, attribute) for line in lines], marker=marker, label=label)
-    for line in lines:
-        axes.annotate(line.method.name, (line.bits, line.gauss), fontsize=7, xytext=(4, 2), textcoords="offset points")
-    axes.set(xlabel="bits per weight", ylabel="signal to quantization noise, dB", title="4-bit schemes, a million values")
+    for line, height in _label_heights(lines):
+        axes.annotate(line.method.name, (line.bits, line.gauss), (line.bits + 0.012, height), fontsize=6.5, va="center",
+                      arrowprops={"arrowstyle": "-", "linewidth": 0.3, "alpha": 0.5})
+    axes.set(xlabel="bits per weight", ylabel="signal to quantization noise, dB", title="4-bit schemes, a million values", xlim=(3.98, 5.14))
+    axes.set_ylim(top=max(line.gauss for line in lines) + 1.5)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(PLOT, dpi=110)
