@@ -118,7 +118,7 @@ inline int SideOf(const int4q_scheme &scheme, float x, float a, float b) {
 inline int NearestCode(const int4q_scheme &scheme, float x, const float *codebook) {
     std::vector<int> order;
     for (int q = 0; q < 16; q++) order.push_back(q);
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return codebook[a] < codebook[b]; });
+    std::sort(order.begin(), order.end(), [&](int a, int b) { return codebook[a] != codebook[b] ? codebook[a] < codebook[b] : a < b; });
     order.erase(std::unique(order.begin(), order.end(), [&](int a, int b) { return codebook[a] == codebook[b]; }), order.end());
     size_t at = 0;
     for (; at + 1 < order.size(); at++) {
