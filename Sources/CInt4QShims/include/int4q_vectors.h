@@ -295,19 +295,27 @@ I4Q_VECTOR void i4q_add_moments_of_each(const float *floats, int64_t count, doub
     }
 }
 
-/* Each element's least and largest so far; negative zeros count as positive ones. */
-I4Q_VECTOR void i4q_extremes_of_each(const float *floats, int64_t count, float *lows, float *highs) {
+/* Each column's least and largest so far, of some rows: several streams for memory to serve, and lows and highs are read and written
+ * once for all. Negative zeros count as positive ones. */
+I4Q_VECTOR void i4q_extremes_of_each(const float *floats, int64_t row_bytes, int64_t rows, int64_t count, float *lows, float *highs) {
     int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
-        const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)(floats + i) + 0.0f;
-        const i4q_f32x4 low = *(const i4q_f32x4_anywhere *)(lows + i), high = *(const i4q_f32x4_anywhere *)(highs + i);
-        *(i4q_f32x4_anywhere *)(lows + i) = v < low ? v : low;
-        *(i4q_f32x4_anywhere *)(highs + i) = v > high ? v : high;
+        i4q_f32x4 low = *(const i4q_f32x4_anywhere *)(lows + i), high = *(const i4q_f32x4_anywhere *)(highs + i);
+        const char *place = (const char *)(floats + i);
+        for (int64_t row = 0; row < rows; row++, place += row_bytes) {
+            const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)place;
+            low = v < low ? v : low;
+            high = v > high ? v : high;
+        }
+        *(i4q_f32x4_anywhere *)(lows + i) = low + 0.0f;
+        *(i4q_f32x4_anywhere *)(highs + i) = high + 0.0f;
     }
     for (; i < count; i++) {
-        const float v = floats[i] + 0.0f;
-        if (v < lows[i]) lows[i] = v;
-        if (v > highs[i]) highs[i] = v;
+        for (int64_t row = 0; row < rows; row++) {
+            const float v = *(const float *)((const char *)(floats + i) + row * row_bytes) + 0.0f;
+            if (v < lows[i]) lows[i] = v;
+            if (v > highs[i]) highs[i] = v;
+        }
     }
 }
 
