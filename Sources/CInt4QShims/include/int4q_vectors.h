@@ -295,28 +295,45 @@ I4Q_VECTOR void i4q_add_moments_of_each(const float *floats, int64_t count, doub
     }
 }
 
-/* Each column's least and largest so far, of some rows: several streams for memory to serve, and lows and highs are read and written
- * once for all. Negative zeros count as positive ones. */
-I4Q_VECTOR void i4q_extremes_of_each(const float *floats, int64_t row_bytes, int64_t rows, int64_t count, float *lows, float *highs) {
+/* Each element's least and largest so far; negative zeros count as positive ones. */
+I4Q_VECTOR void i4q_extremes_of_each(const float *floats, int64_t count, float *lows, float *highs) {
     int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
-        i4q_f32x4 low = *(const i4q_f32x4_anywhere *)(lows + i), high = *(const i4q_f32x4_anywhere *)(highs + i);
-        const char *place = (const char *)(floats + i);
-        for (int64_t row = 0; row < rows; row++, place += row_bytes) {
-            const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)place;
-            low = v < low ? v : low;
-            high = v > high ? v : high;
-        }
-        *(i4q_f32x4_anywhere *)(lows + i) = low + 0.0f;
-        *(i4q_f32x4_anywhere *)(highs + i) = high + 0.0f;
+        const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)(floats + i) + 0.0f;
+        const i4q_f32x4 low = *(const i4q_f32x4_anywhere *)(lows + i), high = *(const i4q_f32x4_anywhere *)(highs + i);
+        *(i4q_f32x4_anywhere *)(lows + i) = v < low ? v : low;
+        *(i4q_f32x4_anywhere *)(highs + i) = v > high ? v : high;
     }
     for (; i < count; i++) {
-        for (int64_t row = 0; row < rows; row++) {
-            const float v = *(const float *)((const char *)(floats + i) + row * row_bytes) + 0.0f;
-            if (v < lows[i]) lows[i] = v;
-            if (v > highs[i]) highs[i] = v;
-        }
+        const float v = floats[i] + 0.0f;
+        if (v < lows[i]) lows[i] = v;
+        if (v > highs[i]) highs[i] = v;
     }
+}
+
+/* The least and the largest of each column of an even number of rows. As many streams as there are rows keep memory busy.
+ * `count` is a multiple of 8. Nonzero if all values are finite; only then the result counts. */
+I4Q_VECTOR int32_t i4q_extremes_of_rows(const float *floats, int64_t row_bytes, int64_t rows, int64_t count, float *lows,
+                                        float *highs) {
+    typedef float f32x8 __attribute__((ext_vector_type(8)));
+    typedef float f32x8_anywhere __attribute__((ext_vector_type(8), aligned(4)));
+    f32x8 nothing = 0; /* stays zero unless a value minus itself is NaN */
+    for (int64_t i = 0; i < count; i += 8) {
+        const char *place = (const char *)(floats + i);
+        f32x8 low = *(const f32x8_anywhere *)place, high = low;
+        for (int64_t row = 0; row < rows; row += 2, place += 2 * row_bytes) {
+            const f32x8 v = *(const f32x8_anywhere *)place, w = *(const f32x8_anywhere *)(place + row_bytes);
+            const f32x8 smaller = v < w ? v : w, larger = v > w ? v : w;
+            low = smaller < low ? smaller : low;
+            high = larger > high ? larger : high;
+            nothing += (v - v) + (w - w);
+        }
+        *(f32x8_anywhere *)(lows + i) = low;
+        *(f32x8_anywhere *)(highs + i) = high;
+    }
+    int32_t is_finite = 1;
+    for (int lane = 0; lane < 8; lane++) is_finite &= nothing[lane] == 0;
+    return is_finite;
 }
 
 /* floats[i] *= the scale of its sign. */

@@ -3,68 +3,81 @@ import CInt4QShims
 
 // The CHANNEL axis: neighbours in a row belong to different slots.
 extension BatchPusher {
-    /// Rows that are taken together where they are read in place: their runs stay in a first-level cache. A histogram must know the
-    /// extremes of each row before the next.
-    private var rowsTogether: Int { readsInPlace && !observer.layout.hasHistogram ? 8 : 1 }
-    private var columnsTogether: Int { readsInPlace ? 512 : PushMemory.length }
+    /// Rows that are taken together where nothing but their extremes is wanted.
+    private var rowsTogether: Int { readsInPlace && !observer.layout.hasMoments ? 8 : 1 }
+    /// Their extremes go to the second half of the buffer.
+    private var columnsTogether: Int { PushMemory.length / 2 }
+    private var blockLows: UnsafeMutablePointer<Float> { buffer + PushMemory.length }
+    private var blockHighs: UnsafeMutablePointer<Float> { blockLows + columnsTogether }
 
     @inline(never)
     func pushColumns(rows: Int) {
+        if observer.layout.hasHistogram {
+            pushNarrowBlocks(rows)
+        } else {
+            pushRowsTogether(rows)
+        }
+        // Those that were not finite have been subtracted already.
+        for slot in 0..<source.columns { observer.count(rows, slot) }
+    }
+
+    /// A few columns from the first row to the last, so that their histograms stay in a cache.
+    private func pushNarrowBlocks(_ rows: Int) {
+        var column = 0
+        while column < source.columns {
+            let count = min(32, source.columns &- column)
+            for row in 0..<rows { push(floats(row, column, count), count, firstSlot: column) }
+            column &+= count
+        }
+    }
+
+    private func pushRowsTogether(_ rows: Int) {
         var row = 0
         while row < rows {
             let together = min(rowsTogether, rows &- row)
             var column = 0
             while column < source.columns {
                 let count = min(columnsTogether, source.columns &- column)
-                push(row, together, column, count)
+                if together < 8 || count & 7 != 0 || !pushBlock(row, together, column, count) {
+                    for next in row..<(row &+ together) { push(floats(next, column, count), count, firstSlot: column) }
+                }
                 column &+= count
             }
             row &+= together
         }
-        // Those that were not finite have been subtracted already.
-        for slot in 0..<source.columns { observer.count(rows, slot) }
     }
 
-    /// Rows with values that are not finite are taken one value at a time, the others' extremes together.
-    private func push(_ firstRow: Int, _ rows: Int, _ column: Int, _ count: Int) {
-        var begin = firstRow
-        let end = firstRow &+ rows
-        for row in firstRow..<end {
-            let floats = self.floats(row, column, count)
-            if range(floats, count).first_not_finite >= 0 {
-                pushExtremes(begin..<row, column, count)
-                pushFinite(floats, count, column)
-                begin = row &+ 1
-            } else {
-                pushSums(floats, count, column)
-            }
+    /// False, and nothing done, if there are values that are not finite.
+    @inline(never)
+    private func pushBlock(_ row: Int, _ rows: Int, _ column: Int, _ count: Int) -> Bool {
+        let isFinite = i4q_extremes_of_rows(floats(row, column, count), Int64(source.strideBytes), Int64(rows), Int64(count),
+                                            blockLows, blockHighs)
+        if isFinite == 0 { return false }
+        addExtremes(blockLows, count, column)
+        addExtremes(blockHighs, count, column)
+        return true
+    }
+
+    private func push(_ floats: UnsafePointer<Float>, _ count: Int, firstSlot: Int) {
+        if range(floats, count).first_not_finite >= 0 {
+            pushFinite(floats, count, firstSlot)
+            return
         }
-        pushExtremes(begin..<end, column, count)
-    }
-
-    /// Before extremes: bins are as wide as those before these values ask for, or wider.
-    private func pushSums(_ floats: UnsafePointer<Float>, _ count: Int, _ firstSlot: Int) {
+        // Before the extremes: bins are as wide as those without these values ask for.
         if observer.layout.hasHistogram { addToHistograms(floats, count, firstSlot) }
         if observer.layout.hasMoments {
             i4q_add_moments_of_each(floats, Int64(count), observer.sums + firstSlot, observer.magnitudes + firstSlot,
                                     observer.squares + firstSlot)
         }
-    }
-
-    private func pushExtremes(_ rows: Range<Int>, _ column: Int, _ count: Int) {
-        if rows.isEmpty { return }
-        // What is not read in place is one row, and in the buffer still.
-        let floats = readsInPlace ? self.floats(rows.lowerBound, column, count) : UnsafePointer(buffer)
-        addExtremes(floats, rows.count, count, observer.lows + column, observer.highs + column)
-        if observer.layout.hasAverage {
-            addExtremes(floats, rows.count, count, observer.batchLows + column, observer.batchHighs + column)
-        }
+        addExtremes(floats, count, firstSlot)
     }
 
     @inline(never)
-    private func addExtremes(_ floats: UnsafePointer<Float>, _ rows: Int, _ count: Int, _ lows: UnsafeMutablePointer<Float>,
-                             _ highs: UnsafeMutablePointer<Float>) {
-        i4q_extremes_of_each(floats, Int64(source.strideBytes), Int64(rows), Int64(count), lows, highs)
+    private func addExtremes(_ floats: UnsafePointer<Float>, _ count: Int, _ firstSlot: Int) {
+        i4q_extremes_of_each(floats, Int64(count), observer.lows + firstSlot, observer.highs + firstSlot)
+        if observer.layout.hasAverage {
+            i4q_extremes_of_each(floats, Int64(count), observer.batchLows + firstSlot, observer.batchHighs + firstSlot)
+        }
     }
 
     @inline(never)
