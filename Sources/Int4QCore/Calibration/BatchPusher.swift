@@ -114,11 +114,11 @@ struct BatchPusher {
         if observer.layout.hasMoments {
             i4q_add_moments_of_run(floats, Int64(count), observer.sums + slot, observer.magnitudes + slot, observer.squares + slot)
         }
-        if observer.layout.hasHistogram { addToHistogram(floats, count, slot, before, next) }
+        if observer.layout.hasHistogram { addToHistogram(floats, count, slot, range, before, next) }
     }
 
     @inline(never)
-    private func addToHistogram(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ before: BinWidth,
+    private func addToHistogram(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ range: i4q_group_range, _ before: BinWidth,
                                 _ next: UnsafeRawPointer) {
         let bins = observer.layout.bins
         let histogram = observer.histogram(slot)
@@ -128,6 +128,11 @@ struct BatchPusher {
             widenBins(histogram, bins: bins, doublings: now.exponent &- before.exponent)
         }
         let scale = now.scale(bins: bins)
+        let first = i4q_bin_of(range.min, scale, Int32(truncatingIfNeeded: bins))
+        if first == i4q_bin_of(range.max, scale, Int32(truncatingIfNeeded: bins)) { // zeros, padding
+            histogram[Int(first)] &+= Int64(count)
+            return
+        }
         var index = 0
         while index < count {
             let part = min(PushMemory.indexLength, count &- index)
@@ -147,7 +152,7 @@ struct BatchPusher {
         for offset in stride(from: 0, to: bytes, by: 64) { i4q_prefetch(place + offset) }
     }
 
-    /// Four at a time: where all are in one bin, as zeros are, one addition has not to wait for the other.
+    /// Four at a time: where all are in one bin one addition has not to wait for the other.
     private func countBins(_ count: Int, _ histogram: UnsafeMutablePointer<Int64>) {
         var index = 0
         while index &+ 4 <= count {
