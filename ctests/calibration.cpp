@@ -243,6 +243,64 @@ TEST(Observer, EveryMagnitude) {
     EXPECT_EQ(std::accumulate(magnitudes.begin(), magnitudes.end(), int64_t{0}), 2 * 277 + 1);
 }
 
+// Batches large enough for the ways that only those take: several tables for a histogram, several rows at a time.
+TEST(Observer, LargeBatchesEqualTheirRows) {
+    Random random(8);
+    for (int4q_type type : kTypes) {
+        for (int32_t axis : {INT4Q_AXIS_TENSOR, INT4Q_AXIS_CHANNEL, INT4Q_AXIS_GROUP}) {
+            for (uint32_t observed : {0u, kMoments, kHistogram, kMoments | kHistogram}) {
+                for (int64_t gap : {0, 5}) {
+                    for (double bad : {0.0, 1e-4}) {
+                        const int64_t rows = 85, columns = gap ? 1003 : 1600;
+                        Source x(type, rows, columns, columns + gap);
+                        Fill(x, random, 1, bad);
+                        for (int64_t column = 0; column < 700; column++) x.Set(40, column, x(40, column) * 64);  // wider bins halfway
+                        for (int64_t row = 10; row < 20; row++) {
+                            for (int64_t column = 0; column < columns; column++) x.Set(row, column, row % 2 ? 0.0f : -0.0f);
+                        }
+                        x.buffer.ForbidWriting();
+                        int4q_observer_desc desc = Describe(axis, rows, columns, observed, 2048, 300);
+                        if (axis == INT4Q_AXIS_CHANNEL && observed & kHistogram) desc.bins = 16;
+                        TestObserver whole(desc), parts(desc);
+                        ASSERT_OK(whole.Push(x));
+                        for (int64_t row = 0; row < rows; row++) {
+                            const void *place = x.buffer.data() + row * x.stride * TypeBytes(type);
+                            ASSERT_OK(int4q_observer_push(parts.memory.data(), parts.memory.size(), place, type, 1, columns, columns));
+                        }
+                        ASSERT_OK(whole.Validate());
+                        ASSERT_EQ(whole.Info().not_finite, parts.Info().not_finite);
+                        const auto a = whole.Statistics(), b = parts.Statistics();
+                        for (size_t slot = 0; slot < a.size(); slot++) {
+                            ASSERT_EQ(a[slot].count, b[slot].count);
+                            ASSERT_EQ(BitsOf(a[slot].low), BitsOf(b[slot].low));
+                            ASSERT_EQ(BitsOf(a[slot].high), BitsOf(b[slot].high));
+                            ASSERT_NEAR(a[slot].sum, b[slot].sum, 1e-13 * a[slot].sum_magnitudes);
+                            ASSERT_NEAR(a[slot].sum_squares, b[slot].sum_squares, 1e-13 * a[slot].sum_squares);
+                            if (observed & kHistogram && (slot < 3 || slot == 699)) {
+                                ASSERT_EQ(whole.Counts(static_cast<int64_t>(slot)), parts.Counts(static_cast<int64_t>(slot)));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// No count of sixteen bits overflows where nearly all values share a bin.
+TEST(Observer, ManyEqualValues) {
+    const int64_t count = int64_t{1} << 20;
+    std::vector<float> x(static_cast<size_t>(count), 0.25f);
+    for (size_t i = 0; i < x.size(); i += 1000) x[i] = -0.75f;
+    TestObserver observer(Describe(INT4Q_AXIS_TENSOR, 0, 0, kHistogram, 2048));
+    ASSERT_OK(int4q_observer_push(observer.memory.data(), observer.memory.size(), x.data(), INT4Q_TYPE_F32, 1, count, count));
+    ASSERT_OK(int4q_observer_push(observer.memory.data(), observer.memory.size(), x.data() + 1, INT4Q_TYPE_F32, 1, count - 1, count));
+    const auto counts = observer.Counts(0);
+    EXPECT_EQ(counts[2048 + 512], 2 * (count - 1049) + 0);
+    EXPECT_EQ(counts[2047 - 1536], 1049 + 1048);
+    ASSERT_OK(observer.Validate());
+}
+
 TEST(Observer, MovingAverages) {
     for (int32_t axis : kAxes) {
         TestObserver observer(Describe(axis, 1, 1, kAverage));
