@@ -3,6 +3,7 @@
 
 namespace int4q_bench {
 
+void RegisterCalibrationBenchmarks();
 void RegisterConversionBenchmarks();
 void RegisterMatmulBenchmarks();
 void RegisterGatedBenchmarks();

@@ -1018,6 +1018,254 @@ INT4Q_API int4q_status int4q_twin_dequantize_rows(const int4q_twin_tensor *tenso
  * and to codebooks of the library; struct_size of both must be set, the rest need not be. */
 INT4Q_API int4q_status int4q_twin_to_tensors(const int4q_twin_tensor *tensor, int4q_tensor *negative, int4q_tensor *positive);
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 10. Calibration: from what a model computes on samples to the ranges of its quantizers. Definitions: docs/calibration.md
+ *
+ *     observer_init -> push batches of x -> merge the observers of all threads -> statistics, histogram -> range
+ *
+ * An observer is one flat block of the caller's memory, aligned to 64 bytes, free of pointers: its bytes may be written to a
+ * file, sent to another machine and used there. Every call that takes one checks its header; int4q_observer_validate() checks
+ * the rest, and is what bytes from elsewhere should pass first. In any case no byte outside the declared ones is touched.
+ * Two threads must not push into one observer at a time: give each its own and merge.
+ *
+ * What is merged equals what one observer of all batches has, in any order and split: counts, extremes and histograms to the
+ * bit, sums to the rounding of binary64.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Which elements of x[rows][columns] share statistics: a "slot". */
+enum {
+    INT4Q_AXIS_TENSOR = 1,  /* all: one slot */
+    INT4Q_AXIS_CHANNEL = 2, /* a column: slot j has column j; `extent` columns */
+    INT4Q_AXIS_TOKEN = 3,   /* a row: slot i has row i of every batch; `extent` rows (a position, or a row of weights) */
+    INT4Q_AXIS_GROUP = 4    /* group_size neighbouring columns, the last group perhaps fewer; `extent` columns */
+};
+
+/* What is observed besides the number of elements, the least and the largest: any of these, added up. */
+enum {
+    INT4Q_OBSERVE_MOMENTS = 1,   /* sums of x, |x| and x^2, in binary64 */
+    INT4Q_OBSERVE_HISTOGRAM = 2, /* counts of values, `bins` bins of equal width on either side of zero */
+    INT4Q_OBSERVE_AVERAGE = 4    /* moving averages of each batch's least and largest value. They depend on the order of the
+                                  * batches, so such observers cannot be merged */
+};
+
+typedef struct int4q_observer_desc {
+    uint32_t struct_size;
+    uint32_t observed;   /* INT4Q_OBSERVE_*, or 0 */
+    int32_t axis;        /* INT4Q_AXIS_* */
+    int32_t group_size;  /* GROUP: at least 1; else 0 */
+    int64_t extent;      /* at least 1; TENSOR: 0 */
+    int64_t bins;        /* HISTOGRAM: a power of two, 16..65536; else 0 */
+    float momentum;      /* AVERAGE: above 0, at most 1; else 0. average += momentum * (batch's - average) in binary64, and the
+                          * first batch's value to begin with (PyTorch's and ONNX Runtime's averaging constant) */
+    uint32_t reserved;
+} int4q_observer_desc;
+
+/* Writes the size of an observer. */
+INT4Q_API int4q_status int4q_observer_size(const int4q_observer_desc *desc, uint64_t *bytes);
+
+/* Makes an observer that has seen nothing in observer[observer_bytes]. Any contents before. */
+INT4Q_API int4q_status int4q_observer_init(const int4q_observer_desc *desc, void *observer, uint64_t observer_bytes);
+
+/* Takes a batch x[rows][columns], rows ldx elements apart, both at least 1; `extent` must be the columns (CHANNEL, GROUP) or
+ * rows (TOKEN), or INT4Q_ERROR_MISMATCH. NaN and infinity are counted (int4q_observer_info) and otherwise left out. Negative
+ * zero counts as zero. */
+INT4Q_API int4q_status int4q_observer_push(void *observer, uint64_t observer_bytes, const void *x, int4q_type x_type,
+                                           int64_t rows, int64_t columns, int64_t ldx);
+
+/* Adds to *into what *from has seen, which stays as it is. Both must have been made with the same description, or
+ * INT4Q_ERROR_MISMATCH; with AVERAGE INT4Q_ERROR_UNSUPPORTED. Both are validated first; nothing is changed on failure. */
+INT4Q_API int4q_status int4q_observer_merge(void *into, uint64_t into_bytes, const void *from, uint64_t from_bytes);
+
+/* Checks bytes from anywhere: header, sizes, and that all statistics agree with one another (counts with histograms, extremes
+ * with bins, finite sums). INT4Q_ERROR_CORRUPT otherwise; INT4Q_ERROR_BUFFER_TOO_SMALL if the end is missing;
+ * INT4Q_ERROR_BLOB_VERSION for another version of the format. A changed sum that is still a possible one cannot be noticed:
+ * keep a checksum of your own beside a file. observer_bytes may exceed the observer's own size. */
+INT4Q_API int4q_status int4q_observer_validate(const void *observer, uint64_t observer_bytes);
+
+typedef struct int4q_observer_info {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int4q_observer_desc desc;
+    uint64_t total_bytes;
+    int64_t slots;
+    int64_t batches;     /* pushed, in all merged observers */
+    int64_t not_finite;  /* elements that were left out, in all slots */
+} int4q_observer_info;
+
+INT4Q_API int4q_status int4q_observer_get_info(const void *observer, uint64_t observer_bytes, int4q_observer_info *info);
+
+/* A slot's statistics. Zeros for what is not observed, and for all if count is 0. */
+typedef struct int4q_statistics {
+    int64_t count;         /* finite elements */
+    double sum;
+    double sum_magnitudes; /* of |x| */
+    double sum_squares;
+    double bin_width;      /* a power of two: the least for which `bins` bins reach beyond max |x|, but at least 2^-100 / bins */
+    float low;             /* the least value */
+    float high;            /* the largest */
+    float average_low;
+    float average_high;
+} int4q_statistics;
+
+/* Writes the statistics of slots slot_begin..slot_end-1 to statistics[0..slot_end-slot_begin-1]. */
+INT4Q_API int4q_status int4q_observer_statistics(const void *observer, uint64_t observer_bytes, int64_t slot_begin,
+                                                 int64_t slot_end, int4q_statistics *statistics);
+
+/* ---- Histograms and the ranges that they suggest ---- */
+
+/* Counts of values in bins of equal width: counts[i] of lowest + i * width .. lowest + (i + 1) * width. Counts are not negative
+ * and not all 0; their sum is below 2^53. */
+typedef struct int4q_histogram {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const int64_t *counts;
+    int64_t bins;     /* 1..2^20 */
+    double lowest;    /* finite */
+    double width;     /* finite, above 0 */
+    float low;        /* the least and the largest value that was counted: ranges are kept within */
+    float high;
+} int4q_histogram;
+
+enum {
+    INT4Q_HISTOGRAM_SIGNED = 1,    /* 2 * bins bins around zero; a value on an edge belongs to the bin farther from zero */
+    INT4Q_HISTOGRAM_MAGNITUDES = 2 /* bins bins of |x| from zero on; low and high are still those of x */
+};
+
+/* Writes a slot's histogram to counts[capacity] and describes it in *histogram (struct_size must be set), which then refers to
+ * counts. The observer must have been made with HISTOGRAM (INT4Q_ERROR_MISMATCH). A slot that has seen nothing gives zeros. */
+INT4Q_API int4q_status int4q_observer_histogram(const void *observer, uint64_t observer_bytes, int64_t slot, int32_t form,
+                                                int64_t *counts, int64_t capacity, int4q_histogram *histogram);
+
+/* A range to quantize: what lies beyond is clipped. */
+typedef struct int4q_range {
+    float low;
+    float high;
+    int64_t low_edge;  /* the bin edges that were chosen, 0..bins, before low and high were kept within the histogram's */
+    int64_t high_edge;
+    double score;      /* what was minimised at the choice; PERCENTILE: the share of the counts between the edges */
+} int4q_range;
+
+/* ONNX Runtime's percentile thresholds, `percentile` in 0..100. SIGNED: the edges below the first bins where the running share
+ * of counts reaches (100 - percentile) / 200 and 1 minus that. MAGNITUDES: -e and e with the edge e below the first bin where it
+ * reaches percentile / 100. Shares are added up in binary64 as numpy.cumsum(counts / total) does. */
+INT4Q_API int4q_status int4q_range_percentile(const int4q_histogram *histogram, int32_t form, double percentile,
+                                              int4q_range *range);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_range_entropy() needs. */
+INT4Q_API int4q_status int4q_range_entropy_scratch(int64_t bins, uint64_t *bytes);
+
+/* The range around the middle bin edge for which the clipped histogram and its copy in `quantized_bins` bins (128 for INT8, 15 or
+ * 16 for INT4; 2..bins) have the least Kullback-Leibler divergence (Migacz, "8-bit inference with TensorRT", 2017, as ONNX
+ * Runtime has it): the histogram is one of signed values around zero. O(bins * quantized_bins). Divergences are computed in
+ * binary64; ONNX Runtime's binary32 sums can decide otherwise between two that agree to seven digits. Of equal ones the
+ * narrowest range. */
+INT4Q_API int4q_status int4q_range_entropy(const int4q_histogram *histogram, int64_t quantized_bins, void *scratch,
+                                           uint64_t scratch_bytes, int4q_range *range);
+
+/* A search for the range whose quantizer makes the least error: the sum over bins of count * |v - value of v's code|^norm, v the
+ * bin's middle. Tried are (1 - i / steps) times the range of the values, i = 0..tried-1 (GPTQ: 100, 80, norm 2.4; norm 2 is the
+ * mean squared error). The score is the sum over the counts' total; the first of equal ones wins. In binary64. */
+typedef struct int4q_range_search {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int32_t lowest_code;  /* below highest_code; -8..7, -7..7, 0..15, -128..127; each within -32768..32767 */
+    int32_t highest_code;
+    double divisor;       /* above 0: symmetric, a = max |v|, range -a..a, step a / divisor, code rne(v / step) clipped;
+                           * 0: asymmetric, range min(low, 0)..max(high, 0), step (range) / (highest - lowest), and an integer
+                           * zero point, lowest_code - rne(low / step) clipped */
+    double norm;          /* above 0, at most 8 */
+    int32_t steps;        /* 1..10000 */
+    int32_t tried;        /* 1..steps */
+} int4q_range_search;
+
+/* low_edge and high_edge are 0 and `bins`. */
+INT4Q_API int4q_status int4q_range_of_least_error(const int4q_histogram *histogram, const int4q_range_search *search,
+                                                  int4q_range *range);
+
+/* ---- Analytic clipping (Banner et al., "Post training 4-bit quantization of convolutional networks", 2019) ---- */
+enum {
+    INT4Q_DISTRIBUTION_LAPLACE = 1, /* scale: b = E|x - mean| */
+    INT4Q_DISTRIBUTION_GAUSS = 2    /* scale: sigma */
+};
+
+/* Writes the distance from the mean at which a quantizer of 2^bits levels (bits 1..16) had best clip, and the mean squared error
+ * that it then expects; either may be NULL. With b or sigma 1 and 4 bits 5.0294 (Laplace) and 2.5592 (Gauss). For values after
+ * ReLU, range 0..clip, ask for one bit more. scale: at least 0, finite. */
+INT4Q_API int4q_status int4q_aciq_clip(int32_t distribution, int32_t bits, double scale, double *clip, double *mse);
+
+/* Shares out bits among channels: channel i gets clip(round(2/3 log2 clips[i] + t), lowest, highest), with the largest t for which
+ * the sum is at most `total`; what ties leave over goes to the lower channels. A clip of 0 gets `lowest`. clips: at least 0 and
+ * finite; 0 <= lowest <= highest <= 16; count * lowest <= total, or INT4Q_ERROR_INVALID_ARGUMENT. */
+INT4Q_API int4q_status int4q_aciq_share_bits(const double *clips, int64_t count, int32_t lowest, int32_t highest, int64_t total,
+                                             int32_t *bits);
+
+/* ---- Diagnosis ---- */
+
+/* What int4q_outliers_fit() writes, with the limit z * sigma instead: outliers by z-score. z: at least 0, finite. */
+INT4Q_API int4q_status int4q_outliers_fit_z(const double *moments, int64_t n, int64_t k, double z, int4q_outlier_fit *fit);
+
+typedef struct int4q_element {
+    int64_t row;
+    int64_t column;
+    float value;
+    uint32_t reserved;
+} int4q_element;
+
+/* Writes the elements of source[rows][columns] with the largest magnitudes, in descending order, and how many: `capacity`, or all
+ * elements if there are fewer. Of equal magnitudes the first come first. NaN and infinity are
+ * INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_find_largest(const void *source, int4q_type source_type, int64_t rows, int64_t columns,
+                                          int64_t source_stride, int4q_element *elements, int64_t capacity, int64_t *count);
+
+/* How a tensor's codes are used. Shares are of what was looked at. */
+typedef struct int4q_code_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t code_counts[16]; /* a histogram of codes */
+    int64_t groups;
+    int64_t groups_of_one_code;  /* all codes of a group of two or more are equal: it has collapsed */
+    int64_t groups_at_floor;     /* |scale| is at most the floor, or not finite */
+    int64_t rows_of_one_code;    /* of two or more */
+    int64_t most_used_code;      /* the lowest of the most frequent codes */
+    double most_used_share;      /* of all codes */
+    double end_share;            /* of codes 0 and 15 together: where values were clipped */
+} int4q_code_report;
+
+/* Looks at rows row_begin..row_end-1 (at least one row). scale_floor: at least 0; 1e-5 is a usual one. */
+INT4Q_API int4q_status int4q_diagnose_codes(const int4q_tensor *tensor, float scale_floor, int64_t row_begin, int64_t row_end,
+                                            int4q_code_report *report);
+
+/* Writes for rows row_begin..row_end-1 the sums of squared differences between source[n][k] and what the tensor dequantizes to,
+ * and of the squares of source: group_errors[n][groups_per_row] and group_squares, row_errors[n] and row_squares. Each may be
+ * NULL, not all. In binary64, a group in order of k, a row in order of its groups. NaN and infinity in source are
+ * INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_diagnose_errors(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                             int64_t source_stride, double *group_errors, double *group_squares,
+                                             double *row_errors, double *row_squares, int64_t row_begin, int64_t row_end);
+
+/* ---- Repair: undoing the bias that rounding and clipping leave ---- */
+
+/* For each row W of source[n][k] and its dequantized row V: ratios[i] = |W - mean W| / |V - mean V| (1 where either is constant) and
+ * shifts[i] = mean W / ratio - mean V, so that ratio * (V + shift) has W's mean and spread (Banner et al., 2019). In binary64.
+ * Rows row_begin..row_end-1; NaN and infinity in source are INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_bias_measure(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                          int64_t source_stride, double *shifts, double *ratios, int64_t row_begin,
+                                          int64_t row_end);
+
+/* Writes the correction into the tensor: each scale of row i becomes scale * ratios[i], each offset (offset + shifts[i]) *
+ * ratios[i], rounded to their type; not with INT4Q_SCALE_ONE
+ * (INT4Q_ERROR_UNSUPPORTED). shifts is for OFFSET alone, and NULL for other kinds: they have no place for it; add
+ * ratio * shift * sum of x to the product instead. Finite, ratios above 0. A scale or offset beyond its type is
+ * INT4Q_ERROR_NOT_FINITE and nothing of that row is written. */
+INT4Q_API int4q_status int4q_bias_apply(const int4q_tensor *tensor, const double *shifts, const double *ratios,
+                                        int64_t row_begin, int64_t row_end);
+
+/* Writes to corrections[i] the sum over k of (W[i][k] - V[i][k]) * x_means[k], in binary64 in order of k: what to add to a layer's
+ * bias so that its outputs keep their mean, x_means being E[x] of each input channel (int4q_statistics of CHANNEL). Finite. */
+INT4Q_API int4q_status int4q_bias_output(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                         int64_t source_stride, const double *x_means, double *corrections, int64_t row_begin,
+                                         int64_t row_end);
+
 #ifdef __cplusplus
 }
 #endif

@@ -26,6 +26,9 @@ const char *i4q_isa_environment(void) {
 
 double i4q_log10(double x) { return log10(x); }
 double i4q_log(double x) { return log(x); }
+double i4q_exp(double x) { return exp(x); }
+double i4q_pow(double x, double y) { return pow(x, y); }
+double i4q_erfc(double x) { return erfc(x); }
 
 const float *i4q_half_of_steps(int positive) {
     static const float negative_steps[16] = {-8, -7, -6, -5, -4, -3, -2, -1};

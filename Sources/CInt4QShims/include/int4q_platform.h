@@ -38,6 +38,9 @@ void i4q_format_float(double number, char *text, size_t bytes);
 const char *i4q_isa_environment(void);
 double i4q_log10(double x);
 double i4q_log(double x);
+double i4q_exp(double x);
+double i4q_pow(double x, double y);
+double i4q_erfc(double x);
 /* min(q - 8, 0) or max(q - 8, 0) for q in 0..15: codebooks that tensors may refer to as long as the library is loaded. */
 const float *i4q_half_of_steps(int positive);
 void *i4q_allocate(size_t bytes);

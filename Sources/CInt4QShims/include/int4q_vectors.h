@@ -267,6 +267,102 @@ I4Q_VECTOR int64_t i4q_next_outside(const float *floats, int64_t from, int64_t c
     return count;
 }
 
+/* ---- Observers: statistics of runs of floats, all of them finite; `floats` need not be aligned beyond its elements ---- */
+typedef float i4q_f32x4_anywhere __attribute__((ext_vector_type(4), aligned(4)));
+
+/* The bins of a histogram of 2 * bins bins around zero: bins + floor(|v| * scale) for v >= 0, and its mirror image below. The
+ * products must be below `bins`. */
+I4Q_VECTOR int32_t i4q_bin_of(float v, float scale, int32_t bins) {
+    const int32_t bin = (int32_t)(__builtin_fabsf(v) * scale);
+    return bins + (v < 0 ? ~bin : bin);
+}
+I4Q_VECTOR void i4q_bins_of_run(const float *floats, int64_t count, float scale, int32_t bins, int32_t *indices) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)(floats + i);
+        const i4q_i32x4 below = v < (i4q_f32x4)0.0f;
+        const i4q_f32x4 magnitude = (i4q_f32x4)((i4q_i32x4)v & 0x7fffffff);
+        *(i4q_i32x4 *)(indices + i) = (__builtin_convertvector(magnitude * scale, i4q_i32x4) ^ below) + bins;
+    }
+    for (; i < count; i++) indices[i] = i4q_bin_of(floats[i], scale, bins);
+}
+
+/* Adds the run's sum, sum of magnitudes and sum of squares; element i belongs to partial sum i % 4. */
+I4Q_VECTOR void i4q_add_moments_of_run(const float *floats, int64_t count, double *sum, double *magnitudes, double *squares) {
+    typedef double f64x4 __attribute__((ext_vector_type(4)));
+    f64x4 sums = 0, magnitude_sums = 0, square_sums = 0;
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const f64x4 v = __builtin_convertvector(*(const i4q_f32x4_anywhere *)(floats + i), f64x4);
+        const f64x4 square = v * v; /* a statement of its own: not to be fused */
+        sums += v;
+        magnitude_sums += __builtin_elementwise_abs(v);
+        square_sums += square;
+    }
+    for (int lane = 0; i < count; i++, lane++) {
+        const double v = floats[i];
+        const double square = v * v;
+        sums[lane] += v;
+        magnitude_sums[lane] += __builtin_fabs(v);
+        square_sums[lane] += square;
+    }
+    *sum += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    *magnitudes += (magnitude_sums[0] + magnitude_sums[1]) + (magnitude_sums[2] + magnitude_sums[3]);
+    *squares += (square_sums[0] + square_sums[1]) + (square_sums[2] + square_sums[3]);
+}
+
+/* The same for each element's own sums. */
+I4Q_VECTOR void i4q_add_moments_of_each(const float *floats, int64_t count, double *sums, double *magnitudes, double *squares) {
+    for (int64_t i = 0; i < count; i++) {
+        const double v = floats[i];
+        const double square = v * v;
+        sums[i] += v;
+        magnitudes[i] += __builtin_fabs(v);
+        squares[i] += square;
+    }
+}
+
+/* Each element's least and largest so far; negative zeros count as positive ones. */
+I4Q_VECTOR void i4q_extremes_of_each(const float *floats, int64_t count, float *lows, float *highs) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)(floats + i) + 0.0f;
+        const i4q_f32x4 low = *(const i4q_f32x4_anywhere *)(lows + i), high = *(const i4q_f32x4_anywhere *)(highs + i);
+        *(i4q_f32x4_anywhere *)(lows + i) = v < low ? v : low;
+        *(i4q_f32x4_anywhere *)(highs + i) = v > high ? v : high;
+    }
+    for (; i < count; i++) {
+        const float v = floats[i] + 0.0f;
+        if (v < lows[i]) lows[i] = v;
+        if (v > highs[i]) highs[i] = v;
+    }
+}
+
+/* The least and the largest of each column of an even number of rows. As many streams as there are rows keep memory busy.
+ * `count` is a multiple of 8. Nonzero if all values are finite; only then the result counts. */
+I4Q_VECTOR int32_t i4q_extremes_of_rows(const float *floats, int64_t row_bytes, int64_t rows, int64_t count, float *lows,
+                                        float *highs) {
+    typedef float f32x8 __attribute__((ext_vector_type(8)));
+    typedef float f32x8_anywhere __attribute__((ext_vector_type(8), aligned(4)));
+    f32x8 nothing = 0; /* stays zero unless a value minus itself is NaN */
+    for (int64_t i = 0; i < count; i += 8) {
+        const char *place = (const char *)(floats + i);
+        f32x8 low = *(const f32x8_anywhere *)place, high = low;
+        for (int64_t row = 0; row < rows; row += 2, place += 2 * row_bytes) {
+            const f32x8 v = *(const f32x8_anywhere *)place, w = *(const f32x8_anywhere *)(place + row_bytes);
+            const f32x8 smaller = v < w ? v : w, larger = v > w ? v : w;
+            low = smaller < low ? smaller : low;
+            high = larger > high ? larger : high;
+            nothing += (v - v) + (w - w);
+        }
+        *(f32x8_anywhere *)(lows + i) = low;
+        *(f32x8_anywhere *)(highs + i) = high;
+    }
+    int32_t is_finite = 1;
+    for (int lane = 0; lane < 8; lane++) is_finite &= nothing[lane] == 0;
+    return is_finite;
+}
+
 /* floats[i] *= the scale of its sign. */
 I4Q_VECTOR void i4q_twin_scale_run(float *floats, int64_t count, float negative, float positive) {
     for (int64_t i = 0; i < count; i += 4) {

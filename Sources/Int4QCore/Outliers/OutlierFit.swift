@@ -69,9 +69,17 @@ public struct NormalFit {
         count = total
     }
 
+    private var sigma: Double { (squares / count).squareRoot() }
+
     public func write(logDensity: Double, to fit: UnsafeMutablePointer<int4q_outlier_fit>) {
-        let sigma = (squares / count).squareRoot()
-        let limit = NormalFit.limit(sigma, logDensity)
+        write(limit: NormalFit.limit(sigma, logDensity), to: fit)
+    }
+
+    /// Outliers by z-score.
+    public func write(z: Double, to fit: UnsafeMutablePointer<int4q_outlier_fit>) { write(limit: z * sigma, to: fit) }
+
+    @inline(never)
+    private func write(limit: Double, to fit: UnsafeMutablePointer<int4q_outlier_fit>) {
         fit.pointee.mean = mean
         fit.pointee.sigma = sigma
         fit.pointee.limit = limit

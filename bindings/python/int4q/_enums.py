@@ -172,3 +172,35 @@ class TwinSteps(enum.IntEnum):
 
     EVEN = 0
     POWER = 1
+
+
+class Axis(enum.IntEnum):
+    """Which elements of x[rows][columns] share an observer's statistics."""
+
+    TENSOR = 1
+    CHANNEL = 2
+    TOKEN = 3
+    GROUP = 4
+
+
+class Observe(enum.IntFlag):
+    """What an observer keeps besides counts, least and largest values."""
+
+    EXTREMES = 0
+    MOMENTS = 1
+    HISTOGRAM = 2
+    AVERAGE = 4
+
+
+class HistogramForm(enum.IntEnum):
+    """A histogram of values around zero, or of their magnitudes."""
+
+    SIGNED = 1
+    MAGNITUDES = 2
+
+
+class Distribution(enum.IntEnum):
+    """What analytic clipping takes values to be distributed like."""
+
+    LAPLACE = 1
+    GAUSS = 2

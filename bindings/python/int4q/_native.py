@@ -265,6 +265,82 @@ class TwinTensorStruct(_SizedStructure):
     ]
 
 
+class ObserverDescStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("observed", c_uint32),
+        ("axis", c_int32),
+        ("group_size", c_int32),
+        ("extent", c_int64),
+        ("bins", c_int64),
+        ("momentum", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
+class ObserverInfoStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("desc", ObserverDescStruct),
+        ("total_bytes", c_uint64),
+        ("slots", c_int64),
+        ("batches", c_int64),
+        ("not_finite", c_int64),
+    ]
+
+
+class HistogramStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("counts", c_void_p),
+        ("bins", c_int64),
+        ("lowest", c_double),
+        ("width", c_double),
+        ("low", c_float),
+        ("high", c_float),
+    ]
+
+
+class RangeStruct(Structure):
+    _fields_ = [
+        ("low", c_float),
+        ("high", c_float),
+        ("low_edge", c_int64),
+        ("high_edge", c_int64),
+        ("score", c_double),
+    ]
+
+
+class RangeSearchStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("lowest_code", c_int32),
+        ("highest_code", c_int32),
+        ("divisor", c_double),
+        ("norm", c_double),
+        ("steps", c_int32),
+        ("tried", c_int32),
+    ]
+
+
+class CodeReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("code_counts", c_int64 * 16),
+        ("groups", c_int64),
+        ("groups_of_one_code", c_int64),
+        ("groups_at_floor", c_int64),
+        ("rows_of_one_code", c_int64),
+        ("most_used_code", c_int64),
+        ("most_used_share", c_double),
+        ("end_share", c_double),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -504,6 +580,45 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [POINTER(TwinTensorStruct), c_void_p, c_int32, c_int64, c_int64, c_int64],
     ),
     "int4q_twin_to_tensors": (c_int32, [POINTER(TwinTensorStruct), POINTER(TensorStruct), POINTER(TensorStruct)]),
+    "int4q_observer_size": (c_int32, [POINTER(ObserverDescStruct), POINTER(c_uint64)]),
+    "int4q_observer_init": (c_int32, [POINTER(ObserverDescStruct), c_void_p, c_uint64]),
+    "int4q_observer_push": (c_int32, [c_void_p, c_uint64, c_void_p, c_int32, c_int64, c_int64, c_int64]),
+    "int4q_observer_merge": (c_int32, [c_void_p, c_uint64, c_void_p, c_uint64]),
+    "int4q_observer_validate": (c_int32, [c_void_p, c_uint64]),
+    "int4q_observer_get_info": (c_int32, [c_void_p, c_uint64, POINTER(ObserverInfoStruct)]),
+    "int4q_observer_statistics": (c_int32, [c_void_p, c_uint64, c_int64, c_int64, c_void_p]),
+    "int4q_observer_histogram": (
+        c_int32,
+        [c_void_p, c_uint64, c_int64, c_int32, c_void_p, c_int64, POINTER(HistogramStruct)],
+    ),
+    "int4q_range_percentile": (c_int32, [POINTER(HistogramStruct), c_int32, c_double, POINTER(RangeStruct)]),
+    "int4q_range_entropy_scratch": (c_int32, [c_int64, POINTER(c_uint64)]),
+    "int4q_range_entropy": (c_int32, [POINTER(HistogramStruct), c_int64, c_void_p, c_uint64, POINTER(RangeStruct)]),
+    "int4q_range_of_least_error": (
+        c_int32,
+        [POINTER(HistogramStruct), POINTER(RangeSearchStruct), POINTER(RangeStruct)],
+    ),
+    "int4q_aciq_clip": (c_int32, [c_int32, c_int32, c_double, POINTER(c_double), POINTER(c_double)]),
+    "int4q_aciq_share_bits": (c_int32, [c_void_p, c_int64, c_int32, c_int32, c_int64, c_void_p]),
+    "int4q_outliers_fit_z": (c_int32, [c_void_p, c_int64, c_int64, c_double, POINTER(OutlierFitStruct)]),
+    "int4q_find_largest": (
+        c_int32,
+        [c_void_p, c_int32, c_int64, c_int64, c_int64, c_void_p, c_int64, POINTER(c_int64)],
+    ),
+    "int4q_diagnose_codes": (c_int32, [POINTER(TensorStruct), c_float, c_int64, c_int64, POINTER(CodeReportStruct)]),
+    "int4q_diagnose_errors": (
+        c_int32,
+        [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64],
+    ),
+    "int4q_bias_measure": (
+        c_int32,
+        [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_void_p, c_void_p, c_int64, c_int64],
+    ),
+    "int4q_bias_apply": (c_int32, [POINTER(TensorStruct), c_void_p, c_void_p, c_int64, c_int64]),
+    "int4q_bias_output": (
+        c_int32,
+        [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_void_p, c_void_p, c_int64, c_int64],
+    ),
     "int4q_codebook_get": (c_int32, [c_int32, POINTER(c_float)]),
     "int4q_codebook_linear_bins": (c_int32, [c_float, c_float, c_int32, POINTER(c_float)]),
     "int4q_codebook_fit_scratch": (c_int32, [POINTER(c_uint64)]),

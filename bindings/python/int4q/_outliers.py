@@ -37,14 +37,7 @@ class OutlierFit:
     ) -> OutlierFit:
         """The normal distribution of weights[n][k]; outliers are where its log-density is below `log_density`."""
         source = input_matrix(weights, "weights", element_type)
-        moments = np.empty((source.rows, 2), np.float64)
-
-        def work(begin: int, end: int) -> None:
-            _native.call(
-                "int4q_outliers_moments", *_matrix(source), moments.ctypes.data, begin, end
-            )
-
-        for_rows(work, source.rows, source.columns, threads)
+        moments = row_moments(source, threads)
         fit = _native.OutlierFitStruct()
         _native.call(
             "int4q_outliers_fit", moments.ctypes.data, source.rows, source.columns, log_density, ctypes.byref(fit)
@@ -55,6 +48,17 @@ class OutlierFit:
         return _native.OutlierFitStruct(
             mean=self.mean, sigma=self.sigma, limit=self.limit, lowest=self.lowest, highest=self.highest
         )
+
+
+def row_moments(source: Matrix, threads: int | None) -> np.ndarray:
+    """float64[n][2]: each row's mean and the sum of squared distances from it."""
+    moments = np.empty((source.rows, 2), np.float64)
+
+    def work(begin: int, end: int) -> None:
+        _native.call("int4q_outliers_moments", *_matrix(source), moments.ctypes.data, begin, end)
+
+    for_rows(work, source.rows, source.columns, threads)
+    return moments
 
 
 def _matrix(source: Matrix) -> tuple[int, int, int, int, int]:
