@@ -14,7 +14,7 @@ struct TensorRuns {
     @inline(never)
     static func with(_ tensor: QuantizedTensor, _ source: Matrix, _ kernels: i4q_kernels,
                      _ body: (TensorRuns) throws(Failure) -> Void) throws(Failure) {
-        try FloatRuns.with(source, "source", kernels, room: FloatRuns.length * 4) { (runs) throws(Failure) in
+        try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
             try body(TensorRuns(tensor: tensor, runs: runs, kernels: kernels))
         }
     }
@@ -28,7 +28,7 @@ struct TensorRuns {
         _ = try runs.range(count, row, column)
         let index = tensor.groupIndex(row, group), type = tensor.scheme.scaleType
         var decoding = tensor.scheme.decoding(scale: type.load(tensor.scales, index), zeroPoint: tensor.zeroPoints?[index] ?? 0,
-                                              offset: tensor.offsets.map { type.load($0, index) } ?? 0, codebook: tensor.codebook)
+                                              offset: tensor.offsets.map { type.load($0, index) } ?? 0, codebook: tensor.codebook(row))
         kernels.decode.unsafelyUnwrapped(&decoding, tensor.codesRow(row) + column / 2, Int64(count), decoded)
         return count
     }

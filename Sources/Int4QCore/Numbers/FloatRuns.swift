@@ -12,13 +12,13 @@ struct FloatRuns {
     let convert: @convention(c) (UnsafeRawPointer?, Int64, Int64, UnsafeMutablePointer<Float>?) -> Void
     let findRange: @convention(c) (UnsafePointer<Float>?, Int64, UnsafeMutablePointer<i4q_group_range>?) -> Void
     let floats: UnsafeMutablePointer<Float>
-    /// 128 bytes for what a body needs besides.
+    /// As many bytes again for what a body needs besides.
     let room: UnsafeMutableRawPointer
 
     /// `name` is the argument to blame for values that are not finite.
     static func with(_ source: Matrix, _ name: StaticString, _ kernels: i4q_kernels,
                      _ body: (FloatRuns) throws(Failure) -> Void) throws(Failure) {
-        try StackMemory<18>.use { (memory) throws(Failure) in
+        try StackMemory<32>.use { (memory) throws(Failure) in
             try body(FloatRuns(source: source, name: name, convert: kernels.load.unsafelyUnwrapped,
                                findRange: kernels.group_range.unsafelyUnwrapped,
                                floats: memory.assumingMemoryBound(to: Float.self), room: memory + length * 4))
