@@ -15,11 +15,13 @@ struct FloatRuns {
     /// Room for what a body needs besides.
     let room: UnsafeMutableRawPointer
 
-    /// `name` is the argument to blame for values that are not finite.
+    /// `name` is the argument to blame for values that are not finite. All memory is on the stack: a temporary allocation would
+    /// take more than 1 KB from the heap.
     static func with(_ source: Matrix, _ name: StaticString, _ kernels: i4q_kernels, room: Int = 0,
                      _ body: (FloatRuns) throws(Failure) -> Void) throws(Failure) {
-        let failure: Failure? = withUnsafeTemporaryAllocation(byteCount: length * 4 + room, alignment: 128) { buffer in
-            let memory = buffer.baseAddress.unsafelyUnwrapped
+        var stack = StackMemory()
+        let failure: Failure? = withUnsafeMutableBytes(of: &stack) { buffer in
+            let memory = StackMemory.aligned(buffer, length * 4 + room)
             let runs = FloatRuns(source: source, name: name, convert: kernels.load.unsafelyUnwrapped,
                                  findRange: kernels.group_range.unsafelyUnwrapped,
                                  floats: memory.assumingMemoryBound(to: Float.self), room: memory + length * 4)
@@ -60,5 +62,18 @@ struct FloatRuns {
     func notFinite(_ value: Float, _ row: Int, _ column: Int) -> Failure {
         Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: Int64(row), column: Int64(column), value),
                 expected: "finite values")
+    }
+}
+
+/// Room for a run and for what its user needs besides.
+private struct StackMemory {
+    private var parts = InlineArray<64, SIMD16<Double>>(repeating: .zero)
+
+    /// The first multiple of 128 in it.
+    static func aligned(_ buffer: UnsafeMutableRawBufferPointer, _ bytes: Int) -> UnsafeMutableRawPointer {
+        let address = Int(bitPattern: buffer.baseAddress)
+        let offset = -address & 127
+        precondition(offset + bytes <= buffer.count)
+        return buffer.baseAddress.unsafelyUnwrapped + offset
     }
 }
