@@ -16,22 +16,10 @@ from ._outliers import OutlierFit, row_moments
 from ._rows import for_rows
 from ._tensor import QuantizedTensor
 
-STATISTICS = np.dtype(
-    [
-        ("count", np.int64),
-        ("sum", np.float64),
-        ("sum_magnitudes", np.float64),
-        ("sum_squares", np.float64),
-        ("bin_width", np.float64),
-        ("low", np.float32),
-        ("high", np.float32),
-        ("average_low", np.float32),
-        ("average_high", np.float32),
-    ]
-)
+STATISTICS = np.dtype(_native.StatisticsStruct)
 """A slot's statistics, as Observer.statistics() gives them."""
 
-ELEMENT = np.dtype([("row", np.int64), ("column", np.int64), ("value", np.float32), ("reserved", np.uint32)])
+_ELEMENT = np.dtype(_native.ElementStruct)
 
 # ---- Observers -----------------------------------------------------------------------------------------------------
 
@@ -298,7 +286,7 @@ def fit_outliers_z(
 def find_largest(values: Any, count: int, *, element_type: Any = None) -> np.ndarray:
     """The `count` elements of largest magnitude in values[rows][columns], largest first: fields row, column, value."""
     source = input_matrix(values, "values", element_type)
-    elements = np.zeros(max(count, 0), ELEMENT)
+    elements = np.zeros(max(count, 0), _ELEMENT)
     found = ctypes.c_int64()
     _native.call(
         "int4q_find_largest",

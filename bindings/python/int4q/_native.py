@@ -290,6 +290,20 @@ class ObserverInfoStruct(_SizedStructure):
     ]
 
 
+class StatisticsStruct(Structure):
+    _fields_ = [
+        ("count", c_int64),
+        ("sum", c_double),
+        ("sum_magnitudes", c_double),
+        ("sum_squares", c_double),
+        ("bin_width", c_double),
+        ("low", c_float),
+        ("high", c_float),
+        ("average_low", c_float),
+        ("average_high", c_float),
+    ]
+
+
 class HistogramStruct(_SizedStructure):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -323,6 +337,15 @@ class RangeSearchStruct(_SizedStructure):
         ("norm", c_double),
         ("steps", c_int32),
         ("tried", c_int32),
+    ]
+
+
+class ElementStruct(Structure):
+    _fields_ = [
+        ("row", c_int64),
+        ("column", c_int64),
+        ("value", c_float),
+        ("reserved", c_uint32),
     ]
 
 

@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 64
+    assert len(header_functions()) == 85
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -73,6 +73,10 @@ def test_table_equals_the_exports() -> None:
         ("TWIN_STEPS", int4q.TwinSteps),
         ("CODEBOOK", int4q.Codebook),
         ("CODEBOOK_PER", int4q.CodebookScope),
+        ("AXIS", int4q.Axis),
+        ("OBSERVE", int4q.Observe),
+        ("HISTOGRAM", int4q.HistogramForm),
+        ("DISTRIBUTION", int4q.Distribution),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
@@ -106,6 +110,14 @@ STRUCTS = {
     "int4q_sparse": _native.SparseStruct,
     "int4q_twin_ranges": _native.TwinRangesStruct,
     "int4q_twin_tensor": _native.TwinTensorStruct,
+    "int4q_observer_desc": _native.ObserverDescStruct,
+    "int4q_observer_info": _native.ObserverInfoStruct,
+    "int4q_statistics": _native.StatisticsStruct,
+    "int4q_histogram": _native.HistogramStruct,
+    "int4q_range": _native.RangeStruct,
+    "int4q_range_search": _native.RangeSearchStruct,
+    "int4q_element": _native.ElementStruct,
+    "int4q_code_report": _native.CodeReportStruct,
 }
 
 
