@@ -18,6 +18,7 @@ let avx512vnni = avx2 + ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", 
 let machineKernels = [
     kernels("KernelsAVX2", avx2), kernels("KernelsAVXVNNI", avx2 + ["-mavxvnni"]),
     kernels("KernelsAVX512VNNI", avx512vnni), kernels("KernelsAVX512BF16", avx512vnni + ["-mavx512bf16"]),
+    kernels("KernelsAVX512VPOPCNTDQ", avx512vnni + ["-mavx512vpopcntdq"]),
     kernels("KernelsAMX", avx512vnni + ["-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"]),
 ]
 #else

@@ -143,12 +143,19 @@ INT4Q_API const char *int4q_isa_name(int4q_isa isa);
  *
  * A weight matrix W has n rows (output features) of k elements (input features). Each row is cut into groups of
  * `group_size` neighbours in k; the last group of a row may be shorter. A group shares one scale s and, for some kinds,
- * one zero point z or offset o. A code q is an unsigned nibble, 0..15:
+ * one zero point z or offset o. A code q is an unsigned integer of 4 bits,
+ * 0..15:
  *
  *     SYMMETRIC    w = s * (q - 8)
  *     ASYMMETRIC   w = s * (q - z)          z integer, 0..15
  *     OFFSET       w = s * q + o            o of the scale's type (ggml Q4_1, MLX)
  *     CODEBOOK     w = s * codebook[q]      16 values of the caller, shared by the tensor or by a row of it
+ *
+ * Beside them, for comparison and for models that mix precisions, in the same calls: the first three with codes of 8 bits
+ * (scheme.code_bits), where 255, 128, 127 and 127.5 stand for 15, 8, 7 and 7.5 in all that is said here; and
+ *
+ *     BINARY       w = s * (2 q - 1)        1 bit:  -s, s
+ *     TERNARY      w = s * (q - 1)          2 bits: -s, 0, s; q 0..2
  *
  * Scales and offsets are rounded to their stored type first; codes are then chosen with the stored values, nearest and
  * half to even (INT4Q_ROUNDING_GGML and _MLX, and CODEBOOK, where ties get the lower code, are exceptions). Sources:
@@ -171,20 +178,31 @@ enum {
     INT4Q_KIND_SYMMETRIC = 1,
     INT4Q_KIND_ASYMMETRIC = 2,
     INT4Q_KIND_OFFSET = 3,
-    INT4Q_KIND_CODEBOOK = 4
+    INT4Q_KIND_CODEBOOK = 4,
+    INT4Q_KIND_BINARY = 5, /* groups of 32 and more, or per row */
+    INT4Q_KIND_TERNARY = 6 /* as BINARY */
 };
 
-/* How SYMMETRIC derives a scale from a group; must be INT4Q_SCALE_DEFAULT (CODEBOOK: or INT4Q_SCALE_ONE) for the other kinds:
+/* How SYMMETRIC derives a scale from a group; must be INT4Q_SCALE_DEFAULT, or what is said here, for the other kinds:
  * ASYMMETRIC s = (max - min) / 15 with 0 included in the range, z = round(-min / s) clipped to 0..15;
- * OFFSET s = (max - min) / 15, o = min;  CODEBOOK s = max|w| / max|codebook|, or INT4Q_SCALE_ONE. */
+ * OFFSET s = (max - min) / 15, o = min;  CODEBOOK s = max|w| / max|codebook|, or INT4Q_SCALE_ONE;
+ * BINARY s = mean|w|, q = 1 for w >= 0 (Rastegari et al., "XNOR-Net", 2016);
+ * TERNARY s = mean|w|, q - 1 = round(w / s) clipped to -1..1 (Ma et al., "The Era of 1-bit LLMs", 2024), or INT4Q_SCALE_AMAX_7.
+ * Sums for means are binary64. */
 enum {
-    INT4Q_SCALE_DEFAULT = 0,      /* SYMMETRIC: as INT4Q_SCALE_SIGNED_MAX_8 */
-    INT4Q_SCALE_AMAX_7 = 1,       /* max|w| / 7 (AWQ, most textbooks) */
+    INT4Q_SCALE_DEFAULT = 0,      /* SYMMETRIC: as INT4Q_SCALE_SIGNED_MAX_8; with 8 bits as INT4Q_SCALE_AMAX_7, max|w| / 127 */
+    INT4Q_SCALE_AMAX_7 = 1,       /* max|w| / 7 (AWQ, most textbooks); TERNARY: max|w| (ggml's TQ1_0 and TQ2_0) */
     INT4Q_SCALE_AMAX_7_5 = 2,     /* max|w| / 7.5 (compressed-tensors, GPTQ) */
     INT4Q_SCALE_SIGNED_MAX_8 = 3, /* (first element of largest magnitude, with its sign) / -8 (ggml, ONNX Runtime) */
     /* CODEBOOK only: 1 for every group. The codebook holds the weights' values themselves (a fitted one, bins of a range, GOBO's
      * centroids); weights beyond its ends get the nearest end. */
-    INT4Q_SCALE_ONE = 4
+    INT4Q_SCALE_ONE = 4,
+    /* SYMMETRIC only: the least power of two that is max|w| / 7 or more, so that scaling is a shift. (A group of equal elements
+     * is not given back exactly.) */
+    INT4Q_SCALE_POWER_OF_TWO = 5,
+    /* All kinds: the tensor's scales, zero points and offsets are the caller's, of a calibration say, or one for all groups; only
+     * codes are chosen, nearest and clipped. They are finite and zero points codes. Not for int4q_quantize_pack_rows(). */
+    INT4Q_SCALE_GIVEN = 6
 };
 
 enum {
@@ -228,7 +246,8 @@ typedef struct int4q_scheme {
     int32_t code_range; /* INT4Q_RANGE_* */
     int32_t rounding;   /* INT4Q_ROUNDING_* */
     int32_t codebook_scope; /* INT4Q_CODEBOOK_PER_TENSOR, or CODEBOOK also INT4Q_CODEBOOK_PER_ROW */
-    int32_t reserved[5];
+    int32_t code_bits;      /* 0: the kind's own, 4, BINARY 1, TERNARY 2. 8: codes of a byte; SYMMETRIC, ASYMMETRIC and OFFSET */
+    int32_t reserved[4];
 } int4q_scheme;
 
 /* What int4q_tensor_sizes() tells. */
@@ -236,7 +255,7 @@ typedef struct int4q_tensor_layout {
     uint32_t struct_size;
     uint32_t reserved;
     int64_t groups_per_row;      /* ceil(k / group_size); 1 for INT4Q_GROUP_PER_ROW */
-    uint64_t codes_row_bytes;    /* ceil(k / 2) */
+    uint64_t codes_row_bytes;    /* ceil(k * bits of a code / 8) */
     uint64_t codes_bytes;        /* n * codes_row_bytes */
     uint64_t scales_bytes;       /* n * groups_per_row * size of the scale's type */
     uint64_t zero_points_bytes;  /* n * groups_per_row for ASYMMETRIC, else 0 */
@@ -246,9 +265,10 @@ typedef struct int4q_tensor_layout {
 /* A quantized matrix over the caller's memory.
  *
  *   codes        [n][codes_row_bytes]  element k of a row: low nibble of byte k/2 if k is even, else the high nibble;
- *                                      a row of odd length ends in a zero nibble
+ *                                      a row of odd length ends in a zero nibble. 8 bits: a byte each. BINARY: bit k%8 of byte
+ *                                      k/8, bit 0 the lowest; TERNARY: bits 2(k%4) and 2(k%4)+1 of byte k/4; unused ones zero
  *   scales       [n][groups_per_row]   scale_type
- *   zero_points  [n][groups_per_row]   one byte each, 0..15; ASYMMETRIC only, else NULL
+ *   zero_points  [n][groups_per_row]   one byte each, 0..15 (8 bits: 0..255); ASYMMETRIC only, else NULL
  *   offsets      [n][groups_per_row]   scale_type; OFFSET only, else NULL
  *   codebook     16 finite floats, not all zero; with INT4Q_CODEBOOK_PER_ROW [n][16], each row's so; CODEBOOK only, else NULL
  *
@@ -329,7 +349,7 @@ INT4Q_API int4q_status int4q_blob_size(const int4q_scheme *scheme, int64_t n, in
  * row_begin is a multiple of 16, row_end a multiple of 16 or n. Ranges may be packed in any order and at the same time;
  * the range that starts at row 0 also writes the header. When ranges covering 0..n have been packed the blob is
  * complete. `blob` is aligned to 64 bytes, blob_bytes is at least int4q_blob_size(); bytes beyond that size are left
- * alone. Scales and offsets must be finite and zero points at most 15. */
+ * alone. Scales and offsets must be finite, zero points at most 15 (8 bits: 255), TERNARY's codes at most 2. */
 INT4Q_API int4q_status int4q_pack_rows(const int4q_tensor *tensor, void *blob, uint64_t blob_bytes, int64_t row_begin,
                                        int64_t row_end);
 
@@ -348,8 +368,8 @@ INT4Q_API int4q_status int4q_blob_validate(const void *blob, uint64_t blob_bytes
 /* Validates the header and writes what it says. */
 INT4Q_API int4q_status int4q_blob_get_info(const void *blob, uint64_t blob_bytes, int4q_blob_info *info);
 
-/* The inverse of int4q_pack_rows(): writes rows row_begin..row_end-1 into *tensor, whose scheme (kind, group size, scale type
- * and codebook scope), n and k must be the blob's. The codebook, if any, is in int4q_blob_info, those of rows are what
+/* The inverse of int4q_pack_rows(): writes rows row_begin..row_end-1 into *tensor, whose scheme (kind, code bits, group size,
+ * scale type and codebook scope), n and k must be the blob's. The codebook, if any, is in int4q_blob_info, those of rows are what
  * int4q_blob_codebooks() writes; tensor->codebook is not used. row_begin is a multiple of 16, row_end a multiple of 16 or n.
  * Packing and unpacking give back the same bytes. */
 INT4Q_API int4q_status int4q_unpack_rows(const void *blob, uint64_t blob_bytes, const int4q_tensor *tensor,
@@ -376,19 +396,22 @@ INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, 
  * scratch). int4q_matmul() does the last two steps; a host with threads of its own calls the two step functions.
  *
  * Modes. The caller names one; results of a mode have the same bits for every thread count, split and batch size, and
- * those of F32 and INT8 for every instruction set too (but for the payloads of NaNs).
+ * those of F32, INT8 and BINARY for every instruction set too (but for the payloads of NaNs).
  *   F32   x as given; in each group a chain of binary32 fused multiply-adds over k, then one for the group's scale.
  *   BF16  x rounded to bfloat16 (half to even), a CODEBOOK's values perhaps too, and with INT4Q_ISA_AMX the dequantized
  *         weights; sums in binary32. Needs INT4Q_ISA_AVX512BF16 to be faster than F32. The mode for many rows.
  *   INT8  each group of a row of x is quantized to -127..127, at run time with its own scale (max|x| / 127, half to even)
  *         or with a scale of the caller; the group's dot product is an exact int32; then binary32 as in F32. A CODEBOOK is
  *         rounded to 255 levels first. The mode for few rows, and with groups of 128 and more for many.
- * INT4Q_CODEBOOK_PER_ROW has F32 alone; the others are INT4Q_ERROR_UNSUPPORTED when the plan is made. (What makes INT8 and BF16
- * fast is one table of 16 entries for all columns at once, which fits a register; 16 tables do not.)
+ *   BINARY  each group of a row of x becomes its signs (+ for 0) times mean|x|, a binary32 sum; products of signs are counted
+ *         bits (Rastegari et al., "XNOR-Net", 2016); then binary32 as in F32. For weights of BINARY and TERNARY alone.
+ * INT4Q_CODEBOOK_PER_ROW has F32 alone. (What makes INT8 and BF16 fast is one table of 16 entries for all columns at once, which
+ * fits a register; 16 tables do not.) Codes of 8 bits, BINARY and TERNARY have F32 and INT8, and these two kinds BINARY. Other
+ * combinations are INT4Q_ERROR_UNSUPPORTED when the plan is made.
  * The order of every operation: docs/numerics.md.
  *
  * NaN and infinity in x: every y of that row of x (before the activation) is NaN or infinite in F32 and BF16 mode, NaN in
- * INT8 mode; other rows are not affected. Denormals are computed as IEEE 754 says, whatever the host has set: the library
+ * INT8 and BINARY mode; other rows are not affected. Denormals are computed as IEEE 754 says, whatever the host has set: the library
  * sets its own rounding and flushing modes in each call and restores the host's (in BF16 mode the processor's own
  * instructions flush denormals). In INT8 mode with scales found at run time a group of x with max|x| below
  * 2^-100 counts as zeros.
@@ -398,7 +421,8 @@ typedef int32_t int4q_compute_mode;
 enum {
     INT4Q_MODE_F32 = 1,
     INT4Q_MODE_INT8 = 2,
-    INT4Q_MODE_BF16 = 3
+    INT4Q_MODE_BF16 = 3,
+    INT4Q_MODE_BINARY = 4
 };
 
 /* Applied after the bias. GELU_ERF is x * Phi(x) with the normal distribution function Phi; GELU_TANH its approximation
@@ -427,7 +451,7 @@ typedef struct int4q_matmul_desc {
     int64_t m;           /* rows of x and y, at least 1 */
     int64_t n;           /* output features */
     int64_t k;           /* input features */
-    int4q_scheme scheme; /* the blob's: kind, group_size, scale_type and codebook_scope must agree with it */
+    int4q_scheme scheme; /* the blob's: kind, code_bits, group_size, scale_type and codebook_scope must agree with it */
     int4q_type x_type;
     int4q_type y_type;
     uint32_t worker_count; /* how many threads may run tiles at the same time, 1..1024; each adds some scratch */
@@ -526,7 +550,7 @@ enum {
  * product would give in exact arithmetic's stead, rounding to y's type included; w as int4q_dequantize_rows() has it, but
  * not rounded. Reads args->x, ldx, blob, x_scales; y and scratch may be NULL. Rows of x that are not finite get infinity.
  * A bound is an analysis tool: it takes as long as a slow product. For plans without activation, gate, bias, residual and
- * experts; others are INT4Q_ERROR_UNSUPPORTED. */
+ * experts, and not in BINARY mode; others are INT4Q_ERROR_UNSUPPORTED. */
 INT4Q_API int4q_status int4q_error_bound(const int4q_matmul_plan *plan, const int4q_matmul_args *args, int32_t bound,
                                          double *bounds, int64_t ldb);
 
@@ -1228,10 +1252,11 @@ typedef struct int4q_code_report {
     int64_t rows_of_one_code;    /* of two or more */
     int64_t most_used_code;      /* the lowest of the most frequent codes */
     double most_used_share;      /* of all codes */
-    double end_share;            /* of codes 0 and 15 together: where values were clipped */
+    double end_share;            /* of the lowest and the highest code (0 and 15) together: where values were clipped */
 } int4q_code_report;
 
-/* Looks at rows row_begin..row_end-1 (at least one row). scale_floor: at least 0; 1e-5 is a usual one. */
+/* Looks at rows row_begin..row_end-1 (at least one row). scale_floor: at least 0; 1e-5 is a usual one. Codes of 8 bits are
+ * INT4Q_ERROR_UNSUPPORTED. */
 INT4Q_API int4q_status int4q_diagnose_codes(const int4q_tensor *tensor, float scale_floor, int64_t row_begin, int64_t row_end,
                                             int4q_code_report *report);
 

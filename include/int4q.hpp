@@ -113,27 +113,39 @@ inline void set_isa_limit(int4q_isa limit) { check(int4q_isa_set_limit(limit)); 
 struct Scheme {
     static constexpr int4q_scheme symmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
                                             int32_t rule = INT4Q_SCALE_DEFAULT, int32_t range = INT4Q_RANGE_FULL) {
-        return {INT4Q_KIND_SYMMETRIC, group_size, scale_type, rule, range, INT4Q_ROUNDING_NEAREST_EVEN, 0, {}};
+        return {INT4Q_KIND_SYMMETRIC, group_size, scale_type, rule, range, INT4Q_ROUNDING_NEAREST_EVEN, 0, 0, {}};
     }
     static constexpr int4q_scheme asymmetric(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_ASYMMETRIC, group_size, scale_type, 0, 0, 0, 0, {}};
+        return {INT4Q_KIND_ASYMMETRIC, group_size, scale_type, 0, 0, 0, 0, 0, {}};
     }
     static constexpr int4q_scheme offset(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, 0, 0, {}};
+        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, 0, 0, 0, {}};
     }
     static constexpr int4q_scheme codebook(int32_t group_size = 32, int4q_type scale_type = INT4Q_TYPE_F16,
                                            int32_t rule = INT4Q_SCALE_DEFAULT, int32_t rounding = INT4Q_ROUNDING_NEAREST_EVEN,
                                            int32_t scope = INT4Q_CODEBOOK_PER_TENSOR) {
-        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, rule, 0, rounding, scope, {}};
+        return {INT4Q_KIND_CODEBOOK, group_size, scale_type, rule, 0, rounding, scope, 0, {}};
     }
     static constexpr int4q_scheme ggml_q4_0() {
-        return {INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, INT4Q_ROUNDING_GGML, 0, {}};
+        return {INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16, INT4Q_SCALE_SIGNED_MAX_8, 0, INT4Q_ROUNDING_GGML, 0, 0, {}};
     }
     static constexpr int4q_scheme ggml_q4_1() {
-        return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, 0, {}};
+        return {INT4Q_KIND_OFFSET, 32, INT4Q_TYPE_F16, 0, 0, INT4Q_ROUNDING_GGML, 0, 0, {}};
     }
     static constexpr int4q_scheme mlx(int32_t group_size = 64, int4q_type scale_type = INT4Q_TYPE_F16) {
-        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, INT4Q_ROUNDING_MLX, 0, {}};
+        return {INT4Q_KIND_OFFSET, group_size, scale_type, 0, 0, INT4Q_ROUNDING_MLX, 0, 0, {}};
+    }
+    // With codes of a byte: symmetric, asymmetric or offset.
+    static constexpr int4q_scheme eight_bits(int4q_scheme scheme) {
+        scheme.code_bits = 8;
+        return scheme;
+    }
+    static constexpr int4q_scheme binary(int32_t group_size = 128, int4q_type scale_type = INT4Q_TYPE_F16) {
+        return {INT4Q_KIND_BINARY, group_size, scale_type, 0, 0, 0, 0, 0, {}};
+    }
+    static constexpr int4q_scheme ternary(int32_t group_size = 128, int4q_type scale_type = INT4Q_TYPE_F16,
+                                          int32_t rule = INT4Q_SCALE_DEFAULT) {
+        return {INT4Q_KIND_TERNARY, group_size, scale_type, rule, 0, 0, 0, 0, {}};
     }
 };
 

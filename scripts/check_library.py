@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_LIBRARIES = {"libc.so.6", "libm.so.6"}
 SIZE_LIMIT = 1 << 20
-KERNEL_MODULES = ("KernelsAVX2", "KernelsAVXVNNI", "KernelsAVX512VNNI", "KernelsAVX512BF16", "KernelsAMX")
+KERNEL_MODULES = ("KernelsAVX2", "KernelsAVXVNNI", "KernelsAVX512VNNI", "KernelsAVX512VPOPCNTDQ", "KernelsAVX512BF16", "KernelsAMX")
 # AVX and later: VEX and EVEX mnemonics start with v; verr, verw and the VMX ones do not compute. BMI, opmask and tiles beside.
 ABOVE_BASELINE = re.compile(r"\t(v(?!err|erw|m[a-z]+\b(?!ov|ul|in|ax))[a-z0-9]+|k(and|or|mov|not|shift|unpck|xor|test|add)[a-z]*|"
                             r"andn|bextr|bls[irm][a-z]*|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|tzcnt|popcnt|"

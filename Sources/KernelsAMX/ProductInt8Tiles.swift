@@ -17,7 +17,7 @@ private let blockBytes = panelDepth &* bytesOfK
 /// 64, where a row of x has 64 bytes left.)
 @inline(__always)
 func paysInt8Tiles(_ p: i4q_product, _ t: i4q_tile) -> Bool {
-    t.row_count >= 16 && p.group_size >= 64 && (p.group_size % 64 == 0 || p.group_count == 1)
+    p.code_bits == 4 && t.row_count >= 16 && p.group_size >= 64 && (p.group_size % 64 == 0 || p.group_count == 1)
 }
 
 func multiplyInt8Tiles(_ p: i4q_product, _ t: i4q_tile) {

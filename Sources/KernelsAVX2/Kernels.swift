@@ -18,7 +18,10 @@ public func i4q_kernels_avx2() -> i4q_kernels {
     kernels.tile_bf16 = kernels.tile_f32
     kernels.tile_int8_name = constant("avx2-int8-maddubs")
     kernels.tile_int8 = { product, tile in
-        multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
+        multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, bytes: Int8Shapes<ByteDot>.self, few: FewShapes.self,
+                 product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
     }
+    kernels.tile_binary_name = constant("avx2-binary")
+    kernels.tile_binary = { product, tile in coverTile(BinaryShapes.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee) }
     return kernels
 }

@@ -27,3 +27,29 @@ enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Flat = RegisterProductInt8<1, 2, Dot>
     typealias FlatEdge = RegisterProductInt8<1, 1, Dot>
 }
+
+/// Codes of 1 and 2 bits.
+enum FewShapes: TileShapes {
+    typealias Panel = NoPanel
+    typealias Tall = RegisterProductInt8<4, 1, FewDot>
+    typealias TallEdge = RegisterProductInt8<4, 1, FewDot>
+    typealias Middle = RegisterProductInt8<4, 1, FewDot>
+    typealias MiddleEdge = RegisterProductInt8<4, 1, FewDot>
+    typealias Low = RegisterProductInt8<1, 2, FewDot>
+    typealias LowEdge = RegisterProductInt8<1, 1, FewDot>
+    typealias Flat = RegisterProductInt8<1, 2, FewDot>
+    typealias FlatEdge = RegisterProductInt8<1, 1, FewDot>
+}
+
+/// BINARY mode.
+enum BinaryShapes: TileShapes {
+    typealias Panel = NoPanel
+    typealias Tall = RegisterProductBinary<2, 1, LaneBits>
+    typealias TallEdge = RegisterProductBinary<2, 1, LaneBits>
+    typealias Middle = RegisterProductBinary<2, 1, LaneBits>
+    typealias MiddleEdge = RegisterProductBinary<2, 1, LaneBits>
+    typealias Low = RegisterProductBinary<1, 2, LaneBits>
+    typealias LowEdge = RegisterProductBinary<1, 1, LaneBits>
+    typealias Flat = RegisterProductBinary<1, 2, LaneBits>
+    typealias FlatEdge = RegisterProductBinary<1, 1, LaneBits>
+}

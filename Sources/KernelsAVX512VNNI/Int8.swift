@@ -27,7 +27,7 @@ struct LinearDot: Int8Dot {
     static var bias: Int32 { 1 }
     private var sum: DotSum
 
-    @inline(__always) static func makeTable(_ bytes: UnsafePointer<Int8>?) {}
+    @inline(__always) static func makeTable(_ p: i4q_product) {}
     @inline(__always) static func unpack(_ packed: Words, part: Int, _ table: Void) -> Register { nibbles(packed, part: part) }
     @inline(__always) init(_ start: Ints) { sum = DotSum(start) }
     @inline(__always) mutating func add(_ codes: Register, part: Int, _ x: UnsafeRawPointer) { sum.add(codes, part: part, x) }
@@ -42,8 +42,8 @@ struct TableDot: Int8Dot {
     private var sum: DotSum
 
     @inline(__always)
-    static func makeTable(_ bytes: UnsafePointer<Int8>?) -> Register {
-        let table = UnsafeRawPointer(bytes.unsafelyUnwrapped).loadUnaligned(as: SIMD2<Int64>.self)
+    static func makeTable(_ p: i4q_product) -> Register {
+        let table = UnsafeRawPointer(p.int8_codebook.unsafelyUnwrapped).loadUnaligned(as: SIMD2<Int64>.self)
         let flipped = table ^ SIMD2<Int64>(repeating: Int64(bitPattern: 0x8080_8080_8080_8080))
         return Register(flipped[0], flipped[1], flipped[0], flipped[1], flipped[0], flipped[1], flipped[0], flipped[1])
     }
@@ -53,6 +53,38 @@ struct TableDot: Int8Dot {
         i4q_avx512_lookup_bytes(table, nibbles(packed, part: part))
     }
 
+    @inline(__always) init(_ start: Ints) { sum = DotSum(start) }
+    @inline(__always) mutating func add(_ codes: Register, part: Int, _ x: UnsafeRawPointer) { sum.add(codes, part: part, x) }
+    @inline(__always) func total(startedFrom start: Ints) -> Ints { sum.total }
+}
+
+struct ByteDot: Int8Dot {
+    static var bits: Int { 8 }
+    static var parts: Int { 1 }
+    static var depth: Int { 1 << 30 }
+    static var bias: Int32 { 1 }
+    private var sum: DotSum
+
+    @inline(__always) static func makeTable(_ p: i4q_product) {}
+    @inline(__always) static func unpack(_ packed: Words, part: Int, _ table: Void) -> Register { unsafeBitCast(packed, to: Register.self) }
+    @inline(__always) init(_ start: Ints) { sum = DotSum(start) }
+    @inline(__always) mutating func add(_ codes: Register, part: Int, _ x: UnsafeRawPointer) { sum.add(codes, part: part, x) }
+    @inline(__always) func total(startedFrom start: Ints) -> Ints { sum.total }
+}
+
+/// Four bytes a lane, each with one code of 1 or 2 bits.
+struct FewDot: Int8Dot {
+    static var bits: Int { 0 }
+    static var parts: Int { 0 }
+    static var depth: Int { 1 << 30 }
+    static var bias: Int32 { 1 }
+    private var sum: DotSum
+
+    @inline(__always) static func makeTable(_ p: i4q_product) -> FewBits { FewBits(p) }
+    @inline(__always)
+    static func unpack(_ packed: Words, part: Int, _ few: FewBits) -> Register {
+        unsafeBitCast((packed &>> few.shift(part)) & few.mask, to: Register.self)
+    }
     @inline(__always) init(_ start: Ints) { sum = DotSum(start) }
     @inline(__always) mutating func add(_ codes: Register, part: Int, _ x: UnsafeRawPointer) { sum.add(codes, part: part, x) }
     @inline(__always) func total(startedFrom start: Ints) -> Ints { sum.total }

@@ -12,3 +12,16 @@ enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Flat = RegisterProductInt8<1, 2, Dot>
     typealias FlatEdge = RegisterProductInt8<1, 1, Dot>
 }
+
+/// Codes of 1 and 2 bits.
+enum FewShapes: TileShapes {
+    typealias Panel = NoPanel
+    typealias Tall = RegisterProductInt8<4, 1, FewDot>
+    typealias TallEdge = RegisterProductInt8<4, 1, FewDot>
+    typealias Middle = RegisterProductInt8<4, 1, FewDot>
+    typealias MiddleEdge = RegisterProductInt8<4, 1, FewDot>
+    typealias Low = RegisterProductInt8<1, 2, FewDot>
+    typealias LowEdge = RegisterProductInt8<1, 1, FewDot>
+    typealias Flat = RegisterProductInt8<1, 2, FewDot>
+    typealias FlatEdge = RegisterProductInt8<1, 1, FewDot>
+}

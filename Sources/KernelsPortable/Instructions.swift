@@ -12,7 +12,8 @@ var asksAheadInShortBlocks: Bool { false }
 /// a * b + c with one rounding. The product is exact in binary64. The sum is rounded there to odd (truncated, with the
 /// last bit set if anything was lost), after which rounding to binary32 is the only rounding: binary64 has more than
 /// twice binary32's digits plus two (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
-@inline(__always)
+/// (Not inlined: it is three hundred instructions, beside which a call is nothing, and most of a product is made of it.)
+@inline(never)
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats {
     let product = i4q_widen_f32(a) * i4q_widen_f32(b)
     let addend = i4q_widen_f32(c)

@@ -23,7 +23,7 @@ struct LinearDot: Int8Dot {
     static var bias: Int32 { 1 }
     private var sum = Words(repeating: 0)
 
-    @inline(__always) static func makeTable(_ bytes: UnsafePointer<Int8>?) {}
+    @inline(__always) static func makeTable(_ p: i4q_product) {}
     @inline(__always) static func unpack(_ packed: Words, part: Int, _ table: Void) -> Words { nibbles(packed, part: part) }
     @inline(__always) init(_ start: Ints) {}
 
@@ -53,7 +53,7 @@ struct TableDot: Int8Dot {
         var even = Floats(repeating: 0), odd = Floats(repeating: 0)
     }
 
-    @inline(__always) static func makeTable(_ bytes: UnsafePointer<Int8>?) -> UnsafePointer<Int8> { bytes.unsafelyUnwrapped }
+    @inline(__always) static func makeTable(_ p: i4q_product) -> UnsafePointer<Int8> { p.int8_codebook.unsafelyUnwrapped }
     @inline(__always) init(_ start: Ints) {}
 
     @inline(__always)
@@ -71,6 +71,40 @@ struct TableDot: Int8Dot {
     mutating func add(_ entries: Entries, part: Int, _ x: UnsafeRawPointer) {
         sum += entries.even * Floats(repeating: Float(activation(x, place(part: part))))
         sum += entries.odd * Floats(repeating: Float(activation(x, place(part: part) &+ 2)))
+    }
+
+    @inline(__always)
+    func total(startedFrom start: Ints) -> Ints { start &+ i4q_truncate_f32(sum) }
+}
+
+/// Codes of other widths as floats: products of 255 * 127 are exact in binary32 up to 2^24, which 517 of them reach.
+struct FewDot: Int8Dot {
+    static var bits: Int { 0 }
+    static var parts: Int { 0 }
+    static var depth: Int { 512 }
+    static var bias: Int32 { 1 }
+    private var sum = Floats(repeating: 0)
+
+    struct Codes {
+        var packed: Words
+        var mask: UInt32
+    }
+
+    @inline(__always) static func makeTable(_ p: i4q_product) -> UInt32 { UInt32(truncatingIfNeeded: p.code_bits) }
+    @inline(__always) init(_ start: Ints) {}
+
+    @inline(__always)
+    static func unpack(_ packed: Words, part: Int, _ bits: UInt32) -> Codes {
+        Codes(packed: packed &>> Words(repeating: bits &* UInt32(truncatingIfNeeded: part)), mask: (1 &<< bits) &- 1)
+    }
+
+    @inline(__always)
+    mutating func add(_ codes: Codes, part: Int, _ x: UnsafeRawPointer) {
+        for byte in 0..<4 {
+            let code = (codes.packed &>> Words(repeating: UInt32(truncatingIfNeeded: 8 &* byte))) & Words(repeating: codes.mask)
+            let activation = Float((x + (4 &* part &+ byte)).loadUnaligned(as: Int8.self))
+            sum += i4q_float_from_i32(unsafeBitCast(code, to: Ints.self)) * Floats(repeating: activation)
+        }
     }
 
     @inline(__always)

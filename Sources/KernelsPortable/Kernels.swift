@@ -22,8 +22,10 @@ public func i4q_kernels_portable() -> i4q_kernels {
         if ShiftDot.canHold(product.int8_codebook) {
             coverTile(ShiftShapes.self, product, tile)
         } else {
-            multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, product, tile)
+            multiply(Int8Shapes<LinearDot>.self, Int8Shapes<TableDot>.self, bytes: FewShapes.self, few: FewShapes.self, product, tile)
         }
     }
+    kernels.tile_binary_name = constant("portable-binary")
+    kernels.tile_binary = { product, tile in coverTile(BinaryShapes.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee) }
     return kernels
 }

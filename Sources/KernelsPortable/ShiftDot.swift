@@ -28,8 +28,8 @@ struct ShiftDot: Int8Dot {
     }
 
     @inline(never)
-    static func makeTable(_ bytes: UnsafePointer<Int8>?) -> Table {
-        let bytes = bytes.unsafelyUnwrapped
+    static func makeTable(_ p: i4q_product) -> Table {
+        let bytes = p.int8_codebook.unsafelyUnwrapped
         var table = Table()
         for code in 0..<lanes {
             var magnitude = bytes[code].magnitude

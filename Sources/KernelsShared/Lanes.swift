@@ -30,6 +30,8 @@ enum Kind {
     static let asymmetric: Int64 = 2
     static let offset: Int64 = 3
     static let codebook: Int64 = 4
+    static let binary: Int64 = 5
+    static let ternary: Int64 = 6
     /// Of the kernels alone.
     static let twin = Int64(I4Q_KIND_TWIN)
 }

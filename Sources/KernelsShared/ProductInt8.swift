@@ -1,21 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-/// How an instruction set multiplies 4-bit codes by signed bytes, for linear codes or for a table of 16 signed bytes.
+/// How an instruction set multiplies codes by signed bytes: 4-bit linear ones, a table of 16 signed bytes, or other widths.
 protocol Int8Dot {
     associatedtype Table
     associatedtype Codes
-    /// How many parts eight values of k come in: 2 or 4.
+    /// Of a code; 0 where the product tells (1, 2, and if need be 8): then each of its parts takes four values of k.
+    static var bits: Int { get }
+    /// How many parts a code row comes in: 1, 2 or 4. Not asked for where `bits` is 0.
     static var parts: Int { get }
     /// Values of k within which `add` may keep narrower sums.
     static var depth: Int { get }
     /// What `unpack` adds to each code: the products then hold that many sums of x too much.
     static var bias: Int32 { get }
-    static func makeTable(_ bytes: UnsafePointer<Int8>?) -> Table
+    static func makeTable(_ p: i4q_product) -> Table
     static func unpack(_ packed: Words, part: Int, _ table: Table) -> Codes
     init(_ start: Ints)
     mutating func add(_ codes: Codes, part: Int, _ x: UnsafeRawPointer)
     func total(startedFrom start: Ints) -> Ints
+}
+
+/// Codes of 1 or 2 bits in the bytes of a lane.
+struct FewBits {
+    private let bits: UInt32
+    let mask: Words
+
+    @inline(__always)
+    init(_ p: i4q_product) {
+        bits = UInt32(truncatingIfNeeded: p.code_bits)
+        mask = Words(repeating: p.code_bits == 1 ? 0x0101_0101 : 0x0303_0303)
+    }
+
+    @inline(__always)
+    func shift(_ part: Int) -> Words { Words(repeating: bits &* UInt32(truncatingIfNeeded: part)) }
+}
+
+extension Int8Dot {
+    static var bits: Int { 4 }
+
+    @inline(__always)
+    static func codeBits(_ p: i4q_product) -> Int { bits == 0 ? Int(p.code_bits) : bits }
 }
 
 /// INT8 mode. Each group's dot product is an exact int32, so instruction sets are free in how they get it; the floats
@@ -40,10 +64,11 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     @inline(__always)
     private static func run(_ p: i4q_product, _ row: Int, _ block: Int, _ step: Int, _ groups: Range<Int>, _ out: UnsafeMutablePointer<Float>,
                             _ outStride: Int, isShort: Bool) {
-        let table = Dot.makeTable(p.int8_codebook)
+        let table = Dot.makeTable(p)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let groupSize = Int(p.group_size), padded = Int(p.k_padded), blockBytes = step &* Int(p.block_bytes)
+        let codeBits = Dot.codeBits(p)
         let totals = Totals(out, stride: outStride, step: step, isFirst: groups.lowerBound == 0)
         var kept = Totals.Values(repeating: .init(repeating: Floats(repeating: 0)))
         if Totals.inRegisters { kept = totals.load() }
@@ -55,9 +80,10 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
             var k = begin
             while k < end {
                 let count = min(end &- k, Dot.depth)
-                accumulate(&dots, p, table, weights + k &* 8, blockBytes, x + k, codeRows: count / codeRowDepth, isShort)
+                accumulate(&dots, p, table, weights + k &* codeBits &* 2, blockBytes, x + k, codeRows: count &* codeBits / 32, isShort)
                 k &+= count
             }
+            if Dot.bits == 0 && p.kind == Kind.binary { doubleCodes(&dots, p, parameters) }
             if isShort || (rows > 1 && rows <= 4 && hasShortBlocks(p)) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             scaleGroup(totals, &kept, dots, p, group, weights, blockBytes, parameters)
         }
@@ -75,6 +101,8 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
                 let zeros = loadZeroPoints(weights + (b &* blockBytes &+ Int(p.zeros_offset)), group)
                 for r in 0..<rows { dots[b][r] = zeros &* Ints(repeating: parameters.int32(r &* stride &+ 4)) }
             }
+        } else if Dot.bits == 0 && p.kind == Kind.binary {
+            return dots
         } else if p.kind != Kind.codebook || Dot.bias != 0 {
             for r in 0..<rows {
                 var share = Ints(repeating: parameters.int32(r &* stride &+ 4))
@@ -83,6 +111,15 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
             }
         }
         return dots
+    }
+
+    /// BINARY: 2 code - 1.
+    @inline(__always)
+    private static func doubleCodes(_ dots: inout Dots, _ p: i4q_product, _ parameters: UnsafeRawPointer) {
+        for r in 0..<rows {
+            let share = Ints(repeating: parameters.int32(r &* Int(p.prepared_row_bytes) &+ 4))
+            for b in 0..<blocks { dots[b][r] = dots[b][r] &+ dots[b][r] &+ share }
+        }
     }
 
     /// Up to Dot.depth values of k.
@@ -100,8 +137,14 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
                 if isShort { i4q_prefetch_far(here + shortBlockDistance) }
                 packed[b] = here.words(0)
             }
-            let here = x + codeRow &* codeRowDepth
+            if Dot.bits == 0 {
+                let parts = 8 / Int(p.code_bits), here = x + codeRow &* parts &* 4
+                for part in 0..<parts { add(&sums, packed, table, here, xStride, part: part) }
+                continue
+            }
+            let here = x + codeRow &* (32 / Dot.bits)
             add(&sums, packed, table, here, xStride, part: 0)
+            if Dot.parts == 1 { continue }
             add(&sums, packed, table, here, xStride, part: 1)
             if Dot.parts == 2 { continue }
             add(&sums, packed, table, here, xStride, part: 2)
@@ -158,10 +201,11 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
         }
         if p.kind == Kind.offset {
             let offset = centredOffset(p, block, group, scale)
+            // The share is -8 sums (8 bits: -128), so this is the sum exactly as if converted by itself.
+            let perShare: Float = Dot.bits == 4 || p.code_bits == 4 ? -0.125 : -0.0078125
             for r in 0..<rows {
                 let both = offset * Floats(repeating: parameters.float(r &* stride))
-                // The share is -8 sums, so this is the sum exactly as if converted by itself.
-                let sum = Floats(repeating: Float(parameters.int32(r &* stride &+ 4)) * -0.125)
+                let sum = Floats(repeating: Float(parameters.int32(r &* stride &+ 4)) * perShare)
                 if Totals.inRegisters { kept[r] = fusedMultiplyAdd(sum, both, kept[r]) } else { totals[r, b] = fusedMultiplyAdd(sum, both, totals[r, b]) }
             }
         }

@@ -47,7 +47,11 @@ func encodeRun(_ e: i4q_encoding, _ floats: UnsafePointer<Float>, count: Int, _ 
         let left = count &- index
         let values = loadElements(source, ElementType.f32, index, count: left)
         let chosen = chooseCodes(e, values)
-        packNibbles(chosen, count: min(left, lanes), codes + index / 2)
+        if e.makes_bytes != 0 {
+            storeBytes(chosen, count: min(left, lanes), codes + index)
+        } else {
+            packNibbles(chosen, count: min(left, lanes), codes + index / 2)
+        }
         index &+= lanes
     }
 }
@@ -107,12 +111,20 @@ private func packNibbles(_ codes: Ints, count: Int, _ output: UnsafeMutablePoint
     }
 }
 
+@inline(__always)
+private func storeBytes(_ codes: Ints, count: Int, _ output: UnsafeMutablePointer<UInt8>) {
+    let bytes = i4q_narrow_u32_u8(unsafeBitCast(codes, to: Words.self))
+    if count == lanes { return UnsafeMutableRawPointer(output).storeBytes(of: bytes, as: SIMD16<UInt8>.self) }
+    for i in 0..<count { output[i] = bytes[i] }
+}
+
 func decodeRun(_ d: i4q_decoding, _ codes: UnsafePointer<UInt8>, count: Int, _ floats: UnsafeMutablePointer<Float>) {
     let output = UnsafeMutableRawPointer(floats)
     var index = 0
     while index < count {
         let left = count &- index
-        let values = decodeLanes(d, loadNibbles(codes + index / 2, count: left))
+        let values = decodeLanes(d, d.code_bits == 4 ? loadNibbles(codes + index / 2, count: left)
+            : loadCodes(codes + index &* Int(d.code_bits) / 8, bits: Int(d.code_bits), count: left))
         storeElements(values, output, ElementType.f32, index, count: left)
         index &+= lanes
     }
@@ -133,6 +145,18 @@ private func loadNibbles(_ codes: UnsafePointer<UInt8>, count: Int) -> Ints {
     return unsafeBitCast(i4q_widen_u8(nibbles), to: Ints.self)
 }
 
+/// The same for other widths.
+private func loadCodes(_ codes: UnsafePointer<UInt8>, bits: Int, count: Int) -> Ints {
+    var bytes = SIMD16<UInt8>(repeating: 0)
+    for i in 0..<(min(count, lanes) &* bits &+ 7) / 8 { bytes[i] = codes[i] }
+    if bits == 8 { return unsafeBitCast(i4q_widen_u8(bytes), to: Ints.self) }
+    let word = unsafeBitCast(bytes, to: SIMD4<UInt32>.self)[0]
+    let mask: UInt32 = bits == 1 ? 1 : 3
+    var result = Ints(repeating: 0)
+    for i in 0..<lanes { result[i] = Int32(truncatingIfNeeded: (word &>> UInt32(truncatingIfNeeded: i &* bits)) & mask) }
+    return result
+}
+
 @inline(__always)
 private func decodeLanes(_ d: i4q_decoding, _ codes: Ints) -> Floats {
     let scale = Floats(repeating: d.scale)
@@ -141,7 +165,7 @@ private func decodeLanes(_ d: i4q_decoding, _ codes: Ints) -> Floats {
         for lane in 0..<lanes { values[lane] = codebook[Int(codes[lane])] }
         return scale * values
     }
-    let steps = i4q_float_from_i32(codes &- Ints(repeating: d.zero))
+    let steps = i4q_float_from_i32(codes &<< Ints(repeating: d.shift) &- Ints(repeating: d.zero))
     // Adding -0 changes nothing: the other kinds have that for an offset.
     if d.offset.bitPattern == 0x8000_0000 { return scale * steps }
     return fusedMultiplyAdd(scale, steps, Floats(repeating: d.offset))

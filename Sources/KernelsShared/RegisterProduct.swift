@@ -168,9 +168,9 @@ func loadZeroPoints(_ pointer: UnsafeRawPointer, _ group: Int) -> Ints {
     unsafeBitCast(i4q_widen_u8((pointer + group &* 16).loadUnaligned(as: SIMD16<UInt8>.self)), to: Ints.self)
 }
 
-/// Codes are read as q - 8, so an offset has 8 scales added.
+/// Codes are read as q - 8 (8 bits: q - 128), so an offset has as many scales added.
 @inline(__always)
 func centredOffset(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> Floats {
     let offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
-    return fusedMultiplyAdd(Floats(repeating: 8), scale, offset)
+    return fusedMultiplyAdd(Floats(repeating: p.code_bits == 8 ? 128 : 8), scale, offset)
 }

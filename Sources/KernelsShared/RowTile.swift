@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// F32 mode with codebooks of rows. Each lane has a table of its own, which no permutation of one register reads: decoding takes
-// longer than multiplying a few rows. So a piece of k of some blocks is decoded once, by one copy of the code, and used for all
+// F32 mode with codebooks of rows, and with codes that are no nibbles. Each lane has a table of its own, which no permutation of one
+// register reads: decoding takes longer than multiplying a few rows. (Other widths could do with less; they are here so that there is
+// one product for all of them.) So a piece of k of some blocks is decoded once, by one copy of the code, and used for all
 // rows of the tile. Same operations in the same order as the other products. A group may be longer than a piece; its sums so far
 // then wait in memory.
 //
@@ -53,15 +54,19 @@ private enum RowBlocks<let rows: Int, let blocks: Int> {
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
         let sums = panel + deepPiece &* blocks &* 64
         let room = sums + Int(t.row_count) &* blocks &* 64
-        for b in 0..<blocks { RowLookup.prepare(tables(p, weights, b), room + b &* 1024) }
+        if p.codebooks_offset != 0 { for b in 0..<blocks { RowLookup.prepare(tables(p, weights, b), room + b &* 1024) } }
         let depth = Int(t.row_count) < rows ? shallowPiece : deepPiece
         var piece = RowPiece(k: 0..<0, end: min(Int(p.group_count) &* Int(p.group_size), Int(p.k_padded)))
         while piece.k.upperBound < piece.end {
             piece.k = piece.k.upperBound..<min(piece.k.upperBound &+ depth, piece.end)
             while (piece.group &+ 1) &* Int(p.group_size) <= piece.k.lowerBound { piece.group &+= 1 }
             for b in 0..<blocks {
-                decodePiece(weights + b &* Int(p.block_bytes), piece.k, tables: tables(p, weights, b), room + b &* 1024,
-                            into: panel + b &* 64, stride: blocks &* 64)
+                let block = weights + b &* Int(p.block_bytes), target = panel + b &* 64
+                if p.codebooks_offset == 0 {
+                    decodePiece(block, piece.k, p, into: target, stride: blocks &* 64)
+                } else {
+                    decodePiece(block, piece.k, tables: tables(p, weights, b), room + b &* 1024, into: target, stride: blocks &* 64)
+                }
             }
             multiply(p, t, weights, piece, panel, sums, block)
         }
@@ -103,6 +108,29 @@ private func decodePiece(_ block: UnsafeRawPointer, _ piece: Range<Int>, tables:
     }
 }
 
+/// Linear codes of 1, 2 and 8 bits, less their middle. Four values of k at a time: a byte each of every lane.
+@inline(never)
+private func decodePiece(_ block: UnsafeRawPointer, _ piece: Range<Int>, _ p: i4q_product, into panel: UnsafeMutableRawPointer, stride: Int) {
+    let bits = Int(p.code_bits), perRow = 8 / bits
+    let mask = Words(repeating: (1 &<< UInt32(truncatingIfNeeded: bits)) &- 1)
+    let shift = Words(repeating: p.kind == Kind.binary ? 1 : 0)
+    let middle = Ints(repeating: bits == 8 ? 128 : 1)
+    var part = piece.lowerBound / 4, target = panel
+    while part < piece.upperBound / 4 {
+        let row = part &* bits / 8
+        let words = block.words(row &* codeRowBytes) &>> Words(repeating: UInt32(truncatingIfNeeded: (part &- row &* perRow) &* bits))
+        // k 0 4 1 5 of eight, then k 2 6 3 7.
+        let first = target + (part & 1) &* 2 &* stride
+        for byte in 0..<4 {
+            let codes = (words &>> Words(repeating: UInt32(truncatingIfNeeded: 8 &* byte))) & mask
+            let values = i4q_float_from_i32(unsafeBitCast(codes &<< shift, to: Ints.self) &- middle)
+            first.storeBytes(of: values, toByteOffset: ((byte & 1) &* 4 &+ byte / 2) &* stride, as: Floats.self)
+        }
+        if part & 1 == 1 { target += codeRowDepth &* stride }
+        part &+= 1
+    }
+}
+
 private enum RowSums<let rows: Int, let blocks: Int> {
     typealias Accumulators = InlineArray<blocks, InlineArray<rows, Floats>>
     typealias Totals = TotalsInMemory<rows, blocks>
@@ -127,8 +155,9 @@ private enum RowSums<let rows: Int, let blocks: Int> {
                 k &+= 1
             }
             if stop < groupEnd { return kept.store(dots) }
-            scale(0, totals, dots[0], p, group, weights)
-            if blocks > 1 { scale(1, totals, dots[1], p, group, weights + Int(p.block_bytes)) }
+            let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
+            scale(0, totals, dots[0], p, group, weights, sums)
+            if blocks > 1 { scale(1, totals, dots[1], p, group, weights + Int(p.block_bytes), sums) }
             dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
             group &+= 1
         }
@@ -146,8 +175,22 @@ private enum RowSums<let rows: Int, let blocks: Int> {
 
     @inline(__always)
     private static func scale(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
-                              _ block: UnsafeRawPointer) {
+                              _ block: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
         let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
-        for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
+        if p.kind == Kind.asymmetric {
+            let shift = i4q_float_from_i32(Ints(repeating: 128) &- loadZeroPoints(block + Int(p.zeros_offset), group))
+            for r in 0..<rows {
+                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
+                totals[r, b] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r, b])
+            }
+        } else if p.kind == Kind.offset {
+            let offset = centredOffset(p, block, group, scale)
+            for r in 0..<rows {
+                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
+                totals[r, b] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r, b]))
+            }
+        } else {
+            for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
+        }
     }
 }

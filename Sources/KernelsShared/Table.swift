@@ -13,11 +13,22 @@ func multiply<Linear: TileShapes, Table: TileShapes>(_ linear: Linear.Type, _ ta
     if p.codebook == nil { coverTile(linear, p, t) } else { coverTile(table, p, t) }
 }
 
-/// And in F32 mode codebooks of rows.
+/// In INT8 mode codes of 8 bits, and those of 1 and 2.
+@inline(__always)
+func multiply<Linear: TileShapes, Table: TileShapes, Bytes: TileShapes, Few: TileShapes>(
+    _ linear: Linear.Type, _ table: Table.Type, bytes: Bytes.Type, few: Few.Type, _ p: i4q_product, _ t: i4q_tile) {
+    switch p.code_bits {
+    case 4: multiply(linear, table, p, t)
+    case 8: coverTile(bytes, p, t)
+    default: coverTile(few, p, t)
+    }
+}
+
+/// And in F32 mode codebooks of rows, and codes that are no nibbles.
 @inline(__always)
 func multiply<Linear: TileShapes, Table: TileShapes, Rows: WholeTile>(_ linear: Linear.Type, _ table: Table.Type, _ rows: Rows.Type,
                                                                         _ p: i4q_product, _ t: i4q_tile) {
-    if p.codebooks_offset != 0 { rows.run(p, t) } else { multiply(linear, table, p, t) }
+    if p.codebooks_offset != 0 || p.code_bits != 4 { rows.run(p, t) } else { multiply(linear, table, p, t) }
 }
 
 extension i4q_kernels {
@@ -27,6 +38,7 @@ extension i4q_kernels {
         prepare_f32 = { prepareF32($0.unsafelyUnwrapped.pointee) }
         prepare_int8 = { prepareInt8($0.unsafelyUnwrapped.pointee) }
         prepare_bf16 = { prepareRounded($0.unsafelyUnwrapped.pointee) }
+        prepare_binary = { prepareBinary($0.unsafelyUnwrapped.pointee) }
         bf16_element_bytes = 4
     }
 

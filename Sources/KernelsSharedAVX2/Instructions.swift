@@ -88,6 +88,13 @@ typealias Half = SIMD4<Int64>
 struct CodeBytes {
     var lower, upper: Half
 
+    /// Bytes as they are.
+    @inline(__always)
+    init(_ packed: Words) {
+        lower = unsafeBitCast(packed.lowHalf, to: Half.self)
+        upper = unsafeBitCast(packed.highHalf, to: Half.self)
+    }
+
     @inline(__always)
     init(_ packed: Words, part: Int) {
         let mask = Half(repeating: 0x0f0f_0f0f_0f0f_0f0f), four = Half(repeating: 4)

@@ -42,6 +42,9 @@ static uint32_t read_features(void) {
     /* opmask, ZMM_Hi256, Hi16_ZMM saved; F 16, DQ 17, BW 30, VL 31; VNNI 11 */
     if (features && (state & 0xe0) == 0xe0 && has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31) && has(c7, 11))
         features |= I4Q_CPU_AVX512VNNI;
+#if !defined(I4Q_TILES_MODEL) /* which is also where AVX-512's own way of counting is tested on a processor with a better one */
+    if ((features & I4Q_CPU_AVX512VNNI) && has(c7, 14)) features |= I4Q_CPU_AVX512VPOPCNTDQ;
+#endif
 
     uint32_t a1 = 0, more;
     if (a >= 1 && !__get_cpuid_count(7, 1, &a1, &more, &more, &more)) a1 = 0;

@@ -22,8 +22,12 @@
  *
  *     [k_padded signed bytes] [group_count pairs: float step, int32 share]
  *
- * A share is the sum of the group's codes times what each code of the weights is too large by: -8, or for ASYMMETRIC and
- * CODEBOOK -1 (the zero point is the column's, the bias of a table the instruction set's).
+ * A share is the sum of the group's codes times what each code of the weights is too large by: -8 (codes of 8 bits: -128), or -1
+ * for ASYMMETRIC and CODEBOOK (the zero point is the column's, the bias of a table the instruction set's), BINARY and TERNARY.
+ *
+ * BINARY: a bit for each code's bit, set where x is below zero, in the order of packed lanes; TERNARY's two bits are equal:
+ *
+ *     [k_padded * code_bits / 8 bytes] [group_count pairs: float mean |x|, int32 number of elements]
  */
 typedef struct i4q_activations {
     const void *source;      /* k elements */
@@ -33,11 +37,12 @@ typedef struct i4q_activations {
     int64_t group_size;      /* multiple of 16 */
     int64_t group_count;
     uint8_t *prepared;       /* aligned to 64 */
-    int64_t scales_offset;   /* bytes from `prepared`, to the pairs; INT8 only */
+    int64_t scales_offset;   /* bytes from `prepared`, to the pairs; INT8 and BINARY only */
     int64_t sums_offset;     /* F32 and BF16 only */
     const float *steps;      /* INT8: the caller's scales; NULL: found here */
     int64_t steps_stride;    /* 1, or 0 if all groups have the same */
-    int32_t share_factor;    /* INT8: -8 or -1 */
+    int32_t share_factor;    /* INT8: -128, -8 or -1 */
+    int32_t code_bits;       /* BINARY: of the weights, 1 or 2 */
 } i4q_activations;
 
 /* What all tiles of one product share. */
@@ -48,6 +53,7 @@ typedef struct i4q_product {
     int64_t zeros_offset;         /* within a block: zero points or offsets */
     int64_t scale_type;           /* INT4Q_TYPE_* */
     int64_t kind;                 /* INT4Q_KIND_* */
+    int64_t code_bits;            /* 1, 2, 4 or 8 */
     int64_t k_padded;
     int64_t group_size;
     int64_t group_count;
@@ -111,15 +117,18 @@ typedef struct i4q_encoding {
     int32_t high;
     float reciprocal;       /* ggml rounding only: 1 / scale before it was rounded */
     float ggml_bias;        /* ggml rounding only: 8.5 or 0.5; else 0 */
-    const i4q_code_table *table; /* CODEBOOK only, else NULL */
+    const i4q_code_table *table; /* CODEBOOK and BINARY, else NULL */
+    int32_t makes_bytes;    /* whether each code gets a byte of its own; else two share one */
 } i4q_encoding;
 
-/* How codes become values: x = fma(scale, q - zero, offset), or scale * codebook[q]. An offset of -0 is none. */
+/* How codes become values: x = fma(scale, (q << shift) - zero, offset), or scale * codebook[q]. An offset of -0 is none. */
 typedef struct i4q_decoding {
     float scale;
     float offset;
     int32_t zero;
     const float *codebook;
+    int32_t code_bits;   /* 1, 2, 4 or 8 */
+    int32_t shift;
 } i4q_decoding;
 
 /* 16 rows of a matrix, to be quantized into a block of a blob; for all schemes but those that round as ggml does, or have a
@@ -146,7 +155,7 @@ typedef struct i4q_block_quantization {
 } i4q_block_quantization;
 
 /* Weights with one scale below zero and one above, which stand where OFFSET's scales and offsets do. */
-enum { I4Q_KIND_TWIN = 5 };
+enum { I4Q_KIND_TWIN = 100 };
 
 /* What quantize_block, quantize_batch and unpack_codes need besides: 272 lines of 64 bytes. */
 enum { I4Q_QUANTIZING_SCRATCH = 17408 };
@@ -181,6 +190,7 @@ typedef struct i4q_kernels {
     const char *tile_f32_name;
     const char *tile_int8_name;
     const char *tile_bf16_name;
+    const char *tile_binary_name;
     int64_t bf16_element_bytes; /* of prepared activations: 2 or 4 */
     int64_t bf16_rounds_weights; /* whether dequantized weights are rounded to bfloat16, too */
 
@@ -188,9 +198,11 @@ typedef struct i4q_kernels {
     void (*prepare_f32)(const i4q_activations *activations);
     void (*prepare_int8)(const i4q_activations *activations);
     void (*prepare_bf16)(const i4q_activations *activations);
+    void (*prepare_binary)(const i4q_activations *activations);
     void (*tile_f32)(const i4q_product *product, const i4q_tile *tile);
     void (*tile_int8)(const i4q_product *product, const i4q_tile *tile);
     void (*tile_bf16)(const i4q_product *product, const i4q_tile *tile);
+    void (*tile_binary)(const i4q_product *product, const i4q_tile *tile);
     /* `totals` has at least `count` rounded up to 16 elements. */
     void (*finish_row)(const i4q_epilogue *epilogue, const float *totals, int64_t count, int64_t type, void *destination);
 
@@ -198,7 +210,8 @@ typedef struct i4q_kernels {
     void (*load)(const void *source, int64_t type, int64_t count, float *floats);
     void (*store)(const float *floats, int64_t count, int64_t type, void *destination);
 
-    /* Quantizing: `count` floats; codes are packed two to a byte, low nibble first, a last odd one with a zero nibble. */
+    /* Quantizing: `count` floats; codes are packed two to a byte, low nibble first, a last odd one with a zero nibble (unless they
+     * are to be bytes). */
     void (*group_range)(const float *floats, int64_t count, i4q_group_range *range);
     void (*encode)(const i4q_encoding *encoding, const float *floats, int64_t count, uint8_t *codes);
     /* Quantizes groups from `first` on; returns the first group that needs `group_range` and `encode` (not finite, constant,
@@ -217,6 +230,7 @@ i4q_kernels i4q_kernels_avx512vnni(void);
 /* The table of the instruction set below, with what this one does better. */
 i4q_kernels i4q_kernels_avxvnni(i4q_kernels avx2);
 i4q_kernels i4q_kernels_avx512bf16(i4q_kernels avx512vnni);
+i4q_kernels i4q_kernels_avx512vpopcntdq(i4q_kernels avx512);
 i4q_kernels i4q_kernels_amx(i4q_kernels avx512bf16);
 
 #endif

@@ -15,6 +15,7 @@ enum {
     I4Q_CPU_AVX512VNNI = 2, /* with F, BW, VL, DQ */
     I4Q_CPU_AVXVNNI = 4,
     I4Q_CPU_AVX512BF16 = 8,
+    I4Q_CPU_AVX512VPOPCNTDQ = 32, /* beside AVX512VNNI */
     I4Q_CPU_AMX = 16 /* int8 and bf16, and the system has granted the tile registers */
 };
 uint32_t i4q_cpu_features(void);

@@ -592,6 +592,10 @@ I4Q_VECTOR __m256i i4q_avx512_narrow_half(__m512 f) {
 }
 #endif
 
+#if defined(__AVX512VPOPCNTDQ__)
+I4Q_VECTOR __m512i i4q_avx512_popcount(__m512i v) { return _mm512_popcnt_epi32(v); }
+#endif
+
 #if defined(__AVX512BF16__)
 I4Q_VECTOR __m512 i4q_avx512_dot_bf16(__m512 sum, __m512i a, __m512i b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);

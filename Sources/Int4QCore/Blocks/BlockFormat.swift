@@ -81,6 +81,7 @@ public enum BlockFormat: Int32 {
     public func requireAgreement(with tensor: QuantizedTensor) throws(Failure) {
         let own = scheme, raw = tensor.scheme.raw
         try requireEqual(Int64(raw.kind), Int64(own.kind), "tensor.scheme.kind")
+        try requireEqual(Int64(tensor.scheme.width.bits), 4, "tensor.scheme.code_bits")
         try requireEqual(Int64(raw.group_size), Int64(own.group_size), "tensor.scheme.group_size")
         if self != .mxfp4 || raw.scale_type != int4q_type(INT4Q_TYPE_F32) {
             try requireEqual(Int64(raw.scale_type), Int64(own.scale_type), "tensor.scheme.scale_type")

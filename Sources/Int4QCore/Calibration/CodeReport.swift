@@ -15,6 +15,10 @@ public struct CodeReport {
         if !(scaleFloor >= 0) {
             throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "scale_floor", .number(scaleFloor), expected: "at least 0")
         }
+        if tensor.scheme.width.bits > 4 {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.code_bits", .integer(Int64(tensor.scheme.width.bits)),
+                          expected: "codes of at most 4 bits")
+        }
         self.tensor = tensor
         floor = scaleFloor
     }
@@ -32,7 +36,7 @@ public struct CodeReport {
     private mutating func look(_ row: Int, _ group: Int) {
         let begin = group * tensor.layout.groupSize
         let end = min(begin + tensor.layout.groupSize, Int(tensor.layout.k))
-        let own = countCodes(tensor.codesRow(row), begin..<end)
+        let own = countCodes(tensor.codesRow(row), begin..<end, tensor.scheme.width)
         for code in 0..<16 { counts[code] += own[code] }
         groups += 1
         if isOneCode(own, Int64(end - begin)) { groupsOfOneCode += 1 }
@@ -62,16 +66,13 @@ public struct CodeReport {
         report.pointee.rows_of_one_code = rowsOfOneCode
         report.pointee.most_used_code = Int64(most)
         report.pointee.most_used_share = Double(counts[most]) / Double(total)
-        report.pointee.end_share = Double(counts[0] + counts[15]) / Double(total)
+        report.pointee.end_share = Double(counts[0] + counts[tensor.scheme.kind == .ternary ? 2 : Int(tensor.scheme.width.largest)]) / Double(total)
     }
 }
 
 @inline(never)
-private func countCodes(_ codes: UnsafePointer<UInt8>, _ elements: Range<Int>) -> InlineArray<16, Int64> {
+private func countCodes(_ codes: UnsafePointer<UInt8>, _ elements: Range<Int>, _ width: CodeWidth) -> InlineArray<16, Int64> {
     var counts = InlineArray<16, Int64>(repeating: 0)
-    for element in elements {
-        let byte = codes[element / 2]
-        counts[Int(element & 1 == 0 ? byte & 15 : byte &>> 4)] += 1
-    }
+    for element in elements { counts[Int(width.code(codes, element))] += 1 }
     return counts
 }

@@ -29,7 +29,7 @@ struct TensorRuns {
         let index = tensor.groupIndex(row, group), type = tensor.scheme.scaleType
         var decoding = tensor.scheme.decoding(scale: type.load(tensor.scales, index), zeroPoint: tensor.zeroPoints?[index] ?? 0,
                                               offset: tensor.offsets.map { type.load($0, index) } ?? 0, codebook: tensor.codebook(row))
-        kernels.decode.unsafelyUnwrapped(&decoding, tensor.codesRow(row) + column / 2, Int64(count), decoded)
+        kernels.decode.unsafelyUnwrapped(&decoding, tensor.codesRow(row) + tensor.scheme.width.bytes(column), Int64(count), decoded)
         return count
     }
 }

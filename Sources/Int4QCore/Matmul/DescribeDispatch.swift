@@ -11,6 +11,7 @@ public func describeDispatch(_ shape: MatmulShape, _ writer: inout TextWriter) t
     case .f32: kernels.tile_f32_name
     case .bf16: kernels.tile_bf16_name
     case .int8: kernels.tile_int8_name
+    case .binary: kernels.tile_binary_name
     }
     writer.write("Kernel ")
     writer.write(kernel.unsafelyUnwrapped)

@@ -68,7 +68,7 @@ public enum InstructionSet: Int32 {
     private var avx512vnni: i4q_kernels {
         var kernels = i4q_kernels_avx512vnni()
         kernels.quantize_batch = i4q_kernels_avx2().quantize_batch
-        return kernels
+        return has(Int(I4Q_CPU_AVX512VPOPCNTDQ)) ? i4q_kernels_avx512vpopcntdq(kernels) : kernels
     }
     #endif
 }

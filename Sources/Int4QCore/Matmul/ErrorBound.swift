@@ -172,7 +172,7 @@ public struct ErrorBound {
         if product.plan.mode == Int64(INT4Q_MODE_INT8) {
             // float(dot), scale * step (and for OFFSET two more), each rounded: all factors of the share's parts.
             let parts = scaled.magnitude + centred.magnitude + length * step.step * (w.scale.magnitude * w.largestCode + w.centre.magnitude)
-            state.add(4 * ErrorBound.unit * parts + 4 * 127 * 127 * length * ErrorBound.smallestHalf)
+            state.add(4 * ErrorBound.unit * parts + 4 * 127 * max(127, w.largestCode) * length * ErrorBound.smallestHalf)
         } else {
             state.add(dot, times: w.scale)
             state.add(sum, times: w.centre)
@@ -225,8 +225,8 @@ extension ErrorBound.Kind {
 
 extension Product {
     public func requirePlain() throws(Failure) {
-        if plan.hasEpilogue || plan.expertCount > 0 {
-            throw Failure(INT4Q_ERROR_UNSUPPORTED, "plan", .text("a plan with activation, gate, bias, residual or experts"),
+        if plan.hasEpilogue || plan.expertCount > 0 || plan.mode == Int64(INT4Q_MODE_BINARY) {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "plan", .text("a plan in BINARY mode, or with activation, gate, bias, residual or experts"),
                           expected: "a plain product")
         }
     }
@@ -323,18 +323,21 @@ private struct ActivationStep {
     var limit: Double
 }
 
-/// A group of one column of weights: w = scale * v + centre with v = code - 8 or a codebook's value.
+/// A group of one column of weights: w = scale * v + centre with v = code - 8 (of 8 bits 128), a codebook's value, or what codes
+/// of 1 and 2 bits stand for.
 private struct ColumnGroup {
     static let longest = 256
 
     let row: BlobRow
     let scale: Double
     let centre: Double
+    /// What codes are counted from: 8, or 128; 1 for codes of 1 and 2 bits.
+    let middle: Double
     /// 8 - zero point: the centre without the scale.
     let shift: Double
     /// Of the codebook; 0 for other kinds.
     let largestValue: Double
-    var largestCode: Double { largestValue == 0 ? 8 : largestValue }
+    var largestCode: Double { largestValue == 0 ? middle : largestValue }
     /// That INT8 mode makes of the largest value; 0 for other kinds and modes.
     let levels: Double
     /// Whether the kernels sum x.
@@ -351,18 +354,19 @@ private struct ColumnGroup {
         let scheme = row.blob.scheme
         scale = Double(scheme.scaleType.load(row.scales, row.parameterIndex(group)))
         var largest: Float = 0
-        var zero = 8.0
+        middle = scheme.isFew ? 1 : Double(scheme.width.middle)
+        var zero = middle
         switch scheme.kind {
-        case .symmetric: centre = 0
+        case .symmetric, .binary, .ternary: centre = 0
         case .asymmetric:
             zero = Double(row.zeroPoint(group))
-            centre = scale * (8 - zero)
-        case .offset: centre = 8 * scale + Double(scheme.scaleType.load(row.zeros, row.parameterIndex(group)))
+            centre = scale * (middle - zero)
+        case .offset: centre = middle * scale + Double(scheme.scaleType.load(row.zeros, row.parameterIndex(group)))
         case .codebook:
             centre = 0
             for index in 0..<16 { largest = max(largest, row.codebookValue(index).magnitude) }
         }
-        shift = 8 - zero
+        shift = middle - zero
         largestValue = Double(largest)
         hasSums = scheme.kind == .asymmetric || scheme.kind == .offset
         let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
@@ -391,11 +395,12 @@ private struct ColumnGroup {
 
     /// v and the codes of `count` columns from `begin`, a multiple of eight.
     func decode(_ begin: Int, _ count: Int, _ floats: UnsafeMutablePointer<Float>, _ codes: UnsafeMutablePointer<UInt8>) {
-        let hasCodebook = row.blob.scheme.kind == .codebook
+        let scheme = row.blob.scheme
+        let step: Float = scheme.kind == .binary ? 2 : 1
         for index in 0..<count {
-            let code = (row.codes((begin + index) / 8) >> (4 * UInt32(index & 7))) & 15
+            let code = row.code(begin + index)
             codes[index] = UInt8(truncatingIfNeeded: code)
-            floats[index] = hasCodebook ? row.codebookValue(Int(code)) : Float(Int32(code) - 8)
+            floats[index] = scheme.kind == .codebook ? row.codebookValue(code) : step * Float(code) - Float(middle)
         }
     }
 }

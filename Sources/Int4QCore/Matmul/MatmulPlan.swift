@@ -20,6 +20,7 @@ public struct MatmulPlan {
     var groupSizeField: Int64
     var scaleType: Int64
     var codebookScope: Int64
+    var codeBits: Int64
     // Of what goes with it; types are 0 where there is none.
     var activation: Int64
     var isGated: Int64
@@ -56,6 +57,7 @@ public struct MatmulPlan {
         groupSizeField = Int64(shape.scheme.raw.group_size)
         scaleType = Int64(shape.scheme.scaleType.raw)
         codebookScope = Int64(shape.scheme.raw.codebook_scope)
+        codeBits = Int64(shape.scheme.width.bits)
         activation = Int64(shape.activation)
         isGated = shape.isGated ? 1 : 0
         hasStaticScales = shape.hasStaticScales ? 1 : 0
@@ -63,13 +65,15 @@ public struct MatmulPlan {
         residualType = Int64(shape.residualType?.raw ?? 0)
         expertCount = Int64(shape.expertCount)
 
-        let elementBytes: Int64 = switch shape.mode {
-        case .f32: 4
-        case .bf16: bfloatBytes
-        case .int8: 1
+        let bits: Int64 = switch shape.mode {
+        case .f32: 32
+        case .bf16: bfloatBytes * 8
+        case .int8: 8
+        case .binary: codeBits
         }
-        let codes = try CheckedSize(UInt64(layout.kPadded), "desc.k", argument: layout.k).times(UInt64(elementBytes))
-        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k", argument: layout.k).times(shape.mode == .int8 ? 8 : 4)
+        let hasPairs = shape.mode == .int8 || shape.mode == .binary
+        let codes = try CheckedSize(UInt64(layout.kPadded / 8), "desc.k", argument: layout.k).times(UInt64(bits))
+        let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k", argument: layout.k).times(hasPairs ? 8 : 4)
         let row = try codes.plus(groups.value).roundedUp(to: 64)
         preparedRowBytes = Int64(row.value)
         preparedScalesOffset = Int64(codes.value)

@@ -3,7 +3,7 @@ import CInt4Q
 
 /// A described product that was checked.
 public struct MatmulShape {
-    public enum Mode { case f32, int8, bf16 }
+    public enum Mode { case f32, int8, bf16, binary }
 
     public let mode: Mode
     public let m: Int64
@@ -61,6 +61,14 @@ public struct MatmulShape {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.mode", .integer(Int64(desc.mode)),
                           expected: "INT4Q_MODE_F32 with INT4Q_CODEBOOK_PER_ROW")
         }
+        if mode == .binary && !scheme.isFew {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.mode", .integer(Int64(desc.mode)),
+                          expected: "another INT4Q_MODE_* for weights that are neither BINARY nor TERNARY")
+        }
+        if mode == .bf16 && !scheme.width.isNibble {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.mode", .integer(Int64(desc.mode)),
+                          expected: "another INT4Q_MODE_* for codes that have not 4 bits")
+        }
         if expertCount > MatmulShape.mostExperts {
             throw .invalid("desc.expert_count", Int64(expertCount), expected: "at most", bound: UInt64(MatmulShape.mostExperts))
         }
@@ -76,6 +84,7 @@ extension MatmulShape.Mode {
         case Int(INT4Q_MODE_F32): self = .f32
         case Int(INT4Q_MODE_INT8): self = .int8
         case Int(INT4Q_MODE_BF16): self = .bf16
+        case Int(INT4Q_MODE_BINARY): self = .binary
         default: throw .invalid("desc.mode", Int64(raw), expected: "one of INT4Q_MODE_*")
         }
     }
@@ -85,6 +94,7 @@ extension MatmulShape.Mode {
         case .f32: Int64(INT4Q_MODE_F32)
         case .int8: Int64(INT4Q_MODE_INT8)
         case .bf16: Int64(INT4Q_MODE_BF16)
+        case .binary: Int64(INT4Q_MODE_BINARY)
         }
     }
 }

@@ -78,6 +78,7 @@ public struct Product {
         switch plan.mode {
         case Int64(INT4Q_MODE_F32): kernels.prepare_f32.unsafelyUnwrapped(&activations)
         case Int64(INT4Q_MODE_BF16): kernels.prepare_bf16.unsafelyUnwrapped(&activations)
+        case Int64(INT4Q_MODE_BINARY): kernels.prepare_binary.unsafelyUnwrapped(&activations)
         default: kernels.prepare_int8.unsafelyUnwrapped(&activations)
         }
     }
@@ -90,7 +91,8 @@ public struct Product {
             group_count: sizes.count,
             prepared: (scratch + slot * Int(plan.preparedRowBytes)).assumingMemoryBound(to: UInt8.self),
             scales_offset: plan.preparedScalesOffset, sums_offset: plan.preparedSumsOffset, steps: steps,
-            steps_stride: plan.groupSizeField == Int64(INT4Q_GROUP_PER_ROW) ? 0 : 1, share_factor: isShifted ? -8 : -1)
+            steps_stride: plan.groupSizeField == Int64(INT4Q_GROUP_PER_ROW) ? 0 : 1,
+            share_factor: isShifted ? -(1 << Int32(plan.codeBits - 1)) : -1, code_bits: Int32(plan.codeBits))
     }
 
     // MARK: Tiles
@@ -157,7 +159,7 @@ public struct Product {
         var product = i4q_product(
             blocks: layout.block(0, in: blob).assumingMemoryBound(to: UInt8.self),
             block_bytes: Int64(layout.blockBytes), scales_offset: Int64(layout.scalesOffset),
-            zeros_offset: Int64(layout.zerosOffset), scale_type: plan.scaleType, kind: plan.kind,
+            zeros_offset: Int64(layout.zerosOffset), scale_type: plan.scaleType, kind: plan.kind, code_bits: plan.codeBits,
             k_padded: layout.kPadded, group_size: layout.groupSize, group_count: layout.groupCount,
             codebook: hasTensorCodebook ? codebook(of: blob) : nil, codebooks_offset: Int64(layout.codebooksOffset),
             prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
@@ -166,6 +168,7 @@ public struct Product {
         switch plan.mode {
         case Int64(INT4Q_MODE_F32): kernels.tile_f32.unsafelyUnwrapped(&product, &tile)
         case Int64(INT4Q_MODE_BF16): kernels.tile_bf16.unsafelyUnwrapped(&product, &tile)
+        case Int64(INT4Q_MODE_BINARY): kernels.tile_binary.unsafelyUnwrapped(&product, &tile)
         default: multiplyInt8(&product, known ?? integerCodebook(blob), &tile)
         }
     }

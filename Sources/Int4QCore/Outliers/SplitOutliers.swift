@@ -118,8 +118,7 @@ extension QuantizedTensor {
         let index = groupIndex(row, column / layout.groupSize)
         var decoding = scheme.decoding(scale: scheme.scaleType.load(scales, index), zeroPoint: zeroPoints?[index] ?? 0,
                                        offset: offsets.map { scheme.scaleType.load($0, index) } ?? 0, codebook: codebook(row))
-        var code = codesRow(row)[column / 2]
-        if column & 1 == 1 { code = code &>> 4 }
+        var code = UInt8(truncatingIfNeeded: scheme.width.code(codesRow(row), column))
         var value: Float = 0
         kernels.decode.unsafelyUnwrapped(&decoding, &code, 1, &value)
         return value

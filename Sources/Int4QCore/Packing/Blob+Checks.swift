@@ -26,6 +26,7 @@ extension Blob {
         try requireEqual(tensor.layout.n, layout.n, "tensor.n")
         try requireEqual(tensor.layout.k, layout.k, "tensor.k")
         try requireEqual(Int64(tensor.scheme.raw.kind), Int64(scheme.raw.kind), "tensor.scheme.kind")
+        try requireEqual(Int64(tensor.scheme.width.bits), Int64(scheme.width.bits), "tensor.scheme.code_bits")
         try requireEqual(Int64(tensor.scheme.raw.group_size), Int64(scheme.raw.group_size), "tensor.scheme.group_size")
         try requireEqual(Int64(tensor.scheme.raw.scale_type), Int64(scheme.raw.scale_type), "tensor.scheme.scale_type")
         try requireEqual(Int64(tensor.scheme.raw.codebook_scope), Int64(scheme.raw.codebook_scope), "tensor.scheme.codebook_scope")

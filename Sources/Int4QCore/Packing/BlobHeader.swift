@@ -13,7 +13,7 @@ enum BlobHeader {
         static let checksums = 64, blocks = 72, blockBytes = 80, scales = 88, zeros = 96
         static let groupCount = 104, groupSize = 112, kPadded = 120
         static let codebook = 128
-        static let codebookScope = 192 // int32
+        static let codebookScope = 192, codeBits = 196 // int32 each; code_bits 0 unless 8
         static let codebooks = 200
         static let reserved = 208, checksum = 248
     }
@@ -46,6 +46,7 @@ enum BlobHeader {
         put(layout.groupSize, Offset.groupSize)
         put(layout.kPadded, Offset.kPadded)
         put(raw.codebook_scope, Offset.codebookScope)
+        put(scheme.wideBits, Offset.codeBits)
         put(layout.codebooksOffset, Offset.codebooks)
         if let codebook {
             for index in 0..<16 { put(codebook[index], Offset.codebook + 4 * index) }
@@ -80,6 +81,7 @@ public struct Blob {
         raw.code_range = get(Int32.self, BlobHeader.Offset.scheme + 16)
         raw.rounding = get(Int32.self, BlobHeader.Offset.scheme + 20)
         raw.codebook_scope = get(Int32.self, BlobHeader.Offset.codebookScope)
+        raw.code_bits = get(Int32.self, BlobHeader.Offset.codeBits)
         let n = get(Int64.self, BlobHeader.Offset.n), k = get(Int64.self, BlobHeader.Offset.k)
         do throws(Failure) {
             scheme = try Scheme(raw)
@@ -112,14 +114,14 @@ public struct Blob {
 
     private func checkDerivedFields(_ name: StaticString) throws(Failure) {
         typealias Field = (offset: Int, value: UInt64)
-        let scope = UInt64(UInt32(bitPattern: scheme.raw.codebook_scope))
+        let scope = UInt64(UInt32(bitPattern: scheme.raw.codebook_scope)) | UInt64(UInt32(bitPattern: scheme.wideBits)) << 32
         let fields: InlineArray<11, Field> = [
             (BlobHeader.Offset.totalBytes, layout.totalBytes), (BlobHeader.Offset.checksums, layout.checksumsOffset),
             (BlobHeader.Offset.blocks, layout.blocksOffset), (BlobHeader.Offset.blockBytes, layout.blockBytes),
             (BlobHeader.Offset.scales, layout.scalesOffset), (BlobHeader.Offset.zeros, layout.zerosOffset),
             (BlobHeader.Offset.groupCount, UInt64(layout.groupCount)), (BlobHeader.Offset.groupSize, UInt64(layout.groupSize)),
             (BlobHeader.Offset.kPadded, UInt64(layout.kPadded)), (BlobHeader.Offset.codebooks, layout.codebooksOffset),
-            (BlobHeader.Offset.codebookScope, scope), // and four zero bytes
+            (BlobHeader.Offset.codebookScope, scope), // and the bits of codes
         ]
         for index in 0..<11 {
             let stored = base.load(fromByteOffset: fields[index].offset, as: UInt64.self)

@@ -10,6 +10,9 @@ import CInt4Q
 ///     code row: 16 little-endian lanes of 32 bits, one per row of W; a lane holds eight neighbours in k:
 ///         bits  31..28 27..24 23..20 19..16 15..12 11..8   7..4   3..0
 ///         k     +7     +5     +3     +1     +6     +4     +2     +0
+///
+/// Codes of 8 bits take two code rows for eight neighbours, the low nibbles' places widened to bytes, then the high ones':
+///     bytes 3 2 1 0 are k +5 +1 +4 +0, then k +7 +3 +6 +2. Those of 1 and 2 bits: LaneOrder.swift.
 public struct BlobLayout {
     public static let headerBytes: UInt64 = 256
     public static let blockRows: Int64 = 16
@@ -42,7 +45,7 @@ public struct BlobLayout {
         groupCount = (k - 1) / groupSize + 1
         blockCount = (n - 1) / BlobLayout.blockRows + 1
 
-        let codes = try CheckedSize(UInt64(kPadded), "k", argument: k).times(8)
+        let codes = try CheckedSize(UInt64(kPadded), "k", argument: k).times(2 * UInt64(scheme.width.bits))
         let scales = try CheckedSize(UInt64(groupCount), "k", argument: k).times(16 * UInt64(scheme.scaleType.size)).roundedUp(to: 64)
         let zerosSize = BlobLayout.zerosSize(scheme)
         let zeros = try CheckedSize(UInt64(groupCount), "k", argument: k).times(16 * zerosSize).roundedUp(to: 64)
@@ -66,7 +69,7 @@ public struct BlobLayout {
         switch scheme.kind {
         case .asymmetric: 1
         case .offset: UInt64(scheme.scaleType.size)
-        case .symmetric, .codebook: 0
+        case .symmetric, .codebook, .binary, .ternary: 0
         }
     }
 

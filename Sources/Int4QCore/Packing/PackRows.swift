@@ -25,6 +25,47 @@ private func spreadEven(_ word: UInt32) -> UInt32 {
     return (bytes | bytes &<< 4) & 0x0f0f_0f0f
 }
 
+extension CodeWidth {
+    /// Stores a row's `index`-th 32 bits of codes in its lane, which is zero.
+    @inline(__always)
+    func put(_ word: UInt32, _ index: Int, lane: UnsafeMutableRawPointer) {
+        switch bits {
+        case 4: (lane + index &* 64).storeBytes(of: laneFromCodes(word), as: UInt32.self)
+        case 8: putBytes(word, half: index & 1, lane + index / 2 &* 128)
+        default: (lane + index &* 64).storeBytes(of: laneOrder(word, bits: bits), as: UInt32.self)
+        }
+    }
+
+    /// The inverse.
+    @inline(__always)
+    func word(_ index: Int, lane: UnsafeRawPointer) -> UInt32 {
+        switch bits {
+        case 4: codesFromLane((lane + index &* 64).load(as: UInt32.self))
+        case 8: bytes(half: index & 1, lane + index / 2 &* 128)
+        default: naturalOrder((lane + index &* 64).load(as: UInt32.self), bits: bits)
+        }
+    }
+
+    /// Four bytes, the first or the last of eight neighbours: the first two in one lane, the others in the lane behind it.
+    @inline(__always)
+    private func putBytes(_ word: UInt32, half: Int, _ lane: UnsafeMutableRawPointer) {
+        for byte in 0..<4 {
+            let code = UInt8(truncatingIfNeeded: word &>> (8 &* UInt32(truncatingIfNeeded: byte)))
+            lane.storeBytes(of: code, toByteOffset: byte / 2 &* 64 &+ (byte & 1) &* 2 &+ half, as: UInt8.self)
+        }
+    }
+
+    @inline(__always)
+    private func bytes(half: Int, _ lane: UnsafeRawPointer) -> UInt32 {
+        var word: UInt32 = 0
+        for byte in 0..<4 {
+            let code = lane.load(fromByteOffset: byte / 2 &* 64 &+ (byte & 1) &* 2 &+ half, as: UInt8.self)
+            word |= UInt32(code) &<< (8 &* UInt32(truncatingIfNeeded: byte))
+        }
+        return word
+    }
+}
+
 extension BlobLayout {
     /// Of a row that has one of its own.
     func store(codebook: UnsafePointer<Float>?, lane: Int, in block: UnsafeMutableRawPointer) {
@@ -66,29 +107,36 @@ public struct BlobPacker {
         let first = Int(index * BlobLayout.blockRows)
         let count = min(Int(BlobLayout.blockRows), Int(layout.n) - first)
         for lane in 0..<count {
-            packCodes(tensor.codesRow(first + lane), block + lane * 4)
+            try packCodes(first + lane, block + lane * 4)
             try packParameters(first + lane, block, lane)
             layout.store(codebook: tensor.codebook(first + lane), lane: lane, in: block)
         }
         layout.storeChecksum(of: index, in: blob)
     }
 
-    private func packCodes(_ codes: UnsafePointer<UInt8>, _ lane: UnsafeMutableRawPointer) {
-        let k = Int(layout.k)
-        let whole = k / 8
-        let source = UnsafeRawPointer(codes)
+    private func packCodes(_ row: Int, _ lane: UnsafeMutableRawPointer) throws(Failure) {
+        let width = tensor.scheme.width, k = Int(layout.k)
+        let source = UnsafeRawPointer(tensor.codesRow(row))
+        let whole = k / width.wordCodes
+        var excess: UInt32 = 0
         for index in 0..<whole {
             let word = (source + index &* 4).loadUnaligned(as: UInt32.self)
-            (lane + index &* 64).storeBytes(of: laneFromCodes(word), as: UInt32.self)
+            excess |= word & word &>> 1
+            width.put(word, index, lane: lane)
         }
-        if whole * 8 == k { return }
-        var word: UInt32 = 0
-        for element in whole * 8..<k {
-            let byte = codes[element / 2]
-            let code = element & 1 == 0 ? byte & 15 : byte >> 4
-            word |= UInt32(code) << (4 * UInt32(element - whole * 8))
+        let left = k &- whole &* width.wordCodes
+        if left > 0 {
+            var word: UInt32 = 0
+            for byte in 0..<width.bytes(left) {
+                word |= UInt32(source.load(fromByteOffset: whole &* 4 &+ byte, as: UInt8.self)) &<< (8 &* UInt32(truncatingIfNeeded: byte))
+            }
+            word &= (1 &<< UInt32(truncatingIfNeeded: left &* width.bits)) &- 1
+            excess |= word & word &>> 1
+            width.put(word, whole, lane: lane)
         }
-        (lane + whole * 64).storeBytes(of: laneFromCodes(word), as: UInt32.self)
+        if tensor.scheme.kind == .ternary && excess & 0x5555_5555 != 0 {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "tensor.codes", .block(row: Int64(row)), expected: "TERNARY's codes, 0 to 2")
+        }
     }
 
     private func packParameters(_ row: Int, _ block: UnsafeMutableRawPointer, _ lane: Int) throws(Failure) {
@@ -119,9 +167,10 @@ public struct BlobPacker {
     }
 
     private func requireZeroPoint(_ zeroPoint: UInt8, _ row: Int, _ group: Int) throws(Failure) {
-        if zeroPoint > 15 {
+        let largest = tensor.scheme.width.largest
+        if Int32(zeroPoint) > largest {
             throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "tensor.zero_points",
-                          .element(row: Int64(row), column: Int64(group), Float(zeroPoint)), expected: "at most", bound: 15)
+                          .element(row: Int64(row), column: Int64(group), Float(zeroPoint)), expected: "at most", bound: UInt64(largest))
         }
     }
 }

@@ -12,6 +12,9 @@ struct BlockSink: QuantizationSink {
 
     func codebook(_ row: Int) -> UnsafePointer<Float>? { codebooks?.row(row) }
 
+    /// Never asked for: such schemes are refused.
+    func given(row: Int, group: Int) -> GivenParameters { GivenParameters(scale: 0, zeroPoint: 0, offset: 0) }
+
     func put(_ parameters: GroupParameters, row: Int, group: Int) {
         let type = scheme.scaleType
         // A row's only group is repeated for each packed group.
@@ -24,15 +27,15 @@ struct BlockSink: QuantizationSink {
         }
     }
 
-    /// Columns start at a multiple of eight: groups and chunks do.
+    /// Columns start at the first code of 32 bits: groups and chunks do.
     func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int) {
-        let bytes = (count + 1) / 2
+        let width = scheme.width, bytes = width.bytes(count)
         let lane = block + (row - firstRow) * 4
         var index = 0
         while index < bytes {
             var word: UInt32 = 0
             for byte in index..<min(index + 4, bytes) { word |= UInt32(codes[byte]) << (8 * UInt32(byte - index)) }
-            lane.storeBytes(of: laneFromCodes(word), toByteOffset: (column / 8 + index / 4) * 64, as: UInt32.self)
+            width.put(word, column / width.wordCodes + index / 4, lane: lane)
             index += 4
         }
     }
@@ -56,6 +59,9 @@ public struct BlobQuantizer {
         self.source = source
         self.blob = blob
         self.kernels = kernels
+        if scheme.hasGivenScales {
+            throw .invalid("scheme.scale_rule", Int64(scheme.raw.scale_rule), expected: "another INT4Q_SCALE_* here: none are given")
+        }
         codebooks = try CallersCodebooks(scheme, codebook, n: layout.n, "codebook")
     }
 

@@ -14,9 +14,13 @@ struct BlobRow {
         lane = Int(row % BlobLayout.blockRows)
     }
 
-    /// Eight codes in order of k, low nibble first.
-    func codes(_ eighth: Int) -> UInt32 {
-        codesFromLane((block + (eighth &* 64 &+ lane &* 4)).load(as: UInt32.self))
+    /// The row's `index`-th 32 bits of codes, in order of k, the first in the lowest bits.
+    func word(_ index: Int) -> UInt32 { blob.scheme.width.word(index, lane: block + lane &* 4) }
+
+    func code(_ k: Int) -> Int {
+        let width = blob.scheme.width
+        let place = (k & (width.wordCodes &- 1)) &* width.bits
+        return Int(Int32(bitPattern: word(k / width.wordCodes) &>> UInt32(truncatingIfNeeded: place)) & width.largest)
     }
 
     /// What a code of a CODEBOOK stands for in this row.
@@ -66,13 +70,13 @@ public func writeCodebooks(_ blob: Blob, to codebooks: UnsafeMutablePointer<Floa
     for row in rows { BlobRow(blob, row).writeCodebook(to: codebooks + Int(row) &* 16) }
 }
 
-/// Writes ceil(k / 2) bytes; codes beyond k are zero in a blob, so a last odd row ends in a zero nibble.
+/// Writes a row's bytes; codes beyond k are zero in a blob, so what is left of the last byte is zero.
 private func unpackCodes(_ row: BlobRow, into codes: UnsafeMutablePointer<UInt8>, k: Int) {
-    let bytes = (k - 1) / 2 + 1
-    for eighth in 0..<(k - 1) / 8 + 1 {
-        let word = row.codes(eighth)
-        for byte in eighth &* 4..<min(eighth &* 4 &+ 4, bytes) {
-            codes[byte] = UInt8(truncatingIfNeeded: word &>> (8 &* UInt32(byte &- eighth &* 4)))
+    let bytes = row.blob.scheme.width.bytes(k)
+    for index in 0..<(bytes &+ 3) / 4 {
+        let word = row.word(index)
+        for byte in index &* 4..<min(index &* 4 &+ 4, bytes) {
+            codes[byte] = UInt8(truncatingIfNeeded: word &>> (8 &* UInt32(truncatingIfNeeded: byte &- index &* 4)))
         }
     }
 }
@@ -106,18 +110,19 @@ private func dequantize(_ row: BlobRow, _ codebook: UnsafePointer<Float>?, into 
     }
 }
 
-/// 64 codes at a time through a small buffer of nibbles in order.
+/// 64 codes at a time through a small buffer of codes in order.
 private func decode(_ row: BlobRow, _ decoding: i4q_decoding, _ begin: Int, _ end: Int,
                     into destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
-    withUnsafeTemporaryAllocation(byteCount: 32, alignment: 4) { buffer in
-        let nibbles = buffer.baseAddress.unsafelyUnwrapped
+    withUnsafeTemporaryAllocation(byteCount: 64, alignment: 4) { buffer in
+        let codes = buffer.baseAddress.unsafelyUnwrapped
+        let perWord = row.blob.scheme.width.wordCodes
         var index = begin
         while index < end {
             let count = min(end - index, 64)
-            for eighth in 0..<(count - 1) / 8 + 1 {
-                (nibbles + eighth &* 4).storeBytes(of: row.codes(index / 8 &+ eighth), as: UInt32.self)
+            for word in 0..<(count &+ perWord &- 1) / perWord {
+                (codes + word &* 4).storeBytes(of: row.word(index / perWord &+ word), as: UInt32.self)
             }
-            decoder.decode(decoding, nibbles.assumingMemoryBound(to: UInt8.self), count: count,
+            decoder.decode(decoding, codes.assumingMemoryBound(to: UInt8.self), count: count,
                            into: destination + index * decoder.type.size)
             index += count
         }

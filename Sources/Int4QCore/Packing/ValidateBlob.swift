@@ -36,13 +36,15 @@ extension Blob {
     }
 
     private func validateCodes(_ block: UnsafeRawPointer, _ used: Int, _ first: Int64) throws(Failure) {
-        for eighth in 0..<Int(layout.kPadded) / 8 {
-            let valid = min(max(Int(layout.k) - eighth * 8, 0), 8)
-            if valid == 8 && used == 16 { continue }
+        let width = scheme.width
+        for index in 0..<Int(layout.kPadded) / width.wordCodes {
+            let valid = min(max(Int(layout.k) - index * width.wordCodes, 0), width.wordCodes)
+            if valid == width.wordCodes && used == 16 && scheme.kind != .ternary { continue }
             for lane in 0..<16 {
-                let word = codesFromLane(block.load(fromByteOffset: eighth &* 64 &+ lane &* 4, as: UInt32.self))
-                let padding = lane < used ? (valid == 8 ? 0 : word >> (4 * UInt32(valid))) : word
-                if padding != 0 { throw corrupt(row: first, "zero padding after the codes") }
+                let word = width.word(index, lane: block + lane &* 4)
+                let own = lane < used ? valid * width.bits : 0
+                if own < 32 && word >> UInt32(own) != 0 { throw corrupt(row: first, "zero padding after the codes") }
+                if scheme.kind == .ternary && word & word >> 1 & 0x5555_5555 != 0 { throw corrupt(row: first, "TERNARY's codes, 0 to 2") }
             }
         }
     }
@@ -65,8 +67,8 @@ extension Blob {
         for index in 0..<Int(layout.groupCount) * 16 {
             let value = values.load(fromByteOffset: index, as: UInt8.self)
             let isRepeated = !scheme.isPerRow || value == values.load(fromByteOffset: index % 16, as: UInt8.self)
-            if value > (index % 16 < used ? 15 : 0) || !isRepeated {
-                throw corrupt(row: first, "zero points of at most 15, and zeros beyond the last row")
+            if Int32(value) > (index % 16 < used ? scheme.width.largest : 0) || !isRepeated {
+                throw corrupt(row: first, "zero points that are codes, and zeros beyond the last row")
             }
         }
     }

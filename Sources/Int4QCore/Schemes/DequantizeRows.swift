@@ -5,12 +5,26 @@ import CInt4QShims
 /// The values of one group of codes. Kinds without an offset have -0, which adds nothing, not even a sign.
 extension Scheme {
     func decoding(scale: Float, zeroPoint: UInt8, offset: Float, codebook: UnsafePointer<Float>?) -> i4q_decoding {
+        var decoding = i4q_decoding(scale: scale, offset: -0.0, zero: 0, codebook: nil)
+        decoding.code_bits = Int32(truncatingIfNeeded: width.bits)
         switch kind {
-        case .symmetric: i4q_decoding(scale: scale, offset: -0.0, zero: 8, codebook: nil)
-        case .asymmetric: i4q_decoding(scale: scale, offset: -0.0, zero: Int32(zeroPoint), codebook: nil)
-        case .offset: i4q_decoding(scale: scale, offset: offset, zero: 0, codebook: nil)
-        case .codebook: i4q_decoding(scale: scale, offset: -0.0, zero: 0, codebook: codebook)
+        case .symmetric: decoding.zero = width.middle
+        case .asymmetric: decoding.zero = Int32(zeroPoint)
+        case .offset: decoding.offset = offset
+        case .codebook: decoding.codebook = codebook
+        case .binary:
+            decoding.shift = 1
+            decoding.zero = 1
+        case .ternary: decoding.zero = 1
         }
+        return decoding
+    }
+}
+
+extension i4q_decoding {
+    /// Nibbles.
+    init(scale: Float, offset: Float, zero: Int32, codebook: UnsafePointer<Float>?) {
+        self.init(scale: scale, offset: offset, zero: zero, codebook: codebook, code_bits: 4, shift: 0)
     }
 }
 
@@ -21,13 +35,13 @@ struct RunDecoder {
     let type: ElementType
     let floats: UnsafeMutablePointer<Float>
 
-    /// `codes` starts at an even element.
+    /// `codes` starts at a whole byte.
     func decode(_ decoding: i4q_decoding, _ codes: UnsafePointer<UInt8>, count: Int, into destination: UnsafeMutableRawPointer) {
         var decoding = decoding
         var index = 0
         while index < count {
             let part = min(count - index, RunDecoder.chunk)
-            kernels.decode.unsafelyUnwrapped(&decoding, codes + index / 2, Int64(part), floats)
+            kernels.decode.unsafelyUnwrapped(&decoding, codes + index &* Int(decoding.code_bits) / 8, Int64(part), floats)
             kernels.store.unsafelyUnwrapped(floats, Int64(part), Int64(type.raw), destination + index * type.size)
             index += part
         }
@@ -53,7 +67,7 @@ private func dequantize(_ tensor: QuantizedTensor, _ row: Int, _ destination: Un
                                               zeroPoint: tensor.zeroPoints?[index] ?? 0,
                                               offset: tensor.offsets.map { type.load($0, index) } ?? 0,
                                               codebook: tensor.codebook(row))
-        decoder.decode(decoding, tensor.codesRow(row) + begin / 2, count: end - begin,
+        decoder.decode(decoding, tensor.codesRow(row) + tensor.scheme.width.bytes(begin), count: end - begin,
                        into: destination + begin * decoder.type.size)
     }
 }

@@ -19,9 +19,18 @@ struct GroupRange {
     var max: Float
     var signedLargest: Float = 0
     var firstSmallest: Float = 0
+    /// BINARY and TERNARY alone.
+    var meanMagnitude: Float = 0
 
     var largestMagnitude: Float { Swift.max(max.magnitude, min.magnitude) }
     var isConstant: Bool { min == max }
+}
+
+/// What the caller put into a tensor for a group.
+struct GivenParameters {
+    let scale: Float
+    let zeroPoint: UInt8
+    let offset: Float
 }
 
 extension Scheme {
@@ -31,22 +40,63 @@ extension Scheme {
         case .asymmetric: asymmetric(range)
         case .offset: usesGgmlRounding ? ggmlOffset(range) : usesMlxRounding ? mlxOffset(range) : floatOffset(range)
         case .codebook: codebook(range, table.unsafelyUnwrapped)
+        case .binary: binary(scaleType.rounded(range.meanMagnitude), table.unsafelyUnwrapped)
+        case .ternary: ternary(scaleType.rounded(scaleRule == Int(INT4Q_SCALE_AMAX_7) ? range.largestMagnitude : range.meanMagnitude))
         }
     }
 
+    /// Codes for parameters that are not to be chosen.
+    func parameters(_ given: GivenParameters, _ range: GroupRange, table: UnsafePointer<i4q_code_table>?) -> GroupParameters {
+        let zero: Int32 = kind == .symmetric ? width.middle : kind == .asymmetric ? Int32(given.zeroPoint) : 0
+        switch kind {
+        case .binary: return binary(given.scale, table.unsafelyUnwrapped)
+        case .ternary: return ternary(given.scale)
+        case .symmetric, .asymmetric, .offset, .codebook:
+            if given.scale == 0 { return zeroGroup(UInt8(truncatingIfNeeded: zero)) }
+        }
+        var parameters = linear(given.scale, zero: zero, low: isRestricted ? 1 : 0)
+        if kind == .codebook { parameters.encoding?.table = table }
+        if kind == .offset { parameters.subtract(given.offset, halved: !(range.max - given.offset).isFinite || !(range.min - given.offset).isFinite) }
+        return parameters
+    }
+
+    private func binary(_ scale: Float, _ table: UnsafePointer<i4q_code_table>) -> GroupParameters {
+        var parameters = linear(1, zero: 0, low: 0)
+        parameters.scale = scale
+        parameters.encoding?.table = table
+        return parameters
+    }
+
+    private func ternary(_ scale: Float) -> GroupParameters {
+        if scale == 0 { return zeroGroup(1) }
+        var parameters = linear(scale, zero: 1, low: 0)
+        parameters.encoding?.high = 2
+        return parameters
+    }
+
+    /// 7 or 127.
+    private var half: Float { Float(width.middle - 1) }
+
     private func symmetric(_ range: GroupRange) -> GroupParameters {
-        let low: Int32 = isRestricted ? 1 : 0
-        let isSigned = scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8)
-        if range.isConstant && !isSigned && range.min != 0 {
+        let middle = width.middle, low: Int32 = isRestricted ? 1 : 0
+        let isSigned = scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8), isPower = scaleRule == Int(INT4Q_SCALE_POWER_OF_TWO)
+        if range.isConstant && !isSigned && !isPower && range.min != 0 {
             // amax / 7 seldom gives the value back; the value itself as the scale does.
             let scale = scaleType.rounded(range.min.magnitude)
-            return scale == 0 ? zeroGroup(8) : only(range.min > 0 ? 9 : 7, scale)
+            return scale == 0 ? zeroGroup(UInt8(middle)) : only(UInt8(range.min > 0 ? middle + 1 : middle - 1), scale)
         }
-        let exact: Float = if isSigned { range.signedLargest / -8 }
-            else if scaleRule == Int(INT4Q_SCALE_AMAX_7) { range.largestMagnitude / 7 }
-            else { range.largestMagnitude / 7.5 }
-        let scale = scaleType.rounded(exact)
-        return scale == 0 ? zeroGroup(8) : linear(scale, zero: 8, low: low)
+        let exact: Float = if isSigned { range.signedLargest / -Float(middle) }
+            else if scaleRule == Int(INT4Q_SCALE_AMAX_7_5) { range.largestMagnitude / (half + 0.5) }
+            else { range.largestMagnitude / half }
+        let scale = scaleType.rounded(isPower ? powerOfTwo(notBelow: exact) : exact)
+        return scale == 0 ? zeroGroup(UInt8(middle)) : linear(scale, zero: middle, low: low)
+    }
+
+    private func powerOfTwo(notBelow value: Float) -> Float {
+        if value == 0 { return 0 }
+        // The power of two at or below a value, then the next one if that is less; a power of two above 2^127 is infinite.
+        let power = value.magnitude >= Float.leastNormalMagnitude ? Float(bitPattern: value.bitPattern & 0x7f80_0000) : Float.leastNormalMagnitude
+        return power < value ? power * 2 : power
     }
 
     private func asymmetric(_ range: GroupRange) -> GroupParameters {
@@ -56,9 +106,9 @@ extension Scheme {
             return range.min > 0 ? only(1, scale) : GroupParameters(scale: scale, zeroPoint: 1, onlyCode: 0)
         }
         let low = min(range.min, 0), high = max(range.max, 0)
-        let scale = scaleType.rounded(fifteenth(low, high))
+        let scale = scaleType.rounded(step(low, high))
         if scale == 0 { return zeroGroup(0) }
-        let zero = min(max((-low / scale).rounded(.toNearestOrEven), 0), 15)
+        let zero = min(max((-low / scale).rounded(.toNearestOrEven), 0), Float(width.largest))
         var parameters = linear(scale, zero: Int32(zero), low: 0)
         parameters.zeroPoint = UInt8(zero)
         return parameters
@@ -66,13 +116,9 @@ extension Scheme {
 
     private func floatOffset(_ range: GroupRange) -> GroupParameters {
         let offset = scaleType.rounded(range.min) + 0 // a zero without a sign
-        let scale = scaleType.rounded(fifteenth(range.min, range.max))
+        let scale = scaleType.rounded(step(range.min, range.max))
         var parameters = scale == 0 ? zeroGroup(0) : linear(scale, zero: 0, low: 0)
-        let gain: Float = (range.max - range.min).isFinite ? 1 : 0.5
-        parameters.encoding?.gain = gain
-        parameters.encoding?.scale = scale * gain
-        parameters.encoding?.offset = offset * gain
-        parameters.offset = offset
+        parameters.subtract(offset, halved: !(range.max - range.min).isFinite)
         return parameters
     }
 
@@ -101,7 +147,7 @@ extension Scheme {
     private func ggml(_ exact: Float, offset: Float, bias: Float) -> GroupParameters {
         let reciprocal = exact != 0 ? 1 / exact : 0
         let encoding = i4q_encoding(scale: exact, offset: offset, gain: 1, zero: 0, low: 0, high: 15, reciprocal: reciprocal,
-                                    ggml_bias: bias, table: nil)
+                                    ggml_bias: bias, table: nil, makes_bytes: 0)
         return GroupParameters(scale: scaleType.rounded(exact), encoding: encoding)
     }
 
@@ -126,16 +172,39 @@ extension Scheme {
 
     private func linear(_ scale: Float, zero: Int32, low: Int32) -> GroupParameters {
         GroupParameters(scale: scale, encoding: i4q_encoding(scale: scale, offset: 0, gain: 1, zero: zero, low: low,
-                                                             high: 15, reciprocal: 0, ggml_bias: 0, table: nil))
+                                                             high: width.largest, reciprocal: 0, ggml_bias: 0, table: nil,
+                                                             makes_bytes: 0))
     }
 
     private func only(_ code: UInt8, _ scale: Float) -> GroupParameters { GroupParameters(scale: scale, onlyCode: code) }
 
     private func zeroGroup(_ code: UInt8) -> GroupParameters { GroupParameters(scale: 0, onlyCode: code) }
 
-    /// (high - low) / 15, also where the difference alone would overflow.
-    private func fifteenth(_ low: Float, _ high: Float) -> Float {
+    /// (high - low) / 15 (of 8 bits 255), also where the difference alone would overflow.
+    private func step(_ low: Float, _ high: Float) -> Float {
         let difference = high - low
-        return difference.isFinite ? difference / 15 : Float((Double(high) - Double(low)) / 15)
+        return difference.isFinite ? difference / Float(width.largest) : Float((Double(high) - Double(low)) / Double(width.largest))
     }
+}
+
+extension GroupParameters {
+    /// Codes count from an offset; halved where the difference would overflow.
+    fileprivate mutating func subtract(_ offset: Float, halved: Bool) {
+        let gain: Float = halved ? 0.5 : 1
+        encoding?.gain = gain
+        encoding?.scale = scale * gain
+        encoding?.offset = offset * gain
+        self.offset = offset
+    }
+}
+
+/// BINARY's codes: 1 for all that is above the largest negative number, so for zeros of either sign.
+func makeSignTable(at memory: UnsafeMutableRawPointer) -> UnsafePointer<i4q_code_table> {
+    let table = memory.bindMemory(to: i4q_code_table.self, capacity: 1)
+    table.initialize(to: i4q_code_table())
+    let limits = memory.assumingMemoryBound(to: Float.self), steps = (memory + 64).assumingMemoryBound(to: Int32.self)
+    for index in 0..<16 { limits[index] = .infinity }
+    limits[0] = -Float.leastNonzeroMagnitude
+    steps[0] = 1
+    return UnsafePointer(table)
 }

@@ -3,8 +3,11 @@ import CInt4Q
 import CInt4QShims
 
 extension Scheme {
-    /// Whether the kernel that quantizes 16 rows at once knows the rules; it does not know tables of single rows.
-    var roundsInBlocks: Bool { !usesGgmlRounding && !hasRowCodebooks }
+    /// Whether the kernel that quantizes 16 rows at once knows the rules; it does not know tables of single rows, nor codes that are
+    /// no nibbles.
+    var roundsInBlocks: Bool {
+        width.isNibble && !usesGgmlRounding && !hasRowCodebooks && !hasGivenScales && scaleRule != Int(INT4Q_SCALE_POWER_OF_TWO)
+    }
 
     /// For the kernel: what it is to know of the scheme.
     func blockQuantization(groupSize: Int, table: UnsafePointer<i4q_code_table>?) -> i4q_block_quantization {

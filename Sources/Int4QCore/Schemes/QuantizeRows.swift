@@ -9,7 +9,9 @@ protocol QuantizationSink {
     func codebook(_ row: Int) -> UnsafePointer<Float>?
     /// Parameters of a group of the scheme, all finite.
     func put(_ parameters: GroupParameters, row: Int, group: Int)
-    /// `count` codes from an even column on, two to a byte, low nibble first, a last odd one with a zero nibble.
+    /// SCALE_GIVEN alone: what the caller put there.
+    func given(row: Int, group: Int) -> GivenParameters
+    /// `count` codes from a column on that begins 32 bits of codes, packed as in tensors, unused bits zero.
     func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int)
 }
 
@@ -18,7 +20,7 @@ struct QuantizingMemory {
     private let base: UnsafeMutableRawPointer
 
     static func use(_ body: (QuantizingMemory) throws(Failure) -> Void) throws(Failure) {
-        try StackMemory<357>.use { (base) throws(Failure) in try body(QuantizingMemory(base: base)) }
+        try StackMemory<359>.use { (base) throws(Failure) in try body(QuantizingMemory(base: base)) }
     }
 
     static var blockColumns: Int { 256 }
@@ -29,7 +31,7 @@ struct QuantizingMemory {
     var floats: UnsafeMutablePointer<Float> { (block + 4096).assumingMemoryBound(to: Float.self) }
     var codes: UnsafeMutablePointer<UInt8> { (block + 4096 + 1024).assumingMemoryBound(to: UInt8.self) }
     /// 192 bytes.
-    var table: UnsafeMutableRawPointer { block + 4096 + 1024 + 128 }
+    var table: UnsafeMutableRawPointer { block + 4096 + 1024 + 256 }
 }
 
 /// Quantizes rows of a matrix, a group at a time, through buffers that hold the largest fixed group.
@@ -42,7 +44,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
     let kernels: i4q_kernels
     let floats: UnsafeMutablePointer<Float>
     let codes: UnsafeMutablePointer<UInt8>
-    /// CODEBOOK's alone, of the row that was begun.
+    /// CODEBOOK's, of the row that was begun, and BINARY's.
     let table: UnsafePointer<i4q_code_table>?
 
     /// `row` is the first one that it begins with.
@@ -52,7 +54,8 @@ struct RowQuantizer<Sink: QuantizationSink> {
         self.kernels = kernels
         floats = memory.floats
         codes = memory.codes
-        table = sink.codebook(row).map { sink.scheme.makeTable($0, at: memory.table) }
+        table = sink.scheme.kind == .binary ? makeSignTable(at: memory.table)
+            : sink.codebook(row).map { sink.scheme.makeTable($0, at: memory.table) }
     }
 
     /// Before a row's groups: makes the table of its codebook, if it has one of its own.
@@ -66,10 +69,17 @@ struct RowQuantizer<Sink: QuantizationSink> {
         let begin = group * size
         let end = min(begin + size, source.columns)
         let range = try findRange(row, begin, end)
-        let parameters = sink.scheme.parameters(for: range, table: table)
-        try requireFits(parameters.scale, row, begin)
-        try requireFits(parameters.offset, row, begin)
-        sink.put(parameters, row: row, group: group)
+        let parameters: GroupParameters
+        if sink.scheme.hasGivenScales {
+            let given = sink.given(row: row, group: group)
+            try require(given, row, group)
+            parameters = sink.scheme.parameters(given, range, table: table)
+        } else {
+            parameters = sink.scheme.parameters(for: range, table: table)
+            try requireFits(parameters.scale, row, begin)
+            try requireFits(parameters.offset, row, begin)
+            sink.put(parameters, row: row, group: group)
+        }
         encode(parameters, row, begin, end)
     }
 
@@ -78,10 +88,24 @@ struct RowQuantizer<Sink: QuantizationSink> {
         kernels.load.unsafelyUnwrapped(pointer, Int64(source.type.raw), Int64(count), floats)
     }
 
+    private func require(_ given: GivenParameters, _ row: Int, _ group: Int) throws(Failure) {
+        let largest = sink.scheme.width.largest
+        if !given.scale.isFinite || !given.offset.isFinite {
+            throw Failure(INT4Q_ERROR_NOT_FINITE, given.scale.isFinite ? "tensor.offsets" : "tensor.scales",
+                          .element(row: Int64(row), column: Int64(group), given.scale.isFinite ? given.offset : given.scale),
+                          expected: "finite values")
+        }
+        if Int32(given.zeroPoint) > largest {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "tensor.zero_points",
+                          .element(row: Int64(row), column: Int64(group), Float(given.zeroPoint)), expected: "at most", bound: UInt64(largest))
+        }
+    }
+
     // MARK: Range
 
     private func findRange(_ row: Int, _ begin: Int, _ end: Int) throws(Failure) -> GroupRange {
         var range = GroupRange(min: .infinity, max: -.infinity)
+        var sums = SIMD4<Double>(repeating: 0)
         var index = begin
         while index < end {
             let count = min(end - index, RowQuantizer.chunk)
@@ -96,10 +120,25 @@ struct RowQuantizer<Sink: QuantizationSink> {
             }
             range.min = min(range.min, part.min)
             range.max = max(range.max, part.max)
+            if sink.scheme.isFew { sums += sumOfMagnitudes(count) }
             index += count
         }
+        range.meanMagnitude = Float((sums[0] + sums[1] + (sums[2] + sums[3])) / Double(end - begin))
         findFirsts(&range, row, begin, end)
         return range
+    }
+
+    /// Element i to sum i mod 4; chunks are a multiple of 4.
+    private func sumOfMagnitudes(_ count: Int) -> SIMD4<Double> {
+        var sums = SIMD4<Double>(repeating: 0)
+        for index in count..<(count + 3) & ~3 { floats[index] = 0 }
+        var index = 0
+        while index < count {
+            sums += SIMD4(Double(floats[index].magnitude), Double(floats[index + 1].magnitude), Double(floats[index + 2].magnitude),
+                          Double(floats[index + 3].magnitude))
+            index += 4
+        }
+        return sums
     }
 
     /// The sign of the first element of largest magnitude, where both signs occur; and, for ggml, of the first smallest,
@@ -135,7 +174,9 @@ struct RowQuantizer<Sink: QuantizationSink> {
             let count = min(end - index, RowQuantizer.chunk)
             if var encoding = parameters.encoding {
                 if !isLoaded { load(row, index, count) }
+                encoding.makes_bytes = sink.scheme.width.isNibble ? 0 : 1
                 kernels.encode.unsafelyUnwrapped(&encoding, floats, Int64(count), codes)
+                if !sink.scheme.width.isNibble { sink.scheme.width.pack(codes, count: count) }
             } else {
                 fill(parameters.onlyCode, count)
             }
@@ -145,8 +186,10 @@ struct RowQuantizer<Sink: QuantizationSink> {
     }
 
     private func fill(_ code: UInt8, _ count: Int) {
-        for index in 0..<count / 2 { codes[index] = code | code << 4 }
-        if count & 1 == 1 { codes[count / 2] = code }
+        let width = sink.scheme.width, bytes = width.bytes(count)
+        for index in 0..<bytes { codes[index] = width.repeated(code) }
+        let used = count &* width.bits & 7
+        if used != 0 { codes[bytes - 1] &= (1 &<< UInt8(truncatingIfNeeded: used)) &- 1 }
     }
 }
 
@@ -164,8 +207,15 @@ struct TensorSink: QuantizationSink {
         if let offsets = tensor.offsets { type.store(parameters.offset, offsets, index) }
     }
 
+    func given(row: Int, group: Int) -> GivenParameters {
+        let index = tensor.groupIndex(row, group), type = tensor.scheme.scaleType
+        return GivenParameters(scale: type.load(tensor.scales, index), zeroPoint: tensor.zeroPoints?[index] ?? 0,
+                               offset: tensor.offsets.map { type.load($0, index) } ?? 0)
+    }
+
     func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int) {
-        (tensor.codesRow(row) + column / 2).update(from: codes, count: (count + 1) / 2)
+        let width = tensor.scheme.width
+        (tensor.codesRow(row) + width.bytes(column)).update(from: codes, count: width.bytes(count))
     }
 }
 

@@ -3,11 +3,12 @@ import CInt4Q
 
 /// A scheme descriptor that was checked: every field is known and the combination makes sense.
 public struct Scheme {
-    public enum Kind { case symmetric, asymmetric, offset, codebook }
+    public enum Kind { case symmetric, asymmetric, offset, codebook, binary, ternary }
 
     public let raw: int4q_scheme
     public let kind: Kind
     public let scaleType: ElementType
+    public let width: CodeWidth
 
     public var isPerRow: Bool { raw.group_size == int32(INT4Q_GROUP_PER_ROW) }
     public var usesGgmlRounding: Bool { raw.rounding == int32(INT4Q_ROUNDING_GGML) }
@@ -16,10 +17,17 @@ public struct Scheme {
     /// Whether each row has a codebook of its own.
     public var hasRowCodebooks: Bool { raw.codebook_scope == int32(INT4Q_CODEBOOK_PER_ROW) }
     public var hasUnitScale: Bool { raw.scale_rule == int32(INT4Q_SCALE_ONE) }
+    /// Whether scales, zero points and offsets are the caller's.
+    public var hasGivenScales: Bool { raw.scale_rule == int32(INT4Q_SCALE_GIVEN) }
+    /// Of 1 or 2 bits.
+    var isFew: Bool { kind == .binary || kind == .ternary }
+    /// code_bits as blobs and plans have it: 0 unless codes are wider than the kind's own.
+    var wideBits: Int32 { width.bits == 8 ? 8 : 0 }
     public var isRestricted: Bool { raw.code_range == int32(INT4Q_RANGE_RESTRICTED) }
     public var scaleRule: Int {
         let rule = Int(raw.scale_rule)
-        return rule == Int(INT4Q_SCALE_DEFAULT) ? Int(INT4Q_SCALE_SIGNED_MAX_8) : rule
+        if rule != Int(INT4Q_SCALE_DEFAULT) { return rule }
+        return width.bits == 8 ? Int(INT4Q_SCALE_AMAX_7) : Int(INT4Q_SCALE_SIGNED_MAX_8)
     }
 
     public init(_ raw: int4q_scheme) throws(Failure) {
@@ -28,9 +36,12 @@ public struct Scheme {
         case Int(INT4Q_KIND_ASYMMETRIC): kind = .asymmetric
         case Int(INT4Q_KIND_OFFSET): kind = .offset
         case Int(INT4Q_KIND_CODEBOOK): kind = .codebook
+        case Int(INT4Q_KIND_BINARY): kind = .binary
+        case Int(INT4Q_KIND_TERNARY): kind = .ternary
         default: throw .invalid("scheme.kind", Int64(raw.kind), expected: "one of INT4Q_KIND_*")
         }
         scaleType = try ElementType(raw.scale_type, "scheme.scale_type")
+        width = try CodeWidth(kind, raw.code_bits)
         self.raw = raw
         try checkGroupSize()
         try checkConventions()
@@ -43,7 +54,9 @@ public struct Scheme {
 
     private func checkGroupSize() throws(Failure) {
         switch raw.group_size {
-        case 16, 32, 64, 128, 256: return
+        case 16:
+            if isFew { throw .invalid("scheme.group_size", 16, expected: "32 or more with this kind") }
+        case 32, 64, 128, 256: return
         default:
             if !isPerRow {
                 throw .invalid("scheme.group_size", Int64(raw.group_size),
@@ -54,16 +67,10 @@ public struct Scheme {
 
     private func checkConventions() throws(Failure) {
         let rule = Int(raw.scale_rule)
-        if rule < Int(INT4Q_SCALE_DEFAULT) || rule > Int(INT4Q_SCALE_ONE) {
+        if rule < Int(INT4Q_SCALE_DEFAULT) || rule > Int(INT4Q_SCALE_GIVEN) {
             throw .invalid("scheme.scale_rule", Int64(rule), expected: "one of INT4Q_SCALE_*")
         }
-        if hasUnitScale && kind != .codebook {
-            throw .invalid("scheme.scale_rule", Int64(rule), expected: "another INT4Q_SCALE_* with this kind")
-        }
-        if kind != .symmetric && rule != Int(INT4Q_SCALE_DEFAULT) && !hasUnitScale {
-            throw .invalid("scheme.scale_rule", Int64(rule), expected: kind == .codebook
-                ? "INT4Q_SCALE_DEFAULT or INT4Q_SCALE_ONE with this kind" : "INT4Q_SCALE_DEFAULT with this kind")
-        }
+        if !isScaleRuleOfKind(rule) { throw .invalid("scheme.scale_rule", Int64(rule), expected: "another INT4Q_SCALE_* with this kind") }
         if !isRestricted && raw.code_range != int32(INT4Q_RANGE_FULL) {
             throw .invalid("scheme.code_range", Int64(raw.code_range), expected: "one of INT4Q_RANGE_*")
         }
@@ -74,16 +81,27 @@ public struct Scheme {
         try checkRounding()
     }
 
+    private func isScaleRuleOfKind(_ rule: Int) -> Bool {
+        if rule == Int(INT4Q_SCALE_DEFAULT) || hasGivenScales { return true }
+        return switch kind {
+        case .symmetric: !hasUnitScale
+        case .codebook: hasUnitScale
+        case .ternary: rule == Int(INT4Q_SCALE_AMAX_7)
+        case .asymmetric, .offset, .binary: false
+        }
+    }
+
     private func checkRounding() throws(Failure) {
         if !usesGgmlRounding && !usesLogarithms && !usesMlxRounding && raw.rounding != int32(INT4Q_ROUNDING_NEAREST_EVEN) {
             throw .invalid("scheme.rounding", Int64(raw.rounding), expected: "one of INT4Q_ROUNDING_*")
         }
-        let isGgmlScheme = kind == .offset || (kind == .symmetric && scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8))
-        if usesGgmlRounding && !isGgmlScheme {
+        let isGgmlKind = kind == .offset || (kind == .symmetric && scaleRule == Int(INT4Q_SCALE_SIGNED_MAX_8))
+        let hasOwnRounding = width.isNibble && !hasGivenScales
+        if usesGgmlRounding && !(isGgmlKind && hasOwnRounding) {
             throw .invalid("scheme.rounding", Int64(raw.rounding),
                            expected: "INT4Q_ROUNDING_NEAREST_EVEN with this kind and scale rule")
         }
-        if (usesLogarithms && kind != .codebook) || (usesMlxRounding && kind != .offset) {
+        if (usesLogarithms && kind != .codebook) || (usesMlxRounding && !(kind == .offset && hasOwnRounding)) {
             throw .invalid("scheme.rounding", Int64(raw.rounding), expected: "another INT4Q_ROUNDING_* with this kind")
         }
     }
@@ -100,8 +118,24 @@ public struct Scheme {
 
     private func checkReserved() throws(Failure) {
         let r = raw.reserved
-        let all = r.0 | r.1 | r.2 | r.3 | r.4
+        let all = r.0 | r.1 | r.2 | r.3
         if all != 0 { throw .invalid("scheme.reserved", Int64(all), expected: "0") }
+    }
+}
+
+extension CodeWidth {
+    /// 0 stands for the kind's own.
+    fileprivate init(_ kind: Scheme.Kind, _ field: Int32) throws(Failure) {
+        let own: Int32 = switch kind {
+        case .binary: 1
+        case .ternary: 2
+        case .symmetric, .asymmetric, .offset, .codebook: 4
+        }
+        let mayBeWide = kind == .symmetric || kind == .asymmetric || kind == .offset
+        if field != 0 && field != own && !(field == 8 && mayBeWide) {
+            throw .invalid("scheme.code_bits", Int64(field), expected: "0, or what the kind can have")
+        }
+        bits = Int(field == 0 ? own : field)
     }
 }
 

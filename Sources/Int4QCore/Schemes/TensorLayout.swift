@@ -21,7 +21,7 @@ public struct TensorLayout {
         let size = scheme.groupSize(k: k)
         groupSize = Int(size)
         groupsPerRow = (k - 1) / size + 1
-        codesRowBytes = UInt64((k - 1) / 2 + 1)
+        codesRowBytes = scheme.width.bytes(k)
         codesBytes = try CheckedSize(UInt64(n), "n").times(codesRowBytes).value
         let groups = try CheckedSize(UInt64(n), "n").times(UInt64(groupsPerRow))
         scalesBytes = try groups.times(UInt64(scheme.scaleType.size)).value

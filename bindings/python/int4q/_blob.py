@@ -77,7 +77,7 @@ def check_alike(blob: Any, name: str, like: Blob) -> None:
 
     def traits(of: Blob) -> tuple[Any, ...]:
         scheme = of.scheme
-        return of.shape, scheme.kind, scheme.group_size, scheme.scale_type, scheme.codebook_scope
+        return of.shape, scheme.kind, scheme.group_size, scheme.scale_type, scheme.codebook_scope, scheme.bits
 
     if traits(blob) != traits(like):
         raise ValueError(f"{name} is {blob.n} x {blob.k}, {blob.scheme}; expected {like.n} x {like.k}, {like.scheme}")

@@ -34,16 +34,20 @@ class Kind(enum.IntEnum):
     ASYMMETRIC = 2
     OFFSET = 3
     CODEBOOK = 4
+    BINARY = 5
+    TERNARY = 6
 
 
 class ScaleRule(enum.IntEnum):
-    """How a scale comes from its group: three rules for symmetric schemes, ONE for codebooks."""
+    """How a scale comes from its group: four rules for symmetric schemes, ONE for codebooks; GIVEN: it is the caller's."""
 
     DEFAULT = 0
     AMAX_7 = 1
     AMAX_7_5 = 2
     SIGNED_MAX_8 = 3
     ONE = 4
+    POWER_OF_TWO = 5
+    GIVEN = 6
 
 
 class CodeRange(enum.IntEnum):
@@ -102,6 +106,7 @@ class Mode(enum.IntEnum):
     F32 = 1
     INT8 = 2
     BF16 = 3
+    BINARY = 4
 
 
 class Activation(enum.IntEnum):

@@ -60,7 +60,8 @@ class SchemeStruct(Structure):
         ("code_range", c_int32),
         ("rounding", c_int32),
         ("codebook_scope", c_int32),
-        ("reserved", c_int32 * 5),
+        ("code_bits", c_int32),
+        ("reserved", c_int32 * 4),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a 4-bit code means and how it is chosen."""
+"""What a code means and how it is chosen."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ def _nested(array: np.ndarray) -> CodebookValues:
     return tuple(array.tolist()) if array.ndim == 1 else tuple(tuple(row) for row in array.tolist())
 
 
+def _wide(bits: int) -> int:
+    """What scheme.code_bits has for codes of `bits`; others than 4 and 8 are left to the library to refuse."""
+    return 0 if bits == 4 else bits
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """A way to turn floats into 4-bit codes.
+    """A way to turn floats into codes of 4 bits, or of 8, 2 or 1.
 
-    Use one of the constructors: `symmetric`, `asymmetric`, `offset`, `codebook`, `ggml_q4_0`, `ggml_q4_1`. A row of
+    Use one of the constructors: `symmetric`, `asymmetric`, `offset`, `codebook`, `ggml_q4_0`, `ggml_q4_1`, `mlx`,
+    `binary`, `ternary`; `given` takes scales of your own. A row of
     weights is cut into groups of `group_size` neighbours (16, 32, 64, 128, 256 or PER_ROW); each group has a scale of
     `scale_type`. Whether the parts fit together is checked by the library when the scheme is used.
 
@@ -40,6 +46,8 @@ class Scheme:
     rounding: Rounding = Rounding.NEAREST_EVEN
     codebook_values: CodebookValues | None = None
     codebook_scope: CodebookScope = CodebookScope.TENSOR
+    code_bits: int = 0
+    """0 for the kind's own; 8 for SYMMETRIC, ASYMMETRIC and OFFSET with a byte for each code."""
 
     @classmethod
     def symmetric(
@@ -49,19 +57,45 @@ class Scheme:
         scale_type: Type = Type.F16,
         scale_rule: ScaleRule = ScaleRule.DEFAULT,
         code_range: CodeRange = CodeRange.FULL,
+        bits: int = 4,
     ) -> Scheme:
-        """w = s * (q - 8)"""
-        return cls(Kind.SYMMETRIC, group_size, scale_type, scale_rule, code_range)
+        """w = s * (q - 8), or with bits=8 s * (q - 128)"""
+        return cls(Kind.SYMMETRIC, group_size, scale_type, scale_rule, code_range, code_bits=_wide(bits))
 
     @classmethod
-    def asymmetric(cls, group_size: int = 32, *, scale_type: Type = Type.F16) -> Scheme:
-        """w = s * (q - z), z an integer in 0..15"""
-        return cls(Kind.ASYMMETRIC, group_size, scale_type)
+    def asymmetric(cls, group_size: int = 32, *, scale_type: Type = Type.F16, bits: int = 4) -> Scheme:
+        """w = s * (q - z), z an integer in 0..15, or with bits=8 in 0..255"""
+        return cls(Kind.ASYMMETRIC, group_size, scale_type, code_bits=_wide(bits))
 
     @classmethod
-    def offset(cls, group_size: int = 32, *, scale_type: Type = Type.F16) -> Scheme:
-        """w = s * q + o, o of the scale's type"""
-        return cls(Kind.OFFSET, group_size, scale_type)
+    def offset(cls, group_size: int = 32, *, scale_type: Type = Type.F16, bits: int = 4) -> Scheme:
+        """w = s * q + o, o of the scale's type; codes of 4 or 8 bits"""
+        return cls(Kind.OFFSET, group_size, scale_type, code_bits=_wide(bits))
+
+    @classmethod
+    def binary(cls, group_size: int = 128, *, scale_type: Type = Type.F16) -> Scheme:
+        """w = -s or s, s the mean magnitude of a group of 32 or more: one bit (XNOR-Net)"""
+        return cls(Kind.BINARY, group_size, scale_type)
+
+    @classmethod
+    def ternary(
+        cls, group_size: int = 128, *, scale_type: Type = Type.F16, scale_rule: ScaleRule = ScaleRule.DEFAULT
+    ) -> Scheme:
+        """w = -s, 0 or s: two bits (BitNet b1.58). s is the mean magnitude; with ScaleRule.AMAX_7 the largest (ggml)"""
+        return cls(Kind.TERNARY, group_size, scale_type, scale_rule)
+
+    def given(self) -> Scheme:
+        """The same with scales, zero points and offsets that `quantize` is given instead of finding them."""
+        return self._with_rule(ScaleRule.GIVEN)
+
+    @property
+    def bits(self) -> int:
+        """Of a code: 1, 2, 4 or 8."""
+        return self.code_bits or {Kind.BINARY: 1, Kind.TERNARY: 2}.get(self.kind, 4)
+
+    def code_row_bytes(self, k: int) -> int:
+        """Bytes of a tensor's row of k codes."""
+        return -(-k * self.bits // 8)
 
     @classmethod
     def codebook(
@@ -132,6 +166,7 @@ class Scheme:
             self.code_range,
             self.rounding,
             self.codebook_scope,
+            self.code_bits,
         )
 
     @classmethod
@@ -148,6 +183,7 @@ class Scheme:
             Rounding(struct.rounding),
             _nested(np.asarray(codebook, np.float32)) if has_values else None,
             scope,
+            struct.code_bits,
         )
 
     def codebook_array(self) -> np.ndarray | None:
@@ -156,7 +192,8 @@ class Scheme:
 
     def __str__(self) -> str:
         group = "row" if self.group_size == PER_ROW else str(self.group_size)
-        parts = [self.kind.name.lower(), f"group {group}", f"{self.scale_type.name.lower()} scales"]
+        name = self.kind.name.lower() + (" 8 bits" if self.code_bits == 8 else "")
+        parts = [name, f"group {group}", f"{self.scale_type.name.lower()} scales"]
         if self.scale_rule == ScaleRule.ONE:
             parts.append("all 1")
         elif self.scale_rule != ScaleRule.DEFAULT:
@@ -164,7 +201,7 @@ class Scheme:
         if self.codebook_scope == CodebookScope.ROW:
             parts.insert(1, "one for each row")
         if self.code_range != CodeRange.FULL:
-            parts.append("codes -7..7")
+            parts.append("codes -127..127" if self.code_bits == 8 else "codes -7..7")
         if self.rounding == Rounding.GGML:
             parts.append("ggml rounding")
         if self.rounding == Rounding.MLX:

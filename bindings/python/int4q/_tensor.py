@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _native
 from ._arrays import as_type, dtype_of, input_matrix, new_matrix, output_matrix
-from ._enums import CodebookScope, Kind, Type
+from ._enums import CodebookScope, Kind, ScaleRule, Type
 from ._rows import for_rows
 from ._scheme import Scheme
 
@@ -30,9 +30,10 @@ def _bytes(array: np.ndarray | None) -> int:
 class QuantizedTensor:
     """A quantized n x k matrix.
 
-    codes        uint8[n][ceil(k / 2)]: element k in the low nibble of byte k / 2 if k is even, else in the high one
+    codes        uint8[n][ceil(k * bits / 8)]: codes of `scheme.bits` one after the other, the first in the lowest bits of
+                 a byte; so of 4 bits element k is in the low nibble of byte k / 2 if k is even, else in the high one
     scales       [n][groups_per_row], of the scheme's scale type (bfloat16 as uint16 bits without ml_dtypes)
-    zero_points  uint8[n][groups_per_row], 0..15, for ASYMMETRIC, else None
+    zero_points  uint8[n][groups_per_row], 0..15 or, with 8 bits, 0..255, for ASYMMETRIC, else None
     offsets      as scales, for OFFSET, else None
     codebook     float32[16] for CODEBOOK, with values for each row float32[n][16], else None
     """
@@ -52,7 +53,7 @@ class QuantizedTensor:
         scale_dtypes = {dtype_of(self.scheme.scale_type)}
         if self.scheme.scale_type == Type.BF16:
             scale_dtypes.add(np.dtype(np.uint16))
-        self._check("codes", self.codes, (self.n, (self.k + 1) // 2), {np.dtype(np.uint8)})
+        self._check("codes", self.codes, (self.n, self.scheme.code_row_bytes(self.k)), {np.dtype(np.uint8)})
         self._check("scales", self.scales, (self.n, groups), scale_dtypes)
         self._check("zero_points", self.zero_points, (self.n, groups), {np.dtype(np.uint8)})
         self._check("offsets", self.offsets, (self.n, groups), scale_dtypes)
@@ -116,11 +117,11 @@ class QuantizedTensor:
         return sum(_bytes(part) for part in parts)
 
     def code_matrix(self) -> np.ndarray:
-        """uint8[n][k]: one code, 0..15, per element."""
-        codes = np.empty((self.n, 2 * self.codes.shape[1]), np.uint8)
-        codes[:, 0::2] = self.codes & 15
-        codes[:, 1::2] = self.codes >> 4
-        return codes[:, : self.k]
+        """uint8[n][k]: one code per element, 0..15, with 8 bits 0..255, for TERNARY 0..2, for BINARY 0 and 1."""
+        bits = self.scheme.bits
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = (self.codes[:, :, None] >> shifts) & np.uint8(2**bits - 1)
+        return codes.reshape(self.n, -1)[:, : self.k]
 
     def dequantize(
         self, dtype: Any = np.float32, *, out: np.ndarray | None = None, threads: int | None = None
@@ -159,6 +160,24 @@ class QuantizedTensor:
         return Blob.pack(self, threads=threads)
 
 
+def _fill_given(tensor: QuantizedTensor, **given: Any) -> None:
+    """Parts that are the caller's, for a scheme that wants them."""
+    is_given = tensor.scheme.scale_rule == ScaleRule.GIVEN
+    for name, values in given.items():
+        part = getattr(tensor, name)
+        if (values is not None) != (is_given and part is not None):
+            expected = "values" if is_given and part is not None else "None with this scheme"
+            raise ValueError(f"{name} is {'given' if values is not None else 'None'}; expected {expected}")
+        if values is None:
+            continue
+        array = np.asarray(values)
+        if name == "zero_points" and np.any(array != array.astype(np.uint8)):
+            raise ValueError("zero_points has values that are no integers from 0 to 255")
+        if name != "zero_points" and part.dtype == np.uint16 and array.dtype != np.uint16:
+            raise TypeError(f"{name} has dtype {array.dtype}; expected uint16, the bits of bfloat16 (or install ml_dtypes)")
+        part[...] = array
+
+
 def checked_scheme(scheme: Scheme | None, rows: int) -> Scheme:
     """The scheme, by default the symmetric one. ValueError for a codebook scheme without its values, or for other rows."""
     scheme = scheme or Scheme.symmetric()
@@ -171,12 +190,22 @@ def checked_scheme(scheme: Scheme | None, rows: int) -> Scheme:
 
 
 def quantize(
-    weights: Any, scheme: Scheme | None = None, *, element_type: Any = None, threads: int | None = None
+    weights: Any,
+    scheme: Scheme | None = None,
+    *,
+    element_type: Any = None,
+    threads: int | None = None,
+    scales: Any = None,
+    zero_points: Any = None,
+    offsets: Any = None,
 ) -> QuantizedTensor:
     """Quantizes weights[n][k] (float32, float16, bfloat16; float64 is rounded to float32 first).
 
     Anything with `__array__` or `__dlpack__` will do, PyTorch tensors on the CPU too. `element_type` "bf16" makes a
     uint16 array count as the bits of bfloat16. The default scheme is symmetric with groups of 32.
+
+    For a scheme with ScaleRule.GIVEN (`Scheme.given`) pass `scales`, and for ASYMMETRIC `zero_points`, for OFFSET `offsets`:
+    numbers or arrays that broadcast to (n, groups_per_row), such as one for the whole matrix or one for each row.
 
     Raises NotFiniteError with row and column if a weight is NaN or infinite, or a scale is beyond its type. Where only
     the blob is wanted, `Blob.quantize` makes it in one pass.
@@ -184,6 +213,7 @@ def quantize(
     source = input_matrix(weights, "weights", element_type)
     chosen = checked_scheme(scheme, source.rows)
     tensor = QuantizedTensor.empty(chosen, source.rows, source.columns)
+    _fill_given(tensor, scales=scales, zero_points=zero_points, offsets=offsets)
     struct = tensor.as_struct()
 
     def work(begin: int, end: int) -> None:

@@ -17,7 +17,7 @@ import int4q
 TYPE_STEP = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-11, int4q.Type.BF16: 2.0**-8}
 TYPE_SMALLEST = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-25, int4q.Type.BF16: 0.0}
 ISA_LIMITS = available_isas()
-MODES = list(int4q.Mode)
+MODES = [int4q.Mode.F32, int4q.Mode.INT8, int4q.Mode.BF16]
 
 
 def int8_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, weights: np.ndarray) -> np.ndarray:
