@@ -1043,5 +1043,27 @@ TEST(BadCodeWidths, PartsOfTensors) {
     }
 }
 
+// ---- The C++ wrapper --------------------------------------------------------------------------------------------------
+
+TEST(CodeWidths, CppWrapperTakesAndGivesThem) {
+    Random random(151);
+    std::vector<float> weights(20 * 75);
+    for (float &w : weights) w = random.Normal();
+    const int4q::ConstMatrix matrix(weights, 20, 75);
+    const auto at = [&](int64_t row, int64_t column) { return weights[static_cast<size_t>(row * 75 + column)]; };
+    for (const int4q_scheme &scheme :
+         {int4q::Scheme::eight_bits(int4q::Scheme::symmetric(32)), int4q::Scheme::eight_bits(int4q::Scheme::asymmetric(64)),
+          int4q::Scheme::eight_bits(int4q::Scheme::offset(INT4Q_GROUP_PER_ROW)), int4q::Scheme::binary(32), int4q::Scheme::ternary(64),
+          int4q::Scheme::ternary(256, INT4Q_TYPE_F32, INT4Q_SCALE_AMAX_7)}) {
+        const int4q::Tensor tensor = int4q::quantize(matrix, scheme);
+        EXPECT_EQ(Bytes(tensor.codes.begin(), tensor.codes.end()), QuantizeReference(scheme, 20, 75, nullptr, at).codes) << Name(scheme);
+        const int4q::Blob packed = int4q::pack(tensor), fused = int4q::quantize_pack(matrix, scheme);
+        ASSERT_EQ(packed.bytes(), fused.bytes());
+        EXPECT_EQ(std::memcmp(packed.data(), fused.data(), packed.bytes()), 0);
+        EXPECT_EQ(packed.unpack().codes, tensor.codes);
+    }
+    EXPECT_THROW(int4q::quantize(matrix, int4q::Scheme::eight_bits(int4q::Scheme::ggml_q4_0())), int4q::Error);
+}
+
 }  // namespace
 }  // namespace int4q_test

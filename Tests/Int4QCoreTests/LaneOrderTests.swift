@@ -24,7 +24,7 @@ final class LaneOrderTests: XCTestCase {
         var all = Comparisons()
         for bits in [1, 2] {
             for place in 0..<UInt32(32) {
-                let codes = 1 as UInt32 << place
+                let codes = (1 as UInt32) << place
                 all.expectEqual(laneOrder(codes, bits: bits), laneByFigure(codes, bits: bits), "\(bits) bits, place \(place)")
             }
         }
@@ -52,7 +52,7 @@ final class LaneOrderTests: XCTestCase {
             for part in 0..<8 / bits {
                 for byte in 0..<4 {
                     let k = UInt32(part / 2 * 8) + places[part % 2][byte]
-                    let code = 1 as UInt32 << (k * UInt32(bits))
+                    let code = (1 as UInt32) << (k * UInt32(bits))
                     XCTAssertEqual(laneOrder(code, bits: bits), 1 << UInt32(8 * byte + part * bits), "\(bits) bits, k \(k)")
                 }
             }

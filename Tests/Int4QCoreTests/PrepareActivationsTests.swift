@@ -137,7 +137,7 @@ final class PrepareActivationsTests: XCTestCase {
                 row.checkSigns(bits, &all, "\(set.name), \(bits) bits")
             }
         }
-        all.assertAllHeld(atLeast: 3 * machineSets.count * 2000)
+        all.assertAllHeld(atLeast: 3 * machineSets.count * 200)
     }
 
     func testINT8GroupsBelowTheLimitCountAsZeros() {
