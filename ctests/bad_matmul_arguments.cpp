@@ -26,7 +26,8 @@ BadTable<int4q_matmul_desc> BadDescs() {
     BadTable<D> table;
     AddWithin(table, BadSchemes(), [](D &d) -> int4q_scheme & { return d.scheme; });
     AddStructSizes(table, &D::struct_size, sizeof(D));
-    AddEnumerators(table, "mode", &D::mode, {0, 4, -1});
+    AddEnumerators(table, "mode", &D::mode, {0, 5, -1});
+    AddValues(table, "mode", &D::mode, {INT4Q_MODE_BINARY}, INT4Q_ERROR_UNSUPPORTED);
     AddEnumerators(table, "x_type", &D::x_type, {0, 4, -1});
     AddEnumerators(table, "y_type", &D::y_type, {0, 4, -1});
     AddValues(table, "worker_count", &D::worker_count, {0, 1025, kMax32, UINT32_MAX});

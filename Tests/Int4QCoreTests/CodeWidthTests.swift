@@ -12,8 +12,8 @@ final class CodeWidthTests: XCTestCase {
     }
 
     func testZeroStandsForTheKindsOwn() throws {
-        for (kind, bits) in [(INT4Q_KIND_SYMMETRIC, 4), (INT4Q_KIND_ASYMMETRIC, 4), (INT4Q_KIND_OFFSET, 4), (INT4Q_KIND_CODEBOOK, 4),
-                             (INT4Q_KIND_BINARY, 1), (INT4Q_KIND_TERNARY, 2)] {
+        for (kind, bits) in [(INT4Q_KIND_SYMMETRIC, 4), (INT4Q_KIND_ASYMMETRIC, 4), (INT4Q_KIND_OFFSET, 4),
+                             (INT4Q_KIND_CODEBOOK, 4), (INT4Q_KIND_BINARY, 1), (INT4Q_KIND_TERNARY, 2)] {
             XCTAssertEqual(try Scheme(rawScheme(kind)).width.bits, bits)
             XCTAssertEqual(try Scheme(rawScheme(kind, bits: bits)).width.bits, bits)
             XCTAssertEqual(try Scheme(rawScheme(kind, bits: bits)).wideBits, 0, "blobs say only what is not the kind's own")
@@ -49,7 +49,8 @@ final class CodeWidthTests: XCTestCase {
         for bits in [1, 2, 4, 8] {
             let width = try width(bits)
             for count in 1...67 {
-                let codes = (0..<count).map { _ in UInt8(truncatingIfNeeded: random.next()) & UInt8(truncatingIfNeeded: width.largest) }
+                let mask = UInt8(truncatingIfNeeded: width.largest)
+                let codes = (0..<count).map { _ in UInt8(truncatingIfNeeded: random.next()) & mask }
                 var packed = codes + [UInt8](repeating: 0xa5, count: 4)
                 width.pack(&packed, count: count)
                 var wanted = [UInt8](repeating: 0, count: (count * bits + 7) / 8)
@@ -63,7 +64,8 @@ final class CodeWidthTests: XCTestCase {
     }
 
     func testRepeatedCodesFillAByte() throws {
-        for (bits, code, byte): (Int, UInt8, UInt8) in [(1, 1, 0xff), (1, 0, 0), (2, 1, 0x55), (2, 2, 0xaa), (4, 8, 0x88), (8, 0x81, 0x81)] {
+        for (bits, code, byte): (Int, UInt8, UInt8) in [(1, 1, 0xff), (1, 0, 0), (2, 1, 0x55), (2, 2, 0xaa), (4, 8, 0x88),
+                                                           (8, 0x81, 0x81)] {
             XCTAssertEqual(try width(bits).repeated(code), byte)
         }
     }

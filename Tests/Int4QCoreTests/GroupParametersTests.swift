@@ -225,7 +225,8 @@ final class GroupParametersTests: XCTestCase {
 
     // MARK: One and two bits
 
-    private func few(_ kind: Int, rule: Int = INT4Q_SCALE_DEFAULT, scale: Int = INT4Q_TYPE_F32, _ range: GroupRange) throws -> GroupParameters {
+    private func few(_ kind: Int, rule: Int = INT4Q_SCALE_DEFAULT, scale: Int = INT4Q_TYPE_F32,
+                     _ range: GroupRange) throws -> GroupParameters {
         let scheme = try Scheme(rawScheme(kind, scale: scale, rule: rule)), memory = AlignedMemory(256)
         return scheme.parameters(for: range, table: makeSignTable(at: memory.base))
     }

@@ -191,7 +191,8 @@ final class MatmulPlanTests: XCTestCase {
         let wrong: [(String, Int, (inout int4q_matmul_desc) -> Void)] = [
             ("desc.struct_size", INT4Q_ERROR_STRUCT_SIZE, { $0.struct_size -= 1 }),
             ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 0 }),
-            ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 4 }),
+            ("desc.mode", INT4Q_ERROR_INVALID_ARGUMENT, { $0.mode = 5 }),
+            ("desc.mode", INT4Q_ERROR_UNSUPPORTED, { $0.mode = int4q_compute_mode(INT4Q_MODE_BINARY) }),
             ("desc.m", INT4Q_ERROR_INVALID_ARGUMENT, { $0.m = 0 }),
             ("desc.n", INT4Q_ERROR_INVALID_ARGUMENT, { $0.n = -1 }),
             ("desc.k", INT4Q_ERROR_INVALID_ARGUMENT, { $0.k = 0 }),

@@ -215,11 +215,13 @@ private final class PreparedRow {
             for (index, value) in magnitudes.enumerated() { partial[index % 16] += value }
             for width in [8, 4, 2, 1] { for index in 0..<width { partial[index] += partial[index + width] } }
             let pair = memory.base + Self.margin + padded * bits / 8 + group * 8
-            all.expectSame(pair.loadUnaligned(as: Float.self), partial[0] / Float(magnitudes.count), "\(name), mean of group \(group)")
+            let mean = partial[0] / Float(magnitudes.count)
+            all.expectSame(pair.loadUnaligned(as: Float.self), mean, "\(name), mean of group \(group)")
             all.expectEqual(pair.loadUnaligned(fromByteOffset: 4, as: Int32.self), Int32(magnitudes.count), "\(name), count")
         }
         let end = Self.margin + padded * bits / 8 + groups * 8
-        all.expect(memory.bytes[..<Self.margin].allSatisfy { $0 == 0xa5 } && memory.bytes[end...].allSatisfy { $0 == 0xa5 }, "\(name): bytes beside")
+        let beside = memory.bytes[..<Self.margin] + memory.bytes[end...]
+        all.expect(beside.allSatisfy { $0 == 0xa5 }, "\(name): bytes beside")
     }
 
     // MARK: What was written

@@ -117,18 +117,23 @@ final class SchemeTests: XCTestCase {
 
     func testFewBitsHaveLongGroupsAndTheirOwnRules() {
         for kind in [INT4Q_KIND_BINARY, INT4Q_KIND_TERNARY] {
-            for group in [32, 64, 128, 256, Int(INT4Q_GROUP_PER_ROW)] { XCTAssertNoThrow(try Scheme(rawScheme(kind, group: group))) }
+            for group in [32, 64, 128, 256, Int(INT4Q_GROUP_PER_ROW)] {
+                XCTAssertNoThrow(try Scheme(rawScheme(kind, group: group)))
+            }
             assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.group_size") { try Scheme(rawScheme(kind, group: 16)) }
             for rule in [INT4Q_SCALE_AMAX_7_5, INT4Q_SCALE_SIGNED_MAX_8, INT4Q_SCALE_ONE, INT4Q_SCALE_POWER_OF_TWO] {
                 assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(kind, rule: rule)) }
             }
         }
         XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_TERNARY, rule: INT4Q_SCALE_AMAX_7)))
-        assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(INT4Q_KIND_BINARY, rule: INT4Q_SCALE_AMAX_7)) }
+        assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") {
+            try Scheme(rawScheme(INT4Q_KIND_BINARY, rule: INT4Q_SCALE_AMAX_7))
+        }
     }
 
     func testGivenScalesAreForEveryKindButForOtherProjectsRoundings() throws {
-        for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK, INT4Q_KIND_BINARY, INT4Q_KIND_TERNARY] {
+        for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK, INT4Q_KIND_BINARY,
+                     INT4Q_KIND_TERNARY] {
             XCTAssertTrue(try Scheme(rawScheme(kind, rule: INT4Q_SCALE_GIVEN)).hasGivenScales)
         }
         for (kind, rounding) in [(INT4Q_KIND_SYMMETRIC, INT4Q_ROUNDING_GGML), (INT4Q_KIND_OFFSET, INT4Q_ROUNDING_GGML),

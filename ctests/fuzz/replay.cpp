@@ -81,7 +81,8 @@ void DamageHeader(Random &random, std::vector<uint8_t> &bytes) {
     if (random.Chance(0.3)) {
         const int32_t values[] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 64, 256, 512, INT32_MAX, INT32_MIN};
         const int64_t field = random.Integer(0, 7);
-        const size_t at = field < 6 ? int4q_test::kSchemeAt + 4 * static_cast<size_t>(field) : field == 6 ? int4q_test::kCodebookScopeAt : int4q_test::kCodeBitsAt;
+        size_t at = int4q_test::kSchemeAt + 4 * static_cast<size_t>(field);
+        if (field >= 6) at = field == 6 ? int4q_test::kCodebookScopeAt : int4q_test::kCodeBitsAt;
         int4q_test::SetField<int32_t>(bytes.data(), at, values[random.Integer(0, 17)]);
         return;
     }

@@ -92,7 +92,8 @@ inline void QuantizeGroup(const Problem &problem, GroupOfX &group) {
 inline void TakeSigns(GroupOfX &group, int64_t count) {
     std::vector<float> magnitudes;
     for (float value : group.x) magnitudes.push_back(std::fabs(value));
-    group.step = AllFinite(group.x) ? DocumentedSum(magnitudes) / static_cast<float>(count) : std::numeric_limits<float>::quiet_NaN();
+    group.step = std::numeric_limits<float>::quiet_NaN();
+    if (AllFinite(group.x)) group.step = DocumentedSum(magnitudes) / static_cast<float>(count);
     group.codes.assign(group.x.size(), 0);
     for (int64_t j = 0; j < count; j++) group.codes[static_cast<size_t>(j)] = group.x[static_cast<size_t>(j)] < 0 ? -1 : 1;
 }
@@ -202,7 +203,8 @@ inline float ExactInt8(const Problem &problem, int64_t row, const std::vector<in
         int64_t dot = 0;
         for (int64_t j = 0; j < group.length; j++) {
             const int code = codes[static_cast<size_t>(group.begin + j)];
-            const int value = looks_up ? codebook.values[code] : IsFew(problem.scheme) ? CentredCode(problem.scheme, code) : code - zero_point;
+            const int linear = IsFew(problem.scheme) ? CentredCode(problem.scheme, code) : code - zero_point;
+            const int value = looks_up ? codebook.values[code] : linear;
             dot += group.codes[static_cast<size_t>(j)] * value;
         }
         total = std::fma(static_cast<float>(dot), scale * group.step, total);
@@ -356,7 +358,8 @@ inline double ErrorOfW(const Problem &problem, double w, double scale, int code,
 
 // INT8: scale * step and, with a codebook, scale * (c / 127) can underflow by 2^-150, times |dot| <= 127 * 127 L. F32:
 // a fused multiply-add that underflows adds up to 2^-150: L + 1 times |s| and twice in each group. (8 s + o and sums of
-// x are exact where they underflow.) Of 8 bits, 128 and 255 stand for 8 and 127. Flushing adds up to 2^-126 for each product and sum instead.
+// x are exact where they underflow.) Of 8 bits, 128 and 255 stand for 8 and 127. Flushing adds up to 2^-126 for each product
+// and sum instead.
 inline OperandW OperandOfColumn(const Problem &problem, int64_t column, int4q_isa isa) {
     const Spec &spec = problem.spec;
     const bool int8 = spec.mode == INT4Q_MODE_INT8;

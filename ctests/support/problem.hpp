@@ -77,8 +77,8 @@ struct Spec {
 
     std::string Text() const {
         std::ostringstream text;
-        text << NameOfMode(mode) << " " << m << "x" << n << "x" << k << " kind " << kind << " bits " << code_bits << " group " << group_size
-             << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y " << TypeName(y_type)
+        text << NameOfMode(mode) << " " << m << "x" << n << "x" << k << " kind " << kind << " bits " << code_bits
+             << " group " << group_size << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y " << TypeName(y_type)
              << (quantize ? " quantized" : " random codes") << (placement == Placement::kLeft ? " left" : " right")
              << " gaps " << x_gap << " " << y_gap << " seed " << seed;
         if (activation) text << " " << ActivationName(activation);

@@ -109,7 +109,7 @@ struct CodePlace {
     int bit;
 };
 
-// Eight neighbours are two parts of four bytes each, k 0 4 1 5 and k 2 6 3 7, and a lane has as many parts as fit, one beside the other.
+// Eight neighbours are two parts of four bytes each, k 0 4 1 5 and k 2 6 3 7, and a lane has as many parts as fit, side by side.
 inline CodePlace PlaceOfCode(int bits, uint64_t k) {
     static const uint64_t byte_of[8] = {0, 2, 0, 2, 1, 3, 1, 3};
     static const uint64_t part_of[8] = {0, 0, 1, 1, 0, 0, 1, 1};
