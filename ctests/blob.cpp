@@ -164,7 +164,7 @@ TEST(Blob, SignedHeadersThatLieAreRefused) {
         for (int64_t other : {16, 33, 1000}) ExpectHeaderRefused<int64_t>(tensor, kNAt, other);
         for (int64_t other : {32, 65, 1000}) ExpectHeaderRefused<int64_t>(tensor, kKAt, other);
         const std::vector<std::vector<int32_t>> unknown = {{0, 7, -1}, {0, 1, 17, 512, -2, INT32_MIN}, {0, 4, -1},
-                                                           {5, -1},    {2, -1},                        {4, -1}};
+                                                           {7, -1},    {2, -1},                        {4, -1}};
         for (size_t field = 0; field < unknown.size(); field++) {
             for (int32_t value : unknown[field]) ExpectHeaderRefused<int32_t>(tensor, kSchemeAt + 4 * field, value);
         }
