@@ -349,6 +349,54 @@ TEST(GivenScales, WrongOnesAreNamed) {
     }
 }
 
+// ---- What reads tensors besides ------------------------------------------------------------------------------------------
+
+TEST(CodeWidths, ErrorsAndBiases) {
+    Random random(118);
+    for (int32_t group_size : {32, 256, INT4Q_GROUP_PER_ROW}) {
+        for (const int4q_scheme &scheme : WidthLayouts(group_size, INT4Q_TYPE_F32)) {
+            SCOPED_TRACE(Name(scheme));
+            const int64_t n = 5, k = random.Integer(1000, 3000);
+            TensorMemory tensor(scheme, n, k);
+            SourceMatrix source(INT4Q_TYPE_F32, n, k, k);
+            FillMixed(source, random);
+            ASSERT_OK(source.Quantize(tensor));
+            const size_t groups = static_cast<size_t>(n * tensor.groups());
+            std::vector<double> group_errors(groups), row_errors(5), corrections(5), shifts(5), ratios(5), means(static_cast<size_t>(k));
+            for (double &mean : means) mean = static_cast<double>(random.Normal());
+            ASSERT_OK(int4q_diagnose_errors(tensor.get(), source.buffer.data(), INT4Q_TYPE_F32, k, group_errors.data(), nullptr, row_errors.data(),
+                                            nullptr, 0, n));
+            ASSERT_OK(int4q_bias_output(tensor.get(), source.buffer.data(), INT4Q_TYPE_F32, k, means.data(), corrections.data(), 0, n));
+            ASSERT_OK(int4q_bias_measure(tensor.get(), source.buffer.data(), INT4Q_TYPE_F32, k, shifts.data(), ratios.data(), 0, n));
+            std::vector<double> wanted(groups);
+            for (int64_t row = 0; row < n; row++) {
+                double all = 0, correction = 0, through = 0, w_sum = 0, v_sum = 0, w_squares = 0, v_squares = 0;
+                for (int64_t c = 0; c < k; c++) {
+                    const double w = static_cast<double>(source(row, c)), v = static_cast<double>(DequantizeReference(*tensor.get(), row, c));
+                    const double mean = means[static_cast<size_t>(c)];
+                    wanted[static_cast<size_t>(row * tensor.groups() + c / GroupLength(scheme, k))] += (w - v) * (w - v);
+                    all += (w - v) * (w - v);
+                    correction += (w - v) * mean;
+                    through += std::fabs((w - v) * mean);
+                    w_sum += w, v_sum += v;
+                }
+                const double count = static_cast<double>(k), w_mean = w_sum / count, v_mean = v_sum / count;
+                for (int64_t c = 0; c < k; c++) {
+                    w_squares += std::pow(static_cast<double>(source(row, c)) - w_mean, 2);
+                    v_squares += std::pow(static_cast<double>(DequantizeReference(*tensor.get(), row, c)) - v_mean, 2);
+                }
+                const size_t i = static_cast<size_t>(row);
+                const double ratio = std::sqrt(w_squares / v_squares);
+                EXPECT_NEAR(row_errors[i], all, 1e-12 * all);
+                EXPECT_NEAR(corrections[i], correction, 1e-12 * through);
+                EXPECT_NEAR(ratios[i], ratio, 1e-9 * ratio);
+                EXPECT_NEAR(shifts[i], w_mean / ratio - v_mean, 1e-9 * std::sqrt(w_squares / count) / ratio);
+            }
+            for (size_t g = 0; g < groups; g++) EXPECT_NEAR(group_errors[g], wanted[g], 1e-12 * wanted[g]) << g;
+        }
+    }
+}
+
 // ---- Blobs ----------------------------------------------------------------------------------------------------------
 
 TEST(CodeWidths, BlobsGiveBackWhatWasPacked) {

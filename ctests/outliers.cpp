@@ -192,7 +192,15 @@ TEST(Outliers, CorrectedValuesRestoreTheWeights) {
     FillWithOutliers(source, random, 0.1);
     const int4q_outlier_fit fit = Fit(source);
     for (int32_t group_size : kAllGroupSizes) {
-        for (const int4q_scheme &scheme : AllSchemes(group_size, INT4Q_TYPE_F16)) {
+        std::vector<int4q_scheme> schemes = AllSchemes(group_size, INT4Q_TYPE_F16);
+        for (int32_t kind : {INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET}) {
+            schemes.push_back(MakeScheme(kind, group_size, INT4Q_TYPE_F16));
+            schemes.back().code_bits = 8;
+        }
+        for (int32_t kind : {INT4Q_KIND_BINARY, INT4Q_KIND_TERNARY}) {
+            if (group_size != 16) schemes.push_back(MakeScheme(kind, group_size, INT4Q_TYPE_F16));
+        }
+        for (const int4q_scheme &scheme : schemes) {
             Split split(source, fit);
             ASSERT_OK(split.Run(source, fit, 0, 7));
             TensorMemory tensor(scheme, 7, 130);
