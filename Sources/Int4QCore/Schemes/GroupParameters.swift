@@ -94,8 +94,12 @@ extension Scheme {
 
     private func powerOfTwo(notBelow value: Float) -> Float {
         if value == 0 { return 0 }
-        // The power of two at or below a value, then the next one if that is less; a power of two above 2^127 is infinite.
-        let power = value.magnitude >= Float.leastNormalMagnitude ? Float(bitPattern: value.bitPattern & 0x7f80_0000) : Float.leastNormalMagnitude
+        if value < Float.leastNormalMagnitude { // whose bits are a multiple of the least number
+            var bits: UInt32 = 1
+            while bits < value.bitPattern { bits &<<= 1 }
+            return Float(bitPattern: bits)
+        }
+        let power = Float(bitPattern: value.bitPattern & 0x7f80_0000)
         return power < value ? power * 2 : power
     }
 
