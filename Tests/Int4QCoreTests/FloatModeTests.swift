@@ -205,7 +205,7 @@ final class FloatModeTests: XCTestCase {
         let source = peculiar(64, INT4Q_TYPE_F32, seed: 76).pointer(to: Float.self)
         for set in machineSets {
             var encoding = i4q_encoding(scale: 1, offset: 0, gain: 1, zero: 8, low: 0, high: 15, reciprocal: 0, ggml_bias: 0,
-                                        table: nil)
+                                        table: nil, makes_bytes: 0)
             var usual = [UInt8](repeating: 0, count: 32), odd = usual
             set.kernels.encode(&encoding, source, 64, &usual)
             _ = HostMode.odd.during { () -> int4q_status in

@@ -236,7 +236,7 @@ private final class TinyProduct {
     private func run(_ kernels: i4q_kernels, _ codebook: UnsafePointer<Float>) {
         var product = i4q_product(
             blocks: block.pointer(to: UInt8.self), block_bytes: Int64(Self.blockBytes), scales_offset: 256, zeros_offset: 0,
-            scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(INT4Q_KIND_CODEBOOK), k_padded: 32, group_size: 32, group_count: 1,
+            scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(INT4Q_KIND_CODEBOOK), code_bits: 4, k_padded: 32, group_size: 32, group_count: 1,
             codebook: codebook, codebooks_offset: 0, prepared: prepared.pointer(to: UInt8.self), prepared_row_bytes: Int64(Self.rowBytes),
             prepared_scales_offset: 128, prepared_sums_offset: 128, int8_codebook: nil, int8_codebook_step: 1)
         var tile = i4q_tile(row_begin: 0, row_count: Int64(rows), block_begin: 0, block_count: 1,
@@ -316,7 +316,7 @@ private struct ChainedProduct {
             var product = i4q_product(
                 blocks: weights.pointer(to: UInt8.self), block_bytes: Int64(Self.blockBytes),
                 scales_offset: Int64(Self.scalesOffset), zeros_offset: Int64(Self.zerosOffset),
-                scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(kind),
+                scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(kind), code_bits: 4,
                 k_padded: Int64(Self.k), group_size: Int64(Self.group), group_count: 3,
                 codebook: kind == INT4Q_KIND_CODEBOOK ? table.baseAddress : nil, codebooks_offset: 0, prepared: prepared.pointer(to: UInt8.self),
                 prepared_row_bytes: Int64(Self.rowBytes), prepared_scales_offset: 0,

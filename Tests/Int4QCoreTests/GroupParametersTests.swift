@@ -167,6 +167,110 @@ final class GroupParametersTests: XCTestCase {
         XCTAssertNil(zero.encoding)
     }
 
+    // MARK: Eight bits
+
+    private func wide(_ kind: Int, rule: Int = INT4Q_SCALE_DEFAULT, range: Int = INT4Q_RANGE_FULL) -> int4q_scheme {
+        rawScheme(kind, rule: rule, range: range, bits: 8)
+    }
+
+    func testEightBitsAreCentredAt128() throws {
+        for rule in [INT4Q_SCALE_DEFAULT, INT4Q_SCALE_AMAX_7] {
+            let group = try parameters(wide(INT4Q_KIND_SYMMETRIC, rule: rule), -127, 3)
+            XCTAssertEqual(group.scale, 1)
+            let encoding = try XCTUnwrap(group.encoding)
+            XCTAssertEqual([encoding.zero, encoding.low, encoding.high], [128, 0, 255])
+        }
+        XCTAssertEqual(try parameters(wide(INT4Q_KIND_SYMMETRIC, rule: INT4Q_SCALE_AMAX_7_5), -255, 3).scale, 2)
+        XCTAssertEqual(try parameters(wide(INT4Q_KIND_SYMMETRIC, rule: INT4Q_SCALE_SIGNED_MAX_8), -128, 3).scale, 1)
+        XCTAssertEqual(try parameters(wide(INT4Q_KIND_SYMMETRIC, rule: INT4Q_SCALE_SIGNED_MAX_8), -3, 128).scale, -1)
+        XCTAssertEqual(try parameters(wide(INT4Q_KIND_SYMMETRIC, range: INT4Q_RANGE_RESTRICTED), -127, 3).encoding?.low, 1)
+    }
+
+    func testEightBitsHave255Steps() throws {
+        let asymmetric = try parameters(wide(INT4Q_KIND_ASYMMETRIC), -55, 200)
+        XCTAssertEqual(asymmetric.scale, 1)
+        XCTAssertEqual(asymmetric.zeroPoint, 55)
+        XCTAssertEqual(asymmetric.encoding?.high, 255)
+        let offset = try parameters(wide(INT4Q_KIND_OFFSET), 100, 610)
+        XCTAssertEqual([offset.scale, offset.offset], [2, 100])
+        XCTAssertEqual(offset.encoding?.high, 255)
+    }
+
+    func testConstantsAndZerosOfEightBits() throws {
+        let one = try parameters(wide(INT4Q_KIND_SYMMETRIC), -3, -3)
+        XCTAssertEqual(one.scale, 3)
+        XCTAssertEqual(one.onlyCode, 127)
+        XCTAssertNil(one.encoding)
+        XCTAssertEqual(try parameters(wide(INT4Q_KIND_SYMMETRIC), 0, 0).onlyCode, 128)
+    }
+
+    // MARK: Powers of two
+
+    func testPowersOfTwoAreNotBelowTheQuotient() throws {
+        for (bits, half): (Int, Float) in [(4, 7), (8, 127)] {
+            let raw = rawScheme(INT4Q_KIND_SYMMETRIC, rule: INT4Q_SCALE_POWER_OF_TWO, bits: bits)
+            for exponent in [-149, -148, -140, -127, -126, -125, -100, -3, 0, 1, 100, 119] {
+                let power = Float(sign: .plus, exponent: exponent, significand: 1)
+                XCTAssertEqual(try parameters(raw, -half * power, 0).scale, power, "2^\(exponent)")
+                // Next to a denormal's seven- or 127-fold the quotient is rounded to it again.
+                if exponent < -100 { continue }
+                XCTAssertEqual(try parameters(raw, 0, 1.01 * half * power).scale, 2 * power, "2^\(exponent)")
+                XCTAssertEqual(try parameters(raw, 0, 0.99 * half * power).scale, power, "2^\(exponent)")
+            }
+            XCTAssertEqual(try parameters(raw, 0, 3 * half * Float.leastNonzeroMagnitude).scale, 4 * Float.leastNonzeroMagnitude)
+            XCTAssertEqual(try parameters(raw, half, half).scale, 1, "a constant has no rule of its own")
+            XCTAssertEqual(try parameters(raw, 0, 0).scale, 0)
+        }
+    }
+
+    // MARK: One and two bits
+
+    private func few(_ kind: Int, rule: Int = INT4Q_SCALE_DEFAULT, scale: Int = INT4Q_TYPE_F32, _ range: GroupRange) throws -> GroupParameters {
+        let scheme = try Scheme(rawScheme(kind, scale: scale, rule: rule)), memory = AlignedMemory(256)
+        return scheme.parameters(for: range, table: makeSignTable(at: memory.base))
+    }
+
+    func testMeansOfMagnitudesAreScales() throws {
+        let range = GroupRange(min: -5, max: 3, meanMagnitude: 1.75)
+        for kind in [INT4Q_KIND_BINARY, INT4Q_KIND_TERNARY] {
+            XCTAssertEqual(try few(kind, range).scale, 1.75)
+            XCTAssertEqual(try few(kind, scale: INT4Q_TYPE_BF16, GroupRange(min: -5, max: 3, meanMagnitude: 0x1.01p0)).scale, 1)
+        }
+        XCTAssertEqual(try few(INT4Q_KIND_TERNARY, rule: INT4Q_SCALE_AMAX_7, range).scale, 5)
+        let ternary = try XCTUnwrap(few(INT4Q_KIND_TERNARY, range).encoding)
+        XCTAssertEqual([ternary.zero, ternary.low, ternary.high], [1, 0, 2])
+        let binary = try XCTUnwrap(few(INT4Q_KIND_BINARY, range).encoding)
+        XCTAssertEqual(binary.scale, 1, "signs do not ask for the scale")
+        let zeros = try few(INT4Q_KIND_TERNARY, GroupRange(min: 0, max: 0))
+        XCTAssertNil(zeros.encoding)
+        XCTAssertEqual(zeros.onlyCode, 1)
+    }
+
+    // MARK: The caller's
+
+    func testGivenParametersAreKept() throws {
+        let memory = AlignedMemory(256), range = GroupRange(min: -5, max: 3)
+        func given(_ kind: Int, bits: Int = 0, scale: Float) throws -> GroupParameters {
+            try Scheme(rawScheme(kind, rule: INT4Q_SCALE_GIVEN, bits: bits))
+                .parameters(GivenParameters(scale: scale, zeroPoint: 9, offset: -2), range, table: makeSignTable(at: memory.base))
+        }
+        for (kind, bits, zero): (Int, Int, Int32) in [
+            (INT4Q_KIND_SYMMETRIC, 0, 8), (INT4Q_KIND_SYMMETRIC, 8, 128), (INT4Q_KIND_ASYMMETRIC, 0, 9), (INT4Q_KIND_ASYMMETRIC, 8, 9),
+            (INT4Q_KIND_OFFSET, 0, 0), (INT4Q_KIND_OFFSET, 8, 0),
+        ] {
+            let group = try given(kind, bits: bits, scale: 0.3)
+            XCTAssertEqual(group.encoding?.scale, 0.3)
+            XCTAssertEqual(group.encoding?.zero, zero)
+            XCTAssertEqual(group.encoding?.high, bits == 8 ? 255 : 15)
+            XCTAssertEqual(group.encoding?.offset, kind == INT4Q_KIND_OFFSET ? -2 : 0)
+            let none = try given(kind, bits: bits, scale: 0)
+            XCTAssertNil(none.encoding)
+            XCTAssertEqual(Int32(none.onlyCode), zero)
+        }
+        XCTAssertEqual(try given(INT4Q_KIND_TERNARY, scale: 0).onlyCode, 1)
+        XCTAssertNotNil(try given(INT4Q_KIND_BINARY, scale: 0).encoding, "signs, whatever the scale")
+    }
+
     // MARK: ggml
 
     func testGgmlSymmetricChoosesCodesBeforeTheScaleIsRounded() throws {

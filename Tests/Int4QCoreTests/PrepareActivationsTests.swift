@@ -125,6 +125,21 @@ final class PrepareActivationsTests: XCTestCase {
         }
     }
 
+    // MARK: BINARY
+
+    /// Bits for what is below zero in the order of packed lanes, and each group's mean magnitude and count.
+    func testBinaryKeepsSignsAndMeans() {
+        var all = Comparisons()
+        forEachRow { set, row in
+            if row.group < 32 { return }
+            for bits in [1, 2] {
+                row.prepare(set.kernels.prepare_binary, bits: bits)
+                row.checkSigns(bits, &all, "\(set.name), \(bits) bits")
+            }
+        }
+        all.assertAllHeld(atLeast: 3 * machineSets.count * 200)
+    }
+
     func testINT8GroupsBelowTheLimitCountAsZeros() {
         for set in machineSets {
             let below = Float(0x1p-100).nextDown
@@ -166,8 +181,45 @@ private final class PreparedRow {
             source: source.base, source_type: Int64(type), k: Int64(x.count), k_padded: Int64(padded), group_size: Int64(group),
             group_count: Int64(groups), prepared: memory.pointer(to: UInt8.self, at: Self.margin), scales_offset: behind,
             sums_offset: behind, steps: steps == nil ? nil : UnsafePointer(table.pointer(to: Float.self)),
-            steps_stride: Int64(stepsStride), share_factor: shareFactor)
+            steps_stride: Int64(stepsStride), share_factor: shareFactor, code_bits: 4)
         function!(&activations)
+    }
+
+    /// BINARY's: elements are of `bits` bits.
+    func prepare(_ function: (@convention(c) (UnsafePointer<i4q_activations>?) -> Void)?, bits: Int) {
+        memory.base.initializeMemory(as: UInt8.self, repeating: 0xa5, count: memory.byteCount)
+        let behind = Int64(padded * bits / 8)
+        var activations = i4q_activations(
+            source: source.base, source_type: Int64(type), k: Int64(x.count), k_padded: Int64(padded), group_size: Int64(group),
+            group_count: Int64(groups), prepared: memory.pointer(to: UInt8.self, at: Self.margin), scales_offset: behind,
+            sums_offset: behind, steps: nil, steps_stride: 0, share_factor: 0, code_bits: Int32(bits))
+        function!(&activations)
+    }
+
+    /// `word` of k by its parts: byte i of part t is k 8 (t / 2) + c with c = 0 4 1 5 for even t and 2 6 3 7 for odd t.
+    func checkSigns(_ bits: Int, _ all: inout Comparisons, _ name: String) {
+        let places = [[0, 4, 1, 5], [2, 6, 3, 7]], partsOfWord = 8 / bits
+        for word in 0..<padded * bits / 32 {
+            var wanted: UInt32 = 0
+            for part in 0..<partsOfWord {
+                for byte in 0..<4 {
+                    let t = word * partsOfWord + part, k = t / 2 * 8 + places[t % 2][byte]
+                    if k < x.count && x[k] < 0 { wanted |= (bits == 1 ? 1 : 3) << UInt32(8 * byte + part * bits) }
+                }
+            }
+            all.expectEqual(memory.pointer(to: UInt32.self, at: Self.margin)[word], wanted, "\(name), word \(word)")
+        }
+        for group in 0..<groups {
+            let magnitudes = values(of: group).map(\.magnitude)
+            var partial = [Float](repeating: 0, count: 16)
+            for (index, value) in magnitudes.enumerated() { partial[index % 16] += value }
+            for width in [8, 4, 2, 1] { for index in 0..<width { partial[index] += partial[index + width] } }
+            let pair = memory.base + Self.margin + padded * bits / 8 + group * 8
+            all.expectSame(pair.loadUnaligned(as: Float.self), partial[0] / Float(magnitudes.count), "\(name), mean of group \(group)")
+            all.expectEqual(pair.loadUnaligned(fromByteOffset: 4, as: Int32.self), Int32(magnitudes.count), "\(name), count")
+        }
+        let end = Self.margin + padded * bits / 8 + groups * 8
+        all.expect(memory.bytes[..<Self.margin].allSatisfy { $0 == 0xa5 } && memory.bytes[end...].allSatisfy { $0 == 0xa5 }, "\(name): bytes beside")
     }
 
     // MARK: What was written

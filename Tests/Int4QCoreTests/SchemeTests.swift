@@ -16,7 +16,7 @@ final class SchemeTests: XCTestCase {
     }
 
     func testUnknownKindsAreRefused() {
-        for kind in [0, 5, -1] { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.kind") { try Scheme(rawScheme(kind)) } }
+        for kind in [0, 7, -1] { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.kind") { try Scheme(rawScheme(kind)) } }
     }
 
     func testOtherGroupSizesAreRefused() {
@@ -42,7 +42,7 @@ final class SchemeTests: XCTestCase {
                 assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(kind, rule: rule)) }
             }
         }
-        for rule in [-1, 4] {
+        for rule in [-1, 4, 7] {
             assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") {
                 try Scheme(rawScheme(INT4Q_KIND_SYMMETRIC, rule: rule))
             }
@@ -115,8 +115,32 @@ final class SchemeTests: XCTestCase {
         for raw in refused { assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.codebook_scope") { try Scheme(raw) } }
     }
 
+    func testFewBitsHaveLongGroupsAndTheirOwnRules() {
+        for kind in [INT4Q_KIND_BINARY, INT4Q_KIND_TERNARY] {
+            for group in [32, 64, 128, 256, Int(INT4Q_GROUP_PER_ROW)] { XCTAssertNoThrow(try Scheme(rawScheme(kind, group: group))) }
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.group_size") { try Scheme(rawScheme(kind, group: 16)) }
+            for rule in [INT4Q_SCALE_AMAX_7_5, INT4Q_SCALE_SIGNED_MAX_8, INT4Q_SCALE_ONE, INT4Q_SCALE_POWER_OF_TWO] {
+                assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(kind, rule: rule)) }
+            }
+        }
+        XCTAssertNoThrow(try Scheme(rawScheme(INT4Q_KIND_TERNARY, rule: INT4Q_SCALE_AMAX_7)))
+        assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.scale_rule") { try Scheme(rawScheme(INT4Q_KIND_BINARY, rule: INT4Q_SCALE_AMAX_7)) }
+    }
+
+    func testGivenScalesAreForEveryKindButForOtherProjectsRoundings() throws {
+        for kind in [INT4Q_KIND_SYMMETRIC, INT4Q_KIND_ASYMMETRIC, INT4Q_KIND_OFFSET, INT4Q_KIND_CODEBOOK, INT4Q_KIND_BINARY, INT4Q_KIND_TERNARY] {
+            XCTAssertTrue(try Scheme(rawScheme(kind, rule: INT4Q_SCALE_GIVEN)).hasGivenScales)
+        }
+        for (kind, rounding) in [(INT4Q_KIND_SYMMETRIC, INT4Q_ROUNDING_GGML), (INT4Q_KIND_OFFSET, INT4Q_ROUNDING_GGML),
+                                 (INT4Q_KIND_OFFSET, INT4Q_ROUNDING_MLX)] {
+            assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.rounding") {
+                try Scheme(rawScheme(kind, rule: INT4Q_SCALE_GIVEN, rounding: rounding))
+            }
+        }
+    }
+
     func testEachReservedWordMustBeZero() {
-        for index in 0..<5 {
+        for index in 0..<4 {
             var raw = rawScheme(INT4Q_KIND_SYMMETRIC)
             withUnsafeMutableBytes(of: &raw.reserved) { $0.storeBytes(of: Int32(1), toByteOffset: 4 * index, as: Int32.self) }
             assertFails(INT4Q_ERROR_INVALID_ARGUMENT, "scheme.reserved") { try Scheme(raw) }

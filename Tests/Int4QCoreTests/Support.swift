@@ -128,9 +128,10 @@ func assertFails<T>(_ status: Int, _ argument: String, file: StaticString = #fil
 
 func rawScheme(_ kind: Int, group: Int = 32, scale: Int = INT4Q_TYPE_F32, rule: Int = INT4Q_SCALE_DEFAULT,
                range: Int = INT4Q_RANGE_FULL, rounding: Int = INT4Q_ROUNDING_NEAREST_EVEN,
-               scope: Int = INT4Q_CODEBOOK_PER_TENSOR) -> int4q_scheme {
+               scope: Int = INT4Q_CODEBOOK_PER_TENSOR, bits: Int = 0) -> int4q_scheme {
     int4q_scheme(kind: Int32(kind), group_size: Int32(group), scale_type: int4q_type(scale), scale_rule: Int32(rule),
-                 code_range: Int32(range), rounding: Int32(rounding), codebook_scope: Int32(scope), reserved: (0, 0, 0, 0, 0))
+                 code_range: Int32(range), rounding: Int32(rounding), codebook_scope: Int32(scope), code_bits: Int32(bits),
+                 reserved: (0, 0, 0, 0))
 }
 
 func description(mode: Int = INT4Q_MODE_F32, m: Int64, n: Int64, k: Int64, scheme: int4q_scheme,

@@ -23,6 +23,7 @@
 #include <cstring>
 #include <vector>
 
+#include "support/code_width.hpp"
 #include "support/floats.hpp"
 #include "support/reference_packer.hpp"
 
@@ -108,9 +109,11 @@ long double ValueOf(const int4q_tensor &tensor, int64_t row, int64_t column) {
     const int64_t size = scheme.group_size == INT4Q_GROUP_PER_ROW ? tensor.k : scheme.group_size;
     const int64_t index = row * ((tensor.k + size - 1) / size) + column / size;
     const long double scale = int4q_test::LoadElement(tensor.scales, scheme.scale_type, index);
-    const int byte = static_cast<const uint8_t *>(tensor.codes)[row * ((tensor.k + 1) / 2) + column / 2];
-    const int code = column % 2 ? byte >> 4 : byte & 15;
-    const int zero_point = tensor.zero_points ? static_cast<const uint8_t *>(tensor.zero_points)[index] : 8;
+    const uint8_t *const codes = static_cast<const uint8_t *>(tensor.codes) + row * int4q_test::CodeRowBytes(scheme, tensor.k);
+    const int code = int4q_test::GetCode(codes, int4q_test::CodeBits(scheme), column);
+    if (int4q_test::IsFew(scheme)) return scale * int4q_test::CentredCode(scheme, code);
+    const int zero_point =
+        tensor.zero_points ? static_cast<const uint8_t *>(tensor.zero_points)[index] : int4q_test::MiddleCode(scheme);
     const int64_t table = scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? 16 * row : 0;
     if (scheme.kind == INT4Q_KIND_CODEBOOK) return scale * static_cast<long double>(tensor.codebook[table + code]);
     if (scheme.kind != INT4Q_KIND_OFFSET) return scale * (code - zero_point);
@@ -157,7 +160,9 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     int4q_matmul_plan plan;
     std::memset(&plan, 0, sizeof plan);
     plan.struct_size = sizeof plan;
-    const bool unsupported = info.scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW && mode != INT4Q_MODE_F32;
+    const bool unsupported = (info.scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW && mode != INT4Q_MODE_F32) ||
+                             (int4q_test::CodeBits(info.scheme) != 4 && mode == INT4Q_MODE_BF16) ||
+                             (!int4q_test::IsFew(info.scheme) && mode == INT4Q_MODE_BINARY);
     REQUIRE(int4q_matmul_plan_init(&desc, &plan) == (unsupported ? INT4Q_ERROR_UNSUPPORTED : INT4Q_OK));
     if (unsupported) return;
     GuardedBlob scratch(static_cast<size_t>(plan.scratch_bytes));
@@ -178,7 +183,7 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     REQUIRE(int4q_matmul(&plan, &args, nullptr, nullptr) == INT4Q_OK);
     REQUIRE(std::memcmp(y.data(), y.data() + info.n, static_cast<size_t>(info.n) * sizeof(float)) == 0 ||
             std::any_of(y.begin(), y.end(), [](float v) { return v != v; }));
-    if (tensor) CheckBound(plan, args, *tensor, x, y);
+    if (tensor && mode != INT4Q_MODE_BINARY) CheckBound(plan, args, *tensor, x, y);
     fuzz_blob_counts[2]++;
 }
 
@@ -222,7 +227,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Tensor tensor(info, blob.data(), bytes);
     const int4q_status unpacked = int4q_unpack_rows(blob.data(), bytes, &tensor.tensor, 0, info.n);
     REQUIRE(!full || unpacked == INT4Q_OK);
-    for (int4q_compute_mode mode : {INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16}) {
+    for (int4q_compute_mode mode : {INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16, INT4Q_MODE_BINARY}) {
         Multiply(info, blob.data(), bytes, mode, full ? &tensor.tensor : nullptr);
     }
     if (!full) return 0;

@@ -25,16 +25,19 @@ using int4q_test::Random;
 
 constexpr int32_t kGroupSizes[] = {16, 32, 64, 128, 256, INT4Q_GROUP_PER_ROW};
 
-// One kind more than the header has: CODEBOOK with one for each row.
-constexpr int32_t kRowCodebooks = INT4Q_KIND_CODEBOOK + 1;
+// More kinds than the header has: CODEBOOK with one for each row, and the first three with codes of 8 bits.
+constexpr int32_t kRowCodebooks = INT4Q_KIND_TERNARY + 1, kWide = kRowCodebooks, kLastSort = kWide + INT4Q_KIND_OFFSET;
+
+int32_t KindOf(int32_t sort) { return sort == kRowCodebooks ? INT4Q_KIND_CODEBOOK : sort > kWide ? sort - kWide : sort; }
 
 std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size, int64_t n, int64_t k) {
     int4q_tensor tensor;
     std::memset(&tensor, 0, sizeof tensor);
     tensor.struct_size = sizeof tensor;
-    tensor.scheme.kind = kind == kRowCodebooks ? INT4Q_KIND_CODEBOOK : kind;
+    tensor.scheme.kind = KindOf(kind);
+    if (kind > kWide) tensor.scheme.code_bits = 8;
     if (kind == kRowCodebooks) tensor.scheme.codebook_scope = INT4Q_CODEBOOK_PER_ROW;
-    tensor.scheme.group_size = group_size;
+    tensor.scheme.group_size = int4q_test::IsFew(tensor.scheme) && group_size == 16 ? 32 : group_size;
     tensor.scheme.scale_type = static_cast<int4q_type>(random.Integer(INT4Q_TYPE_F32, INT4Q_TYPE_BF16));
     if (tensor.scheme.kind == INT4Q_KIND_SYMMETRIC) {
         tensor.scheme.scale_rule = static_cast<int32_t>(random.Integer(INT4Q_SCALE_DEFAULT, INT4Q_SCALE_SIGNED_MAX_8));
@@ -66,7 +69,7 @@ std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size
 }
 
 std::vector<uint8_t> RandomBlob(Random &random) {
-    const auto kind = static_cast<int32_t>(random.Integer(INT4Q_KIND_SYMMETRIC, kRowCodebooks));
+    const auto kind = static_cast<int32_t>(random.Integer(INT4Q_KIND_SYMMETRIC, kLastSort));
     const int32_t group_size = kGroupSizes[random.Integer(0, 5)];
     const int64_t n = random.Integer(1, 40);
     return RandomBlob(random, kind, group_size, n, random.Integer(1, 200));
@@ -76,9 +79,10 @@ std::vector<uint8_t> RandomBlob(Random &random) {
 void DamageHeader(Random &random, std::vector<uint8_t> &bytes) {
     if (bytes.size() < int4q_test::kHeaderBytes) return;
     if (random.Chance(0.3)) {
-        const int32_t values[] = {-1, 0, 1, 2, 3, 4, 5, 16, 17, 32, 64, 256, 512, INT32_MAX, INT32_MIN};
-        const size_t at = int4q_test::kSchemeAt + 4 * static_cast<size_t>(random.Integer(0, 5));
-        int4q_test::SetField<int32_t>(bytes.data(), at, values[random.Integer(0, 14)]);
+        const int32_t values[] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 64, 256, 512, INT32_MAX, INT32_MIN};
+        const int64_t field = random.Integer(0, 7);
+        const size_t at = field < 6 ? int4q_test::kSchemeAt + 4 * static_cast<size_t>(field) : field == 6 ? int4q_test::kCodebookScopeAt : int4q_test::kCodeBitsAt;
+        int4q_test::SetField<int32_t>(bytes.data(), at, values[random.Integer(0, 17)]);
         return;
     }
     const size_t at = int4q_test::kTotalBytesAt + 8 * static_cast<size_t>(random.Integer(0, 13));
@@ -120,7 +124,7 @@ int WriteSeeds(const std::filesystem::path &folder) {
     std::filesystem::create_directories(folder);
     Random random(7);
     uint64_t valid = 0, all = 0;
-    for (int32_t kind = INT4Q_KIND_SYMMETRIC; kind <= kRowCodebooks; kind++) {
+    for (int32_t kind = INT4Q_KIND_SYMMETRIC; kind <= kLastSort; kind++) {
         for (int32_t group_size : kGroupSizes) {
             const int64_t n = random.Integer(1, 20), k = random.Integer(1, 48);
             std::vector<uint8_t> bytes = RandomBlob(random, kind, group_size, n, k);

@@ -156,14 +156,15 @@ void AddRanges(BadTable<Call> &table, int64_t total, const char *begin_name, con
 inline BadTable<int4q_scheme> BadSchemes() {
     using S = int4q_scheme;
     BadTable<S> table;
-    AddEnumerators(table, "kind", &S::kind, {0, 5, -1, 100});
+    AddEnumerators(table, "kind", &S::kind, {0, 7, -1, 100});
     AddEnumerators(table, "group_size", &S::group_size, {0, 1, 2, 8, 15, 17, 24, 48, 512, -2, -16});
     AddEnumerators(table, "scale_type", &S::scale_type, {0, 4, -1});
-    AddEnumerators(table, "scale_rule", &S::scale_rule, {-1, 4, 5});
+    AddEnumerators(table, "scale_rule", &S::scale_rule, {-1, 4, 7});
     AddEnumerators(table, "code_range", &S::code_range, {-1, 2});
     AddEnumerators(table, "rounding", &S::rounding, {-1, 2});
     AddEnumerators(table, "codebook_scope", &S::codebook_scope, {-1, 1, 2});
-    for (int i = 0; i < 5; i++) {
+    AddEnumerators(table, "code_bits", &S::code_bits, {-1, 1, 2, 3, 5, 7, 9, 16});
+    for (int i = 0; i < 4; i++) {
         AddValues(table, "reserved", [i](S &s) -> int32_t & { return s.reserved[i]; }, {1, -1, kMin32, kMax32});
     }
     const auto forbid = [&](int32_t kind, int32_t rule, int32_t range, int32_t rounding, const char *argument,
@@ -186,7 +187,7 @@ inline BadTable<int4q_scheme> BadSchemes() {
         forbid(kind, INT4Q_SCALE_ONE, full, nearest, "scale_rule", "kind");
         forbid(kind, INT4Q_SCALE_DEFAULT, full, INT4Q_ROUNDING_NEAREST_LOG, "rounding", "kind");
     }
-    for (int32_t rule : {5, -1}) forbid(INT4Q_KIND_CODEBOOK, rule, full, nearest, "scale_rule", "kind");
+    for (int32_t rule : {5, 7, -1}) forbid(INT4Q_KIND_CODEBOOK, rule, full, nearest, "scale_rule", "kind");
     for (int32_t rounding : {4, -1}) forbid(INT4Q_KIND_CODEBOOK, INT4Q_SCALE_ONE, full, rounding, "rounding", "kind");
     forbid(INT4Q_KIND_CODEBOOK, INT4Q_SCALE_ONE, restricted, INT4Q_ROUNDING_NEAREST_LOG, "code_range", "kind");
     forbid(INT4Q_KIND_SYMMETRIC, INT4Q_SCALE_DEFAULT, full, INT4Q_ROUNDING_MLX, "rounding", "kind");

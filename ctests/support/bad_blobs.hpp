@@ -77,7 +77,7 @@ inline BadTable<SmallBlob> BadBlobs() {
     for (int64_t value : {int64_t{0}, int64_t{-1}, int64_t{1}, int64_t{65}, int64_t{1} << 60, kMax64, kMin64}) {
         sign(32, value, 8, "k");
     }
-    sign(196, 1, 4, nullptr);
+    for (int64_t value : {int64_t{1}, int64_t{4}, int64_t{5}, int64_t{8}, int64_t{kMin32}}) sign(196, value, 4, "code_bits");
     const char *const fields[] = {"kind", "group_size", "scale_type", "scale_rule", "code_range", "rounding"};
     for (uint64_t i = 0; i < 6; i++) {
         for (int64_t value : {int64_t{-2}, int64_t{100}, int64_t{kMin32}, int64_t{kMax32}}) sign(40 + 4 * i, value, 4, fields[i]);

@@ -34,9 +34,9 @@ struct GroupOfX {
     int64_t begin = 0;
     int64_t length = 0;
     float sum = 0;            // F32 and BF16: in the documented order
-    float step = 0;           // INT8
+    float step = 0;           // INT8; BINARY: mean |x|
     std::vector<float> x;     // F32, and BF16: rounded
-    std::vector<int> codes;   // INT8
+    std::vector<int> codes;   // INT8; BINARY: signs, 0 beyond k
     int64_t code_sum = 0;     // INT8
 };
 
@@ -88,6 +88,15 @@ inline void QuantizeGroup(const Problem &problem, GroupOfX &group) {
     for (int code : group.codes) group.code_sum += code;
 }
 
+// BINARY mode: + for zeros of both signs; the mean is of the columns that there are.
+inline void TakeSigns(GroupOfX &group, int64_t count) {
+    std::vector<float> magnitudes;
+    for (float value : group.x) magnitudes.push_back(std::fabs(value));
+    group.step = AllFinite(group.x) ? DocumentedSum(magnitudes) / static_cast<float>(count) : std::numeric_limits<float>::quiet_NaN();
+    group.codes.assign(group.x.size(), 0);
+    for (int64_t j = 0; j < count; j++) group.codes[static_cast<size_t>(j)] = group.x[static_cast<size_t>(j)] < 0 ? -1 : 1;
+}
+
 inline std::vector<GroupOfX> GroupsOfX(const Problem &problem, int64_t row) {
     const Spec &spec = problem.spec;
     const int64_t size = PackedGroupSize(spec);
@@ -103,6 +112,8 @@ inline std::vector<GroupOfX> GroupsOfX(const Problem &problem, int64_t row) {
         }
         if (spec.mode == INT4Q_MODE_INT8) {
             QuantizeGroup(problem, group);
+        } else if (spec.mode == INT4Q_MODE_BINARY) {
+            TakeSigns(group, std::min(size, spec.k - begin));
         } else {
             group.sum = DocumentedSum(group.x);
         }
@@ -167,10 +178,11 @@ inline float ExactF32(const Problem &problem, int64_t row, const std::vector<flo
             dot = std::fma(group.x[static_cast<size_t>(j)], v[static_cast<size_t>(group.begin + j)], dot);
         }
         if (problem.spec.kind == INT4Q_KIND_ASYMMETRIC) {
-            const float centre = static_cast<float>(8 - problem.ZeroPoint(row, g));
+            const float centre = static_cast<float>(MiddleCode(problem.scheme) - problem.ZeroPoint(row, g));
             total = std::fma(scale, std::fma(centre, group.sum, dot), total);
         } else if (problem.spec.kind == INT4Q_KIND_OFFSET) {
-            total = std::fma(std::fma(8.0f, scale, problem.Offset(row, g)), group.sum, std::fma(scale, dot, total));
+            const float middle = static_cast<float>(MiddleCode(problem.scheme));
+            total = std::fma(std::fma(middle, scale, problem.Offset(row, g)), group.sum, std::fma(scale, dot, total));
         } else {
             total = std::fma(scale, dot, total);
         }
@@ -190,11 +202,12 @@ inline float ExactInt8(const Problem &problem, int64_t row, const std::vector<in
         int64_t dot = 0;
         for (int64_t j = 0; j < group.length; j++) {
             const int code = codes[static_cast<size_t>(group.begin + j)];
-            dot += group.codes[static_cast<size_t>(j)] * (looks_up ? codebook.values[code] : code - zero_point);
+            const int value = looks_up ? codebook.values[code] : IsFew(problem.scheme) ? CentredCode(problem.scheme, code) : code - zero_point;
+            dot += group.codes[static_cast<size_t>(j)] * value;
         }
         total = std::fma(static_cast<float>(dot), scale * group.step, total);
         if (problem.spec.kind == INT4Q_KIND_OFFSET) {
-            const float offset = std::fma(8.0f, scale, problem.Offset(row, g));
+            const float offset = std::fma(static_cast<float>(MiddleCode(problem.scheme)), scale, problem.Offset(row, g));
             total = std::fma(static_cast<float>(group.code_sum), offset * group.step, total);
         }
     }
@@ -213,13 +226,13 @@ inline std::vector<float> ExactTotals(const Problem &problem) {
         const std::vector<int> codes = UnpackRow(problem, column);
         v.clear();
         for (int code : codes) {
-            const float centred = static_cast<float>(code - 8);
+            const float centred = static_cast<float>(CentredCode(problem.scheme, code));
             v.push_back(spec.kind == INT4Q_KIND_CODEBOOK ? problem.Codebook(column)[code] : centred);
         }
         for (int64_t row = 0; row < spec.m; row++) {
             const std::vector<GroupOfX> &groups = x[static_cast<size_t>(row)];
             totals[static_cast<size_t>(row * spec.n + column)] =
-                spec.mode == INT4Q_MODE_INT8 ? ExactInt8(problem, column, codes, codebook, groups)
+                spec.mode == INT4Q_MODE_INT8 || spec.mode == INT4Q_MODE_BINARY ? ExactInt8(problem, column, codes, codebook, groups)
                                              : ExactF32(problem, column, v, groups);
         }
     }
@@ -343,7 +356,7 @@ inline double ErrorOfW(const Problem &problem, double w, double scale, int code,
 
 // INT8: scale * step and, with a codebook, scale * (c / 127) can underflow by 2^-150, times |dot| <= 127 * 127 L. F32:
 // a fused multiply-add that underflows adds up to 2^-150: L + 1 times |s| and twice in each group. (8 s + o and sums of
-// x are exact where they underflow.) Flushing adds up to 2^-126 for each product and sum instead.
+// x are exact where they underflow.) Of 8 bits, 128 and 255 stand for 8 and 127. Flushing adds up to 2^-126 for each product and sum instead.
 inline OperandW OperandOfColumn(const Problem &problem, int64_t column, int4q_isa isa) {
     const Spec &spec = problem.spec;
     const bool int8 = spec.mode == INT4Q_MODE_INT8;
@@ -354,22 +367,26 @@ inline OperandW OperandOfColumn(const Problem &problem, int64_t column, int4q_is
         const double scale = static_cast<double>(problem.Scale(column, g));
         const double offset = static_cast<double>(problem.Offset(column, g));
         const int zero_point = problem.ZeroPoint(column, g);
+        const int middle = MiddleCode(problem.scheme);
         double value = scale * (code - zero_point), share = 0;
         if (spec.kind == INT4Q_KIND_OFFSET) {
             value = scale * code + offset;
-            share = std::fabs(scale * (code - 8)) + std::fabs(8 * scale + offset);
+            share = std::fabs(scale * (code - middle)) + std::fabs(middle * scale + offset);
         } else if (spec.kind == INT4Q_KIND_CODEBOOK) {
             value = scale * static_cast<double>(problem.Codebook(column)[code]);
             share = std::fabs(value);
+        } else if (IsFew(problem.scheme)) {
+            value = scale * CentredCode(problem.scheme, code);
+            share = std::fabs(value);
         } else {
-            share = std::fabs(scale) * (std::abs(code - 8) + std::abs(8 - zero_point));
+            share = std::fabs(scale) * (std::abs(code - middle) + std::abs(middle - zero_point));
         }
         w.given.push_back(value);
         w.moved.push_back(ErrorOfW(problem, value, scale, code, isa));
         w.share.push_back(share + w.moved.back());
         w.underflow.push_back(int8 && spec.kind == INT4Q_KIND_CODEBOOK ? 127 * 0x1p-150 : 0);
         const double flushed = 0x1p-126 * (4 * std::fabs(scale) + 4), tiny = 0x1p-150 * (2 * std::fabs(scale) + 2);
-        w.added_underflow += int8 ? 0x1p-150 * (2 * 127 * 127 + 2) : Flushes(spec.mode, isa) ? flushed : tiny;
+        w.added_underflow += int8 ? 0x1p-150 * (2 * 127 * 255 + 2) : Flushes(spec.mode, isa) ? flushed : tiny;
     }
     return w;
 }

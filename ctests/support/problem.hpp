@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "int4q.h"
+#include "support/code_width.hpp"
 #include "support/floats.hpp"
 #include "support/guarded_buffer.hpp"
 #include "support/random.hpp"
@@ -35,7 +36,7 @@ constexpr int4q_type kTypesOrNone[] = {kNoType, INT4Q_TYPE_F32, INT4Q_TYPE_F16, 
 
 // The name of a test's parameter.
 inline std::string NameOfMode(int4q_compute_mode mode) {
-    return mode == INT4Q_MODE_F32 ? "F32" : mode == INT4Q_MODE_INT8 ? "Int8" : "Bf16";
+    return mode == INT4Q_MODE_F32 ? "F32" : mode == INT4Q_MODE_INT8 ? "Int8" : mode == INT4Q_MODE_BF16 ? "Bf16" : "Binary";
 }
 inline std::string ModeName(const ::testing::TestParamInfo<int4q_compute_mode> &info) { return NameOfMode(info.param); }
 
@@ -50,6 +51,7 @@ struct Spec {
     int64_t k = 1;
     int4q_compute_mode mode = INT4Q_MODE_F32;
     int32_t kind = INT4Q_KIND_SYMMETRIC;
+    int32_t code_bits = 0;
     int32_t group_size = 32;
     int4q_type scale_type = INT4Q_TYPE_F16;
     int4q_type x_type = INT4Q_TYPE_F32;
@@ -75,7 +77,7 @@ struct Spec {
 
     std::string Text() const {
         std::ostringstream text;
-        text << NameOfMode(mode) << " " << m << "x" << n << "x" << k << " kind " << kind << " group " << group_size
+        text << NameOfMode(mode) << " " << m << "x" << n << "x" << k << " kind " << kind << " bits " << code_bits << " group " << group_size
              << " scales " << TypeName(scale_type) << " x " << TypeName(x_type) << " y " << TypeName(y_type)
              << (quantize ? " quantized" : " random codes") << (placement == Placement::kLeft ? " left" : " right")
              << " gaps " << x_gap << " " << y_gap << " seed " << seed;
@@ -125,6 +127,7 @@ public:
         scheme.group_size = spec.group_size;
         scheme.scale_type = spec.scale_type;
         if (spec.row_codebooks) scheme.codebook_scope = INT4Q_CODEBOOK_PER_ROW;
+        scheme.code_bits = spec.code_bits;
         if (spec.kind == INT4Q_KIND_SYMMETRIC) scheme.scale_rule = static_cast<int32_t>(random_.Integer(0, 3));
         std::memset(&layout, 0, sizeof layout);
         layout.struct_size = sizeof layout;
@@ -198,8 +201,7 @@ public:
     }
 
     int Code(int64_t row, int64_t column) const {
-        const int byte = codes_.data()[row * static_cast<int64_t>(layout.codes_row_bytes) + column / 2];
-        return column % 2 ? byte >> 4 : byte & 15;
+        return GetCode(codes_.data() + row * static_cast<int64_t>(layout.codes_row_bytes), CodeBits(scheme), column);
     }
     // CODEBOOK: what the codes of a row of the weights stand for.
     const float *Codebook(int64_t row) const { return tensor.codebook + (spec.row_codebooks ? 16 * row : 0); }
@@ -208,7 +210,7 @@ public:
         return LoadElement(scales_.data(), spec.scale_type, row * layout.groups_per_row + group);
     }
     int ZeroPoint(int64_t row, int64_t group) const {
-        return zero_points_.size() ? zero_points_.data()[row * layout.groups_per_row + group] : 8;
+        return zero_points_.size() ? zero_points_.data()[row * layout.groups_per_row + group] : MiddleCode(scheme);
     }
     float Offset(int64_t row, int64_t group) const {
         return offsets_.size() ? LoadElement(offsets_.data(), spec.scale_type, row * layout.groups_per_row + group) : 0;
@@ -331,13 +333,13 @@ private:
         for (int64_t row = 0; row < spec.n; row++) {
             unsigned char *bytes = codes_.data() + row * static_cast<int64_t>(layout.codes_row_bytes);
             for (int64_t column = 0; column < spec.k; column++) {
-                bytes[column / 2] |= static_cast<unsigned char>(random_.Integer(0, 15) << (column % 2 ? 4 : 0));
+                PutCode(bytes, CodeBits(scheme), column, static_cast<int>(random_.Integer(0, LargestCode(scheme))));
             }
         }
         for (int64_t i = 0; i < spec.n * layout.groups_per_row; i++) {
             const float scale = random_.Chance(0.05) ? 0.0f : 0.02f * random_.Normal();
             StoreElement(scales_.data(), spec.scale_type, i, scale);
-            if (zero_points_.size()) zero_points_.data()[i] = static_cast<unsigned char>(random_.Integer(0, 15));
+            if (zero_points_.size()) zero_points_.data()[i] = static_cast<unsigned char>(random_.Integer(0, LargestCode(scheme)));
             if (offsets_.size()) StoreElement(offsets_.data(), spec.scale_type, i, 0.1f * random_.Normal());
         }
         Pack();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "int4q.h"
+#include "support/code_width.hpp"
 #include "support/xxh64.hpp"
 
 namespace int4q_test {
@@ -32,6 +33,7 @@ enum BlobField : size_t {
     kPaddedKAt = 120,
     kCodebookAt = 128,
     kCodebookScopeAt = 192,
+    kCodeBitsAt = 196,
     kCodebooksOffsetAt = 200,
     kReservedAt = 208,
     kHeaderChecksumAt = 248,
@@ -80,7 +82,7 @@ struct BlobGeometry {
         group_size = scheme.group_size == INT4Q_GROUP_PER_ROW ? std::min<uint64_t>(padded_k, 65536)
                                                               : static_cast<uint64_t>(scheme.group_size);
         group_count = (columns + group_size - 1) / group_size;
-        scales_offset = RoundUp(padded_k / 8 * 64, 64);
+        scales_offset = padded_k * 16 * static_cast<uint64_t>(CodeBits(scheme)) / 8;
         uint64_t end = scales_offset + RoundUp(group_count * 16 * scale_bytes, 64);
         extra_offset = 0;
         if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
@@ -100,6 +102,20 @@ struct BlobGeometry {
         total_bytes = blocks_offset + block_count * block_bytes;
     }
 };
+
+// Where a block has a column's code: which code row, which byte of a lane, from which of its bits on.
+struct CodePlace {
+    uint64_t code_row, byte;
+    int bit;
+};
+
+// Eight neighbours are two parts of four bytes each, k 0 4 1 5 and k 2 6 3 7, and a lane has as many parts as fit, one beside the other.
+inline CodePlace PlaceOfCode(int bits, uint64_t k) {
+    static const uint64_t byte_of[8] = {0, 2, 0, 2, 1, 3, 1, 3};
+    static const uint64_t part_of[8] = {0, 0, 1, 1, 0, 0, 1, 1};
+    const uint64_t part = k / 8 * 2 + part_of[k % 8], parts_of_lane = static_cast<uint64_t>(8 / bits);
+    return {part / parts_of_lane, byte_of[k % 8], static_cast<int>(part % parts_of_lane) * bits};
+}
 
 inline std::vector<uint8_t> PackReference(const int4q_tensor &tensor) {
     const int4q_scheme &scheme = tensor.scheme;
@@ -125,12 +141,12 @@ inline std::vector<uint8_t> PackReference(const int4q_tensor &tensor) {
     SetField<uint64_t>(blob, kPaddedKAt, at.padded_k);
     const bool has_row_codebooks = scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW;
     SetField<int32_t>(blob, kCodebookScopeAt, scheme.codebook_scope);
+    SetField<int32_t>(blob, kCodeBitsAt, CodeBits(scheme) == 8 ? 8 : 0);
     SetField<uint64_t>(blob, kCodebooksOffsetAt, at.codebooks_offset);
     if (scheme.kind == INT4Q_KIND_CODEBOOK && !has_row_codebooks) std::memcpy(blob + kCodebookAt, tensor.codebook, 64);
 
-    // Which of a lane's eight nibbles, the lowest first, holds k + 0, k + 1, ...
-    static const int nibble_of[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-    const uint64_t row_bytes = (static_cast<uint64_t>(tensor.k) + 1) / 2;
+    const int code_bits = CodeBits(scheme);
+    const int64_t row_bytes = CodeRowBytes(scheme, tensor.k);
     const bool per_row = scheme.group_size == INT4Q_GROUP_PER_ROW;
     const uint64_t tensor_groups = per_row ? 1 : at.group_count;
     const auto *codes = static_cast<const uint8_t *>(tensor.codes);
@@ -141,10 +157,9 @@ inline std::vector<uint8_t> PackReference(const int4q_tensor &tensor) {
         uint8_t *block = blob + at.blocks_offset + row / 16 * at.block_bytes;
         const uint64_t lane = row % 16;
         for (uint64_t k = 0; k < static_cast<uint64_t>(tensor.k); k++) {
-            const int code = codes[row * row_bytes + k / 2] >> (k % 2 * 4) & 15;
-            const int nibble = nibble_of[k % 8];
-            block[k / 8 * 64 + lane * 4 + static_cast<uint64_t>(nibble / 2)] |=
-                static_cast<uint8_t>(code << (nibble % 2 * 4));
+            const int code = GetCode(codes + static_cast<int64_t>(row) * row_bytes, code_bits, static_cast<int64_t>(k));
+            const CodePlace place = PlaceOfCode(code_bits, k);
+            block[place.code_row * 64 + lane * 4 + place.byte] |= static_cast<uint8_t>(code << place.bit);
         }
         for (uint64_t code = 0; has_row_codebooks && code < 16; code++) {
             std::memcpy(block + at.codebooks_offset + code * 64 + lane * 4, tensor.codebook + row * 16 + code, 4);

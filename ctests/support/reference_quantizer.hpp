@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <vector>
 
 #include "int4q.h"
+#include "support/code_width.hpp"
 #include "support/floats.hpp"
 
 namespace int4q_test {
@@ -128,7 +131,85 @@ inline int NearestCode(const int4q_scheme &scheme, float x, const float *codeboo
     return order[at];
 }
 
+// Sums are binary64: element i goes to sum i mod 4, then pairs.
+inline float MeanMagnitude(const std::vector<float> &w) {
+    double sums[4] = {};
+    for (size_t i = 0; i < w.size(); i++) sums[i % 4] += std::fabs(static_cast<double>(w[i]));
+    return static_cast<float>((sums[0] + sums[1] + (sums[2] + sums[3])) / static_cast<double>(w.size()));
+}
+
+// BINARY and TERNARY codes for a stored scale.
+inline std::vector<uint8_t> FewCodes(const int4q_scheme &scheme, const std::vector<float> &w, float scale) {
+    std::vector<uint8_t> codes;
+    for (float v : w) {
+        const float third = scale == 0 ? 1.0f : Clip(std::nearbyint(v / scale), -1, 1) + 1.0f;
+        codes.push_back(static_cast<uint8_t>(scheme.kind == INT4Q_KIND_BINARY ? v >= 0 : third));
+    }
+    return codes;
+}
+
+// a - b over c as if binary32 had no largest number: an overflowing difference is halved and doubled again.
+inline float Quotient(float a, float b, float c) {
+    const float difference = a - b;
+    if (std::isfinite(difference)) return difference / c;
+    const double half = static_cast<double>(static_cast<float>(static_cast<double>(a) / 2 - static_cast<double>(b) / 2));
+    return static_cast<float>(2 * half / static_cast<double>(c));
+}
+
+// (high - low) / last, with a wider difference where binary32's overflows.
+inline float Step(float high, float low, float last) {
+    const float difference = high - low;
+    if (std::isfinite(difference)) return difference / last;
+    return static_cast<float>((static_cast<double>(high) - static_cast<double>(low)) / static_cast<double>(last));
+}
+
+// The least power of two that is not below a positive value, found from below.
+inline float PowerOfTwoNotBelow(float value) {
+    if (value == 0) return 0;
+    int exponent = -149;
+    while (std::ldexp(1.0f, exponent) < value) exponent++;
+    return std::ldexp(1.0f, exponent);
+}
+
+// What a group stores beside its codes.
+struct GivenGroup {
+    float scale = 0, offset = 0;
+    uint8_t zero_point = 0;
+};
+
+// INT4Q_SCALE_GIVEN.
+inline std::vector<uint8_t> GivenCodes(const int4q_scheme &scheme, const std::vector<float> &w, const GivenGroup &given,
+                                       const float *codebook) {
+    if (IsFew(scheme)) return FewCodes(scheme, w, given.scale);
+    const bool counts = scheme.kind == INT4Q_KIND_SYMMETRIC || scheme.kind == INT4Q_KIND_ASYMMETRIC;
+    const int zero = scheme.kind == INT4Q_KIND_SYMMETRIC ? MiddleCode(scheme) : counts ? given.zero_point : 0;
+    const float low = scheme.code_range == INT4Q_RANGE_RESTRICTED ? 1.0f : 0.0f;
+    std::vector<uint8_t> codes;
+    for (float v : w) {
+        float code = static_cast<float>(zero);
+        if (given.scale != 0 && scheme.kind == INT4Q_KIND_CODEBOOK) {
+            code = static_cast<float>(NearestCode(scheme, v / given.scale, codebook));
+        } else if (given.scale != 0) {
+            const float steps = counts ? v / given.scale : Quotient(v, given.offset, given.scale);
+            code = Clip(std::nearbyint(steps) + static_cast<float>(zero), low, static_cast<float>(LargestCode(scheme)));
+        }
+        codes.push_back(static_cast<uint8_t>(code));
+    }
+    return codes;
+}
+
+inline QuantizedGroup QuantizeFew(const int4q_scheme &scheme, const std::vector<float> &w) {
+    QuantizedGroup group;
+    float largest = 0;
+    for (float v : w) largest = std::max(largest, std::fabs(v));
+    group.scale = RoundTo(scheme.scale_type, scheme.scale_rule == INT4Q_SCALE_AMAX_7 ? largest : MeanMagnitude(w));
+    group.finite = std::isfinite(group.scale);
+    if (group.finite) group.codes = FewCodes(scheme, w, group.scale);
+    return group;
+}
+
 inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vector<float> &w, const float *codebook) {
+    if (IsFew(scheme)) return QuantizeFew(scheme, w);
     if (scheme.rounding == INT4Q_ROUNDING_GGML) return QuantizeGroupLikeGgml(scheme, w);
     if (scheme.rounding == INT4Q_ROUNDING_MLX) return QuantizeGroupLikeMlx(scheme, w);
     QuantizedGroup group;
@@ -139,21 +220,26 @@ inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vecto
     const bool constant = low == high;
     const bool symmetric = scheme.kind == INT4Q_KIND_SYMMETRIC;
     const float lowest_code = scheme.code_range == INT4Q_RANGE_RESTRICTED ? 1.0f : 0.0f;
-    const uint8_t zero_code = symmetric ? 8 : 0;
+    const float middle = static_cast<float>(MiddleCode(scheme)), last = static_cast<float>(LargestCode(scheme));
+    const uint8_t zero_code = static_cast<uint8_t>(symmetric ? MiddleCode(scheme) : 0);
+    const int32_t own_default = CodeBits(scheme) == 8 ? INT4Q_SCALE_AMAX_7 : INT4Q_SCALE_SIGNED_MAX_8;
+    const int32_t rule = scheme.scale_rule == INT4Q_SCALE_DEFAULT ? own_default : scheme.scale_rule;
 
     float scale = 0;
     if (symmetric) {
-        if (scheme.scale_rule == INT4Q_SCALE_AMAX_7) {
-            scale = R(constant ? magnitude : magnitude / 7.0f);
-        } else if (scheme.scale_rule == INT4Q_SCALE_AMAX_7_5) {
-            scale = R(constant ? magnitude : magnitude / 7.5f);
+        if (rule == INT4Q_SCALE_AMAX_7) {
+            scale = R(constant ? magnitude : magnitude / (middle - 1.0f));
+        } else if (rule == INT4Q_SCALE_AMAX_7_5) {
+            scale = R(constant ? magnitude : magnitude / (middle - 0.5f));
+        } else if (rule == INT4Q_SCALE_POWER_OF_TWO) {
+            scale = R(PowerOfTwoNotBelow(magnitude / (middle - 1.0f)));
         } else {
-            scale = R(SignedMax(w) / -8.0f);
+            scale = R(SignedMax(w) / -middle);
         }
     } else if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
-        scale = R(constant ? magnitude : (std::max(high, 0.0f) - std::min(low, 0.0f)) / 15.0f);
+        scale = R(constant ? magnitude : Step(std::max(high, 0.0f), std::min(low, 0.0f), last));
     } else if (scheme.kind == INT4Q_KIND_OFFSET) {
-        scale = R((high - low) / 15.0f);
+        scale = R(Step(high, low, last));
         group.offset = R(low) == 0 ? 0.0f : R(low);  // a zero of either sign is stored without one
     } else {
         float largest = 0;
@@ -168,16 +254,16 @@ inline QuantizedGroup QuantizeGroup(const int4q_scheme &scheme, const std::vecto
     }
     group.scale = scale;
     if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
-        group.zero_point = static_cast<uint8_t>(Clip(std::nearbyint(-std::min(low, 0.0f) / scale), 0, 15));
+        group.zero_point = static_cast<uint8_t>(Clip(std::nearbyint(-std::min(low, 0.0f) / scale), 0, last));
     }
     for (float v : w) {
         float code;
         if (symmetric) {
-            code = Clip(std::nearbyint(v / scale) + 8.0f, lowest_code, 15);
+            code = Clip(std::nearbyint(v / scale) + middle, lowest_code, last);
         } else if (scheme.kind == INT4Q_KIND_ASYMMETRIC) {
-            code = Clip(std::nearbyint(v / scale) + static_cast<float>(group.zero_point), 0, 15);
+            code = Clip(std::nearbyint(v / scale) + static_cast<float>(group.zero_point), 0, last);
         } else if (scheme.kind == INT4Q_KIND_OFFSET) {
-            code = Clip(std::nearbyint((v - group.offset) / scale), 0, 15);
+            code = Clip(std::nearbyint(Quotient(v, group.offset, scale)), 0, last);
         } else {
             code = static_cast<float>(NearestCode(scheme, v / scale, codebook));
         }
@@ -198,11 +284,11 @@ inline int64_t GroupLength(const int4q_scheme &scheme, int64_t k) {
     return scheme.group_size == INT4Q_GROUP_PER_ROW ? k : scheme.group_size;
 }
 
-// weight(row, column) is the finite source element as binary32.
+// weight(row, column) is the finite source element as binary32. SCALE_GIVEN: given(row, group) is what the tensor holds.
 template <typename Weight>
-ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t k, const float *codebook,
-                                  const Weight &weight) {
-    const int64_t length = GroupLength(scheme, k), groups = (k + length - 1) / length, row_bytes = (k + 1) / 2;
+ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t k, const float *codebook, const Weight &weight,
+                                  const std::function<GivenGroup(int64_t, int64_t)> &given = nullptr) {
+    const int64_t length = GroupLength(scheme, k), groups = (k + length - 1) / length, row_bytes = CodeRowBytes(scheme, k);
     ReferenceTensor out;
     out.codes.assign(static_cast<size_t>(n * row_bytes), 0);
     out.scales.assign(static_cast<size_t>(n * groups * TypeBytes(scheme.scale_type)), 0);
@@ -215,7 +301,15 @@ ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t
                 w.push_back(weight(row, column));
             }
             const bool of_rows = scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW;
-            const QuantizedGroup group = QuantizeGroup(scheme, w, of_rows ? codebook + 16 * row : codebook);
+            const float *const values = of_rows ? codebook + 16 * row : codebook;
+            QuantizedGroup group;
+            if (given) {
+                const GivenGroup stored = given(row, g);
+                group.scale = stored.scale, group.offset = stored.offset, group.zero_point = stored.zero_point;
+                group.codes = GivenCodes(scheme, w, stored, values);
+            } else {
+                group = QuantizeGroup(scheme, w, values);
+            }
             if (!group.finite) {
                 out.finite = false;
                 out.bad_row = row;
@@ -230,8 +324,7 @@ ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t
             }
             for (size_t i = 0; i < w.size(); i++) {
                 const int64_t column = g * length + static_cast<int64_t>(i);
-                out.codes[static_cast<size_t>(row * row_bytes + column / 2)] |=
-                    static_cast<uint8_t>(group.codes[i] << (column % 2 * 4));
+                PutCode(out.codes.data() + row * row_bytes, CodeBits(scheme), column, group.codes[i]);
             }
         }
     }
@@ -240,7 +333,7 @@ ReferenceTensor QuantizeReference(const int4q_scheme &scheme, int64_t n, int64_t
 
 inline int CodeAt(const int4q_tensor &tensor, int64_t row, int64_t column) {
     const auto *codes = static_cast<const uint8_t *>(tensor.codes);
-    return codes[row * ((tensor.k + 1) / 2) + column / 2] >> (column % 2 * 4) & 15;
+    return GetCode(codes + row * CodeRowBytes(tensor.scheme, tensor.k), CodeBits(tensor.scheme), column);
 }
 
 // What element (row, column) stands for, in binary32.
@@ -251,7 +344,9 @@ inline float DequantizeReference(const int4q_tensor &tensor, int64_t row, int64_
     const int code = CodeAt(tensor, row, column);
     switch (tensor.scheme.kind) {
         case INT4Q_KIND_SYMMETRIC:
-            return scale * static_cast<float>(code - 8);
+        case INT4Q_KIND_BINARY:
+        case INT4Q_KIND_TERNARY:
+            return scale * static_cast<float>(CentredCode(tensor.scheme, code));
         case INT4Q_KIND_ASYMMETRIC:
             return scale * static_cast<float>(code - static_cast<const uint8_t *>(tensor.zero_points)[index]);
         case INT4Q_KIND_OFFSET:

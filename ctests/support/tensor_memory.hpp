@@ -58,11 +58,11 @@ inline std::vector<int4q_scheme> AllSchemes(int32_t group_size, int4q_type scale
 }
 
 inline std::string Name(const int4q_scheme &scheme) {
-    const char *kinds[] = {"?", "symmetric", "asymmetric", "offset", "codebook"};
+    const char *kinds[] = {"?", "symmetric", "asymmetric", "offset", "codebook", "binary", "ternary"};
     return std::string(kinds[scheme.kind]) + " group " + std::to_string(scheme.group_size) + " scale " +
            TypeName(scheme.scale_type) + " rule " + std::to_string(scheme.scale_rule) + " range " +
            std::to_string(scheme.code_range) + " rounding " + std::to_string(scheme.rounding) +
-           (scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? " of rows" : "");
+           (scheme.codebook_scope == INT4Q_CODEBOOK_PER_ROW ? " of rows" : "") + (scheme.code_bits == 8 ? " of 8 bits" : "");
 }
 
 // How many values a codebook of an n-row matrix has.
