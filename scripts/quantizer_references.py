@@ -127,6 +127,39 @@ def _kmeans1d() -> Reference:
     return Reference("kmeans1d", lambda weights: kmeans1d.cluster(weights.reshape(-1), 16))
 
 
+def _bytes(zero: bool, power: bool, group: int | None) -> Reference:
+    """Codes of 8 bits in plain NumPy."""
+
+    def run(weights: np.ndarray) -> object:
+        groups = weights if group is None else weights.reshape(-1, group)
+        if zero:
+            low, high = np.minimum(groups.min(1, keepdims=True), 0), np.maximum(groups.max(1, keepdims=True), 0)
+            scale = np.float32(np.float16((high - low) / np.float32(255)))
+            zeros = np.clip(np.rint(-low / scale), 0, 255)
+            return np.clip(np.rint(groups / scale) + zeros, 0, 255).astype(np.uint8), scale, zeros
+        scale = np.abs(groups).max(1, keepdims=True) / np.float32(127)
+        scale = np.exp2(np.ceil(np.log2(scale))) if power else np.float32(np.float16(scale))
+        return (np.clip(np.rint(groups / scale), -128, 127) + 128).astype(np.uint8), scale
+
+    return Reference("NumPy", run)
+
+
+def _ternary(largest: bool, group: int) -> Reference:
+    def run(weights: np.ndarray) -> object:
+        groups = weights.reshape(-1, group)
+        magnitudes = np.abs(groups)
+        scale = np.float32(np.float16(magnitudes.max(1) if largest else magnitudes.mean(1, dtype=np.float64)))
+        codes = (np.clip(np.rint(groups / scale[:, None]), -1, 1) + 1).astype(np.uint8).reshape(-1, 4)
+        return codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6, scale
+
+    return Reference("NumPy", run)
+
+
+def _binary(weights: np.ndarray) -> object:
+    groups = weights.reshape(-1, 128)
+    return np.packbits(groups >= 0, axis=1, bitorder="little"), np.float16(np.abs(groups).mean(1, dtype=np.float64))
+
+
 def of(name: str) -> Reference | None:
     """The reference for a line of the table, by its name."""
     numpy = {
@@ -155,6 +188,13 @@ def of(name: str) -> Reference | None:
         "FP4 (bitsandbytes), g64": lambda: _bitsandbytes("fp4", False) or _codebook(Codebook.FP4_BITSANDBYTES, 64),
         "k-means, whole matrix": _kmeans1d,
         "GOBO": lambda: Reference("NumPy", _gobo),
+        "8 bits symmetric, row": lambda: _bytes(False, False, None),
+        "8 bits symmetric, g32": lambda: _bytes(False, False, 32),
+        "8 bits, power of two, row": lambda: _bytes(False, True, None),
+        "8 bits asymmetric, row": lambda: _bytes(True, False, None),
+        "ternary, g128": lambda: _ternary(False, 128),
+        "ternary max, g256": lambda: _ternary(True, 256),
+        "binary, g128": lambda: Reference("NumPy", _binary),
     }
     if name in others:
         return others[name]()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measures every 4-bit scheme on a million normal and a million Laplace values, and writes the table in
+"""Measures every scheme on a million normal and a million Laplace values, and writes the table in
 docs/quantizers.md (between its two marks) and the plot docs/quantizers.png.
 
     INT4Q_LIBRARY=build/release/libint4q.so PYTHONPATH=bindings/python python3 scripts/tabulate_quantizers.py [--check]
@@ -181,6 +181,14 @@ def methods() -> list[Method]:
         Method("MXFP4, best search", "same, three exponents", "this library", "decoded by ggml", _blocks(Format.MXFP4, Search.BEST)),
         Method("NVFP4", "E2M1, scale E4M3, 16", "NVIDIA", "ggml, bytes", _blocks(Format.NVFP4)),
         Method("NVFP4, global scale", "same, and a float for all", "NVIDIA", "NumPy", _blocks(Format.NVFP4, scaled=True)),
+        Method("8 bits symmetric, row", "s (q - 128), s = max/127", "ONNX Runtime, PyTorch", "ONNX Runtime", _fixed(Scheme.symmetric(int4q.PER_ROW, bits=8))),
+        Method("8 bits symmetric, g32", "same", "Q8_0", "gguf-py", _fixed(Scheme.symmetric(32, bits=8))),
+        Method("8 bits, power of two, row", "s = 2^e", "integer-only inference", "NumPy",
+               _fixed(Scheme.symmetric(int4q.PER_ROW, scale_rule=ScaleRule.POWER_OF_TWO, bits=8))),
+        Method("8 bits asymmetric, row", "s (q - z)", "ONNX Runtime, PyTorch", "ONNX Runtime", _fixed(Scheme.asymmetric(int4q.PER_ROW, bits=8))),
+        Method("ternary, g128", "s (q - 1), s = mean", "BitNet b1.58", "NumPy", _fixed(Scheme.ternary(128))),
+        Method("ternary max, g256", "s (q - 1), s = max", "TQ2_0", "gguf-py", _fixed(Scheme.ternary(256, scale_rule=ScaleRule.AMAX_7))),
+        Method("binary, g128", "s (2 q - 1), s = mean", "XNOR-Net", "NumPy", _fixed(Scheme.binary(128))),
     ]
     return [dataclasses.replace(method, reference=references.of(method.name)) for method in found]
 
@@ -259,6 +267,7 @@ def draw(lines: list[Line]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    lines = [line for line in lines if 3.9 < line.bits < 5.2]
     figure, axes = pyplot.subplots(figsize=(11, 10), layout="constrained")
     for attribute, marker, label in (("gauss", "o", "normal"), ("laplace", "^", "Laplace")):
         axes.scatter([line.bits for line in lines], [getattr(line, attribute) for line in lines], marker=marker, label=label)

@@ -2,7 +2,7 @@
 import CInt4QShims
 
 // INT8 mode in tiles. Codes are unpacked into a panel less their zero points, as signed bytes: so the tiles' sums are the groups'
-// dot products, and only scaling is left to do for each output and group. Same bits as every other instruction set.
+// dot products (codes of 8 bits and ASYMMETRIC: up to a multiple of the sum of x, for a difference may have nine bits), and only scaling is left to do for each output and group. Same bits as every other instruction set.
 //
 //     panel:  weights as in Tiles.swift, then the four tiles of sums as [32 rows][2 blocks] 64 bytes each
 
@@ -17,11 +17,11 @@ private let blockBytes = panelDepth &* bytesOfK
 /// 64, where a row of x has 64 bytes left.)
 @inline(__always)
 func paysInt8Tiles(_ p: i4q_product, _ t: i4q_tile) -> Bool {
-    p.code_bits == 4 && t.row_count >= 16 && p.group_size >= 64 && (p.group_size % 64 == 0 || p.group_count == 1)
+    t.row_count >= 16 && p.group_size >= 64 && (p.group_size % 64 == 0 || p.group_count == 1)
 }
 
 func multiplyInt8Tiles(_ p: i4q_product, _ t: i4q_tile) {
-    if p.codebook == nil { cover(CentredBytes.self, p, t) } else { cover(TableBytes.self, p, t) }
+    if p.code_bits != 4 { cover(PlainBytes.self, p, t) } else if p.codebook == nil { cover(CentredBytes.self, p, t) } else { cover(TableBytes.self, p, t) }
 }
 
 @inline(__always)
@@ -137,23 +137,28 @@ private func scaleGroup(_ p: i4q_product, _ t: i4q_tile, _ row: Int, _ rows: Int
         var scale = loadColumnValues(weights + Int(p.scales_offset), group, type: p.scale_type)
         if p.kind == Kind.codebook { scale = scale * Floats(repeating: p.int8_codebook_step) }
         let zero = Floats(repeating: 0)
+        // What the panel's bytes are too large by, times the sum of x; the share is that sum's negative.
+        let hasRest = p.code_bits == 8 && p.kind == Kind.asymmetric
+        let rest = hasRest ? loadZeroPoints(weights + Int(p.zeros_offset), group) &- Ints(repeating: 128) : Ints(repeating: 0)
         for r in 0..<rows {
-            let dot = i4q_float_from_i32(unsafeBitCast(sums.words((r &* tileBlocks &+ b) &* 64), to: Ints.self))
+            var sum = unsafeBitCast(sums.words((r &* tileBlocks &+ b) &* 64), to: Ints.self)
+            if hasRest { sum &+= rest &* Ints(repeating: parameters.int32(r &* xStride &+ 4)) }
+            let dot = i4q_float_from_i32(sum)
             let total = group == 0 ? zero : UnsafeRawPointer(totals).floats(r &* stride)
-            let sum = fusedMultiplyAdd(dot, scale * Floats(repeating: parameters.float(r &* xStride)), total)
-            totals.storeBytes(of: sum, toByteOffset: r &* stride, as: Floats.self)
+            let next = fusedMultiplyAdd(dot, scale * Floats(repeating: parameters.float(r &* xStride)), total)
+            totals.storeBytes(of: next, toByteOffset: r &* stride, as: Floats.self)
         }
-        if p.kind == Kind.offset { addOffsets(totals, stride, centredOffset(p, weights, group, scale), parameters, xStride, rows) }
+        if p.kind == Kind.offset { addOffsets(totals, stride, centredOffset(p, weights, group, scale), p.code_bits == 8 ? -0.0078125 : -0.125, parameters, xStride, rows) }
     }
 }
 
 @inline(__always)
-private func addOffsets(_ totals: UnsafeMutableRawPointer, _ stride: Int, _ offset: Floats, _ parameters: UnsafeRawPointer,
-                        _ xStride: Int, _ rows: Int) {
+private func addOffsets(_ totals: UnsafeMutableRawPointer, _ stride: Int, _ offset: Floats, _ perShare: Float,
+                        _ parameters: UnsafeRawPointer, _ xStride: Int, _ rows: Int) {
     for r in 0..<rows {
         let both = offset * Floats(repeating: parameters.float(r &* xStride))
-        // The share is -8 sums, so this is the sum exactly as if converted by itself.
-        let sum = Floats(repeating: Float(parameters.int32(r &* xStride &+ 4)) * -0.125)
+        // The share is -8 sums (8 bits: -128), so this is the sum exactly as if converted by itself.
+        let sum = Floats(repeating: Float(parameters.int32(r &* xStride &+ 4)) * perShare)
         let total = fusedMultiplyAdd(sum, both, UnsafeRawPointer(totals).floats(r &* stride))
         totals.storeBytes(of: total, toByteOffset: r &* stride, as: Floats.self)
     }
@@ -167,6 +172,51 @@ private protocol WeightBytes {
     /// Once for each group, with the block's zero points.
     @inline(__always) mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
     @inline(__always) func bytes(_ codes: Register) -> Register
+    /// From k on, to the panel.
+    @inline(__always) func unpack(_ block: UnsafeRawPointer, k: Int, _ panel: UnsafeMutableRawPointer, count: Int)
+}
+
+extension WeightBytes {
+    /// A code row becomes two rows of a tile: its low nibbles and its high ones, as x is stored in that order.
+    @inline(__always)
+    func unpack(_ block: UnsafeRawPointer, k: Int, _ panel: UnsafeMutableRawPointer, count: Int) {
+        let low = Register(repeating: 0x0f0f_0f0f_0f0f_0f0f), codes = block + k &* 8
+        for index in 0..<count / codeRowDepth {
+            let packed = (codes + index &* codeRowBytes).loadUnaligned(as: Register.self)
+            let target = panel + index &* codeRowDepth &* bytesOfK
+            target.storeBytes(of: bytes(packed & low), as: Register.self)
+            target.storeBytes(of: bytes((packed &>> Register(repeating: 4)) & low), toByteOffset: 64, as: Register.self)
+        }
+    }
+}
+
+/// Codes of 8 bits less 128, of 2 less 1, of 1 doubled less 1.
+private struct PlainBytes: WeightBytes {
+    private let bits: Int
+    private let mask: Words
+    private let shift: Words
+    private let middle: Register
+
+    @inline(__always)
+    init(_ p: i4q_product) {
+        bits = Int(p.code_bits)
+        mask = Words(repeating: bits == 8 ? 0xffff_ffff : bits == 2 ? 0x0303_0303 : 0x0101_0101)
+        shift = Words(repeating: bits == 1 ? 1 : 0)
+        middle = Register(repeating: bits == 8 ? Int64(bitPattern: 0x8080_8080_8080_8080) : 0x0101_0101_0101_0101)
+    }
+
+    @inline(__always) func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {}
+    @inline(__always) func bytes(_ codes: Register) -> Register { i4q_avx512_subtract_bytes(codes, middle) }
+
+    /// A part of a code row, four values of k, becomes a row of a tile.
+    @inline(__always)
+    func unpack(_ block: UnsafeRawPointer, k: Int, _ panel: UnsafeMutableRawPointer, count: Int) {
+        for index in 0..<count / 4 {
+            let place = (k / 4 &+ index) &* bits, row = place / 8
+            let words = block.words(row &* codeRowBytes) &>> Words(repeating: UInt32(truncatingIfNeeded: place &- row &* 8))
+            panel.storeBytes(of: bytes(unsafeBitCast((words & mask) &<< shift, to: Register.self)), toByteOffset: index &* 64, as: Register.self)
+        }
+    }
 }
 
 /// Codes less their zero point, which is 8 unless the kind is ASYMMETRIC.
@@ -210,22 +260,10 @@ private func fill<Bytes: WeightBytes>(_ bytes: Bytes.Type, _ p: i4q_product, _ t
             let group = k / Int(p.group_size)
             let end = min(groupEnd(p, group), range.upperBound)
             weights.enter(p, source, group)
-            unpack(weights, source + k &* 8, panel + (k &- range.lowerBound) &* bytesOfK, codeRows: (end &- k) / codeRowDepth)
+            weights.unpack(source, k: k, panel + (k &- range.lowerBound) &* bytesOfK, count: end &- k)
             k = end
         }
         // A last tile may be half full: what x's row has there, behind its values, is multiplied by zero.
         zeroBytes(panel, from: range.count &* bytesOfK, to: (range.count &+ 63) / 64 &* 64 &* bytesOfK)
-    }
-}
-
-/// A code row becomes two rows of a tile: its low nibbles and its high ones, as x is stored in that order.
-@inline(__always)
-private func unpack<Bytes: WeightBytes>(_ weights: Bytes, _ codes: UnsafeRawPointer, _ panel: UnsafeMutableRawPointer, codeRows: Int) {
-    let low = Register(repeating: 0x0f0f_0f0f_0f0f_0f0f)
-    for index in 0..<codeRows {
-        let packed = (codes + index &* codeRowBytes).loadUnaligned(as: Register.self)
-        let target = panel + index &* codeRowDepth &* bytesOfK
-        target.storeBytes(of: weights.bytes(packed & low), as: Register.self)
-        target.storeBytes(of: weights.bytes((packed &>> Register(repeating: 4)) & low), toByteOffset: 64, as: Register.self)
     }
 }

@@ -37,7 +37,10 @@ enum RegisterProductBinary<let rows: Int, let blocks: Int, Counter: BitCounter>:
                 add(&counters, weights + codeRow &* codeRowBytes, blockBytes, x + codeRow &* 4, Int(p.prepared_row_bytes), isTernary: bits == 2)
             }
             let parameters = x + (Int(p.prepared_scales_offset) &+ group &* 8)
-            for b in 0..<blocks { scale(b, totals, counters[b], p, group, weights + b &* blockBytes, parameters) }
+            scale(0, totals, counters[0], p, group, weights, parameters)
+            if blocks > 1 { scale(1, totals, counters[1], p, group, weights + blockBytes, parameters) }
+            if blocks > 2 { scale(2, totals, counters[2], p, group, weights + 2 &* blockBytes, parameters) }
+            if blocks > 3 { scale(3, totals, counters[3], p, group, weights + 3 &* blockBytes, parameters) }
         }
     }
 

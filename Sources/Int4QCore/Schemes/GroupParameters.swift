@@ -94,11 +94,13 @@ extension Scheme {
 
     private func powerOfTwo(notBelow value: Float) -> Float {
         if value == 0 { return 0 }
-        // The power of two at or below a value, then the next one if that is less. Subnormal values are made normal for it.
-        let factor: Float = value < 0x1p-100 ? 0x1p24 : 1
-        let normal = value * factor
-        let power = Float(bitPattern: normal.bitPattern & 0x7f80_0000)
-        return (power < normal ? power * 2 : power) / factor
+        if value < Float.leastNormalMagnitude { // whose bits are a multiple of the least number
+            var bits: UInt32 = 1
+            while bits < value.bitPattern { bits &<<= 1 }
+            return Float(bitPattern: bits)
+        }
+        let power = Float(bitPattern: value.bitPattern & 0x7f80_0000)
+        return power < value ? power * 2 : power
     }
 
     private func asymmetric(_ range: GroupRange) -> GroupParameters {

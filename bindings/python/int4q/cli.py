@@ -32,6 +32,11 @@ class SchemeName(str, enum.Enum):
     offset = "offset"
     ggml_q4_0 = "ggml-q4_0"
     ggml_q4_1 = "ggml-q4_1"
+    symmetric_8 = "symmetric-8"
+    asymmetric_8 = "asymmetric-8"
+    offset_8 = "offset-8"
+    binary = "binary"
+    ternary = "ternary"
 
 
 class TypeName(str, enum.Enum):
@@ -44,6 +49,7 @@ class ModeName(str, enum.Enum):
     f32 = "f32"
     int8 = "int8"
     bf16 = "bf16"
+    binary = "binary"
 
 
 def console() -> Console:
@@ -61,8 +67,10 @@ def make_scheme(name: SchemeName, group_size: int, scale_type: TypeName) -> int4
         return int4q.Scheme.ggml_q4_0()
     if name == SchemeName.ggml_q4_1:
         return int4q.Scheme.ggml_q4_1()
-    constructor = getattr(int4q.Scheme, name.value)
-    scheme: int4q.Scheme = constructor(group_size, scale_type=int4q.Type[scale_type.value.upper()])
+    kind, _, bits = name.value.partition("-")
+    options: dict[str, Any] = {"bits": int(bits)} if bits else {}
+    constructor = getattr(int4q.Scheme, kind)
+    scheme: int4q.Scheme = constructor(group_size, scale_type=int4q.Type[scale_type.value.upper()], **options)
     return scheme
 
 

@@ -27,10 +27,10 @@ def all_schemes(group_size: int = 32, scale_type: int4q.Type = int4q.Type.F16) -
     """Every convention, by a short name."""
     schemes = {}
     for rule in int4q.ScaleRule:
-        if rule == int4q.ScaleRule.ONE:
-            continue  # codebooks alone: test_codebooks.py
+        if rule in (int4q.ScaleRule.ONE, int4q.ScaleRule.GIVEN):
+            continue  # codebooks alone: test_codebooks.py; the caller's: test_widths.py
         for code_range in int4q.CodeRange:
-            is_amax = rule in (int4q.ScaleRule.AMAX_7, int4q.ScaleRule.AMAX_7_5)
+            is_amax = rule in (int4q.ScaleRule.AMAX_7, int4q.ScaleRule.AMAX_7_5, int4q.ScaleRule.POWER_OF_TWO)
             if code_range == int4q.CodeRange.RESTRICTED and not is_amax:
                 continue
             schemes[f"symmetric-{rule.name}-{code_range.name}".lower()] = int4q.Scheme.symmetric(

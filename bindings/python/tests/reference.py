@@ -14,7 +14,7 @@ import numpy as np
 
 F32, F16, BF16 = 1, 2, 3
 SYMMETRIC, ASYMMETRIC, OFFSET, CODEBOOK = 1, 2, 3, 4
-AMAX_7, AMAX_7_5, SIGNED_MAX_8 = 1, 2, 3
+AMAX_7, AMAX_7_5, SIGNED_MAX_8, POWER_OF_TWO = 1, 2, 3, 5
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
@@ -61,14 +61,17 @@ def divided(w: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def symmetric(w: np.ndarray, scale_type: int, rule: int, restricted: bool) -> Group:
     largest = np.abs(w).max(axis=1)
+    seventh = largest / np.float32(7)
+    mantissas, exponents = np.frexp(seventh.astype(np.float64))  # seventh = mantissa * 2^exponent, 0.5 <= mantissa < 1
     exact = {
-        AMAX_7: largest / np.float32(7),
+        AMAX_7: seventh,
+        POWER_OF_TWO: np.where(seventh == 0, 0, np.ldexp(1.0, exponents - (mantissas == 0.5))).astype(np.float32),
         AMAX_7_5: largest / np.float32(7.5),
         SIGNED_MAX_8: first_of_largest_magnitude(w) / np.float32(-8),
     }[rule]
     scale = rounded(exact, scale_type)
     codes = np.clip(np.rint(divided(w, scale)) + 8, 1 if restricted else 0, 15)
-    if rule != SIGNED_MAX_8:
+    if rule in (AMAX_7, AMAX_7_5):
         constant = (w == w[:, :1]).all(axis=1) & (w[:, 0] != 0)
         scale = np.where(constant, rounded(np.abs(w[:, 0]), scale_type), scale)
         codes = np.where(constant[:, None], np.where(w > 0, 9, 7), codes)
