@@ -58,7 +58,7 @@ I4Q_VECTOR void i4q_requantize_run(const i4q_requantizer *requantizer, const int
     const i4q_requantizer r = *requantizer;
     for (int64_t i = 0; i < count; i += 16) {
         i4q_i32x4 lanes[4];
-#pragma clang loop unroll(full)
+#pragma clang loop unroll(disable) /* four times the code is not faster */
         for (int j = 0; j < 4; j++) lanes[j] = i4q_requantize_lanes(&r, sums, i + 4 * j);
         if (r.result_bits == 32) {
             for (int j = 0; j < 4; j++) *(i4q_i32x4_anywhere *)((int32_t *)codes + i + 4 * j) = lanes[j];
@@ -73,6 +73,16 @@ I4Q_VECTOR void i4q_requantize_run(const i4q_requantizer *requantizer, const int
         }
         const u16x8 pairs = (u16x8)bytes;
         *(u8x8 *)((uint8_t *)codes + i / 2) = __builtin_convertvector((pairs & 15) | ((pairs >> 4) & 0xf0), u8x8);
+    }
+}
+
+/* staged[i] + bias[i] = (sums[i] + bias[i]) * 2^shifts[i], kept within int32. In few bytes: left shifts are rare. */
+I4Q_VECTOR void i4q_shift_sums(const int32_t *sums, const int32_t *bias, const int32_t *shifts, int64_t count, int32_t *staged) {
+#pragma clang loop vectorize(disable) unroll(disable)
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t shifted = (int64_t)(int32_t)((uint32_t)sums[i] + (uint32_t)bias[i]) * ((int64_t)1 << shifts[i]);
+        const int64_t below = shifted > INT32_MAX ? INT32_MAX : shifted, within = below < INT32_MIN ? INT32_MIN : below;
+        staged[i] = (int32_t)((uint32_t)within - (uint32_t)bias[i]);
     }
 }
 

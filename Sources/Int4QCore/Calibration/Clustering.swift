@@ -145,14 +145,14 @@ public struct Clustering {
     }
 
     /// A row to read: where it is, or as floats in the first row of the block.
-    @inline(__always)
+    @inline(never)
     private func floats(_ row: Int) -> UnsafePointer<Float> {
         if source.type.size == 4 { return source.row(row).assumingMemoryBound(to: Float.self) }
         load(row, block)
         return UnsafePointer(block)
     }
 
-    @inline(__always)
+    @inline(never)
     private func distance(_ floats: UnsafePointer<Float>, _ cluster: Int) -> Double {
         i4q_squared_distance(floats, centroids + cluster * layout.length, Int64(source.columns))
     }
@@ -217,6 +217,7 @@ public struct Clustering {
         return last
     }
 
+    @inline(never)
     private func place(_ cluster: Int, at row: Int) {
         let centroid = centroids + cluster * layout.length
         let floats = floats(row)

@@ -132,10 +132,9 @@ private struct RequantizedColumns {
         let sums = row.assumingMemoryBound(to: Int32.self) + begin
         let bits = whole.bits, full = count & ~15, rest = count - full
         let target = codes + index * ((Int(whole.columns) * bits + 7) / 8) + begin * bits / 8
-        if hasLeftShifts { stage(sums, 0..<count) }
+        if hasLeftShifts || rest > 0 { stage(sums, (hasLeftShifts ? 0 : full)..<count) }
         run(hasLeftShifts ? UnsafePointer(staged) : sums, from: 0, full, target)
         if rest == 0 { return }
-        if !hasLeftShifts { stage(sums, full..<count) }
         run(staged + full, from: full, 16, last)
         let bytes = (rest * bits + 7) / 8
         if rest * bits & 7 != 0 { last.assumingMemoryBound(to: UInt8.self)[bytes - 1] &= 15 }
@@ -144,10 +143,8 @@ private struct RequantizedColumns {
 
     /// Sums which with their bias are those that were shifted.
     private func stage(_ sums: UnsafePointer<Int32>, _ columns: Range<Int>) {
-        for index in columns {
-            let shifted = Int64(sums[index] &+ bias[index]) &<< Int64(leftShifts[index])
-            staged[index] = Int32(clamping: shifted) &- bias[index]
-        }
+        let first = columns.lowerBound
+        i4q_shift_sums(sums + first, bias + first, leftShifts + first, Int64(columns.count), staged + first)
     }
 
     @inline(never)
