@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "int4q.h"
+#include "int4q.hpp"
 #include "support/bad_arguments.hpp"
 #include "support/guarded_buffer.hpp"
 #include "support/random.hpp"
@@ -245,6 +246,25 @@ TEST(Requantize, MultipliersAreTheNearestFixedPointNumbers) {
             ASSERT_NEAR(std::ldexp(wanted, shift - 31) / values[i], 1, 0x1p-31);
         }
     }
+}
+
+TEST(Requantize, CppWrapper) {
+    int4q::Pool pool(2);
+    const std::vector<int32_t> sums = {4, -4, 300, 1000, 8, 12}, wanted = {3, -1, 151, 501, 5, 7};
+    int4q::Requantizer requantizer(INT4Q_CODES_INT32, 2, {0.5}, {0, 0}, 1);
+    std::vector<int32_t> codes(6);
+    requantizer.run(sums.data(), 3, codes.data(), 24, &pool);
+    EXPECT_EQ(codes, wanted);
+    int4q::Requantizer bytes(INT4Q_CODES_INT8, 2, {0.5, 1.0}, {2, 0});
+    std::vector<int8_t> small(6);
+    bytes.run(sums.data(), 3, small.data(), 6);
+    EXPECT_EQ(small, (std::vector<int8_t>{3, -4, 127, 127, 5, 12}));
+    bytes.limit(0, 100);
+    bytes.run(sums.data(), 3, small.data(), 6);
+    EXPECT_EQ(small, (std::vector<int8_t>{3, 0, 100, 100, 5, 12}));
+    EXPECT_THROW(bytes.run(sums.data(), 3, small.data(), 5), int4q::Error);
+    EXPECT_THROW(int4q::Requantizer(INT4Q_CODES_INT8, 2, {0.5}, {1, 2, 3}), int4q::Error);
+    EXPECT_THROW(int4q::Requantizer(9, 2, {0.5}).run(sums.data(), 3, small.data(), 6), int4q::Error);
 }
 
 // ---- Bad arguments ---------------------------------------------------------------------------------------------------

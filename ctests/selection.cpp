@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "int4q.h"
+#include "int4q.hpp"
 #include "support/bad_arguments.hpp"
 #include "support/floats.hpp"
 #include "support/guarded_buffer.hpp"
@@ -315,6 +316,18 @@ TEST(SelectRepresentatives, FindsSeparateClusters) {
     }
 }
 
+TEST(SelectRepresentatives, CppWrapper) {
+    EXPECT_EQ(int4q::select_random(1000, 5, 42), Select(1000, 5, 42));
+    EXPECT_THROW(int4q::select_random(5, 6), int4q::Error);
+    const std::vector<float> rows = {0, 0, 0, 1, 50, 50, 51, 50, 50, 51};
+    const int4q::Representatives found = int4q::select_representatives({rows, 5, 2}, 2, 1);
+    EXPECT_EQ(found.indices, (std::vector<int64_t>{0, 2}));
+    EXPECT_EQ(found.sizes, (std::vector<int64_t>{2, 3}));
+    EXPECT_EQ(found.labels, (std::vector<int32_t>{0, 0, 1, 1, 1}));
+    EXPECT_EQ(int4q::select_representatives({rows, 5, 2}, 7).indices.size(), 5u);
+    EXPECT_THROW(int4q::select_representatives({rows, 5, 2}, 0), int4q::Error);
+}
+
 // ---- Bad arguments ---------------------------------------------------------------------------------------------------
 
 struct RandomCall {
@@ -348,7 +361,7 @@ template <typename C>
 void AddSizes(BadTable<C> &table) {
     AddValues(table, "count", &C::count, {0, -1, kMin64});
     AddValues(table, "dimensions", &C::dimensions, {0, -1, kMin64});
-    AddValues(table, "count", &C::count, {kMax64, int64_t{1} << 60}, kOverflow, "clusters");
+    AddValues(table, "count", &C::count, {kMax64, int64_t{1} << 60}, kOverflow);
     AddValues(table, "dimensions", &C::dimensions, {kMax64, int64_t{1} << 59}, kOverflow, "clusters");
     AddValues(table, "clusters", &C::clusters, {0, -1, kMin64, int64_t{1} << 31, kMax64});
 }

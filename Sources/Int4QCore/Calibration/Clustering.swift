@@ -34,30 +34,29 @@ public struct ClusteringLayout {
         rows = Int(count)
         self.clusters = Int(min(clusters, count))
         isTrivial = clusters >= count
-        let length = try CheckedSize(UInt64(dimensions), "dimensions").roundedUp(to: 16).value
-        self.length = Int(length)
+        let length = try CheckedSize(UInt64(dimensions), "dimensions").roundedUp(to: 16)
+        self.length = Int(length.value)
         blockRows = min(64, max(2, (1 << 16) / self.length & ~1))
+        let perRow = CheckedSize(UInt64(count), "count"), perCluster = CheckedSize(UInt64(self.clusters), "clusters")
+        let fours = try perCluster.roundedUp(to: 4), block = try length.times(UInt64(blockRows)).times(4)
+        let isTrivial = self.isTrivial
         var end = CheckedSize(0, "count", argument: count)
-        let isTrivial = self.isTrivial, number = UInt64(self.clusters), block = UInt64(blockRows)
-        func part(_ bytes: UInt64, times count: UInt64, _ second: UInt64 = 1) throws(Failure) -> Int {
+        func part(_ size: CheckedSize) throws(Failure) -> Int {
             let begin = Int(end.value)
-            if isTrivial { return 0 }
-            let size = try CheckedSize(bytes, "clusters", argument: clusters).times(count).times(second).roundedUp(to: 64)
-            end = try end.plus(size.value)
+            if !isTrivial { end = try end.plus(try size.roundedUp(to: 64).value) }
             return begin
         }
-        let padded = (number + 3) & ~3
-        distances = try part(8, times: UInt64(count))
-        labels = try part(4, times: UInt64(count))
-        centroids = try part(8, times: number, length)
-        sums = try part(8, times: number, length)
-        sizes = try part(8, times: number)
-        origin = try part(4, times: length)
-        points = try part(4, times: padded, length)
-        halves = try part(4, times: padded)
-        self.block = try part(4, times: block, length)
-        shifted = try part(4, times: block, length)
-        scores = try part(4, times: block, padded)
+        distances = try part(try perRow.times(8))
+        labels = try part(try perRow.times(4))
+        centroids = try part(try perCluster.times(length.value).times(8))
+        sums = try part(try perCluster.times(length.value).times(8))
+        sizes = try part(try perCluster.times(8))
+        origin = try part(try length.times(4))
+        points = try part(try fours.times(length.value).times(4))
+        halves = try part(try fours.times(4))
+        self.block = try part(block)
+        shifted = try part(block)
+        scores = try part(try fours.times(UInt64(blockRows)).times(4))
         bytes = max(end.value, 64)
     }
 }
