@@ -143,19 +143,21 @@ TEST(Requantize, EqualsGemmlowpToTheBit) {
         std::vector<int32_t> sums(static_cast<size_t>(m * n));
         for (int64_t i = 0; i < m * n; i++) {
             for (int64_t l = 0; l < k; l++) {
-                sums[static_cast<size_t>(i)] += (x[static_cast<size_t>(i / n * k + l)] - h[4]) * (weights[static_cast<size_t>(i % n * k + l)] - h[3]);
+                const int32_t activation = x[static_cast<size_t>(i / n * k + l)] - h[4];
+                sums[static_cast<size_t>(i)] += activation * (weights[static_cast<size_t>(i % n * k + l)] - h[3]);
             }
         }
         const bool is_signed = layer >= 2, per_column = layer % 2 == 1;
         const auto count = static_cast<size_t>(per_column ? n : 1);
         const std::vector<int32_t> some(by.begin(), by.begin() + static_cast<int64_t>(count));
         const std::vector<int32_t> some_shifts(shifts.begin(), shifts.begin() + static_cast<int64_t>(count));
-        int4q_requantization r = Describe(is_signed ? INT4Q_CODES_INT8 : INT4Q_CODES_UINT8, n, some, some_shifts, bias.data(), h[5]);
+        const int32_t type = is_signed ? INT4Q_CODES_INT8 : INT4Q_CODES_UINT8;
+        int4q_requantization r = Describe(type, n, some, some_shifts, bias.data(), h[5]);
         r.low = h[6], r.high = h[7];
         std::vector<uint8_t> codes(wanted.size());
         ASSERT_OK(int4q_requantize_rows(&r, sums.data(), n, m, codes.data(), codes.size(), 0, m));
         ASSERT_EQ(codes, wanted) << "layer " << layer;
-        ASSERT_GT(std::count_if(wanted.begin(), wanted.end(), [&](uint8_t code) { return code != wanted[0]; }), m) << "a dull layer";
+        ASSERT_GT(m * n - std::count(wanted.begin(), wanted.end(), wanted[0]), m) << "a dull layer";
     }
     ASSERT_TRUE(vectors.AtEnd());
 }
@@ -171,15 +173,19 @@ TEST(Requantize, EqualsTheDefinitionForEveryTypeAndSplit) {
                 const int64_t m = 5, stride = n + form % 3;
                 std::vector<int32_t> multipliers, shifts, bias;
                 for (int64_t j = 0; j < (per_column ? n : 1); j++) {
-                    multipliers.push_back(static_cast<int32_t>(is_ordinary ? random.Integer(1 << 30, kMax32) : random.Integer(kMin32, kMax32)));
+                    multipliers.push_back(static_cast<int32_t>(random.Integer(is_ordinary ? 1 << 30 : kMin32, kMax32)));
                     shifts.push_back(static_cast<int32_t>(is_ordinary ? random.Integer(-24, -8) : random.Integer(-31, 30)));
                 }
-                for (int64_t j = 0; j < n; j++) bias.push_back(static_cast<int32_t>(random.Integer(kMin32, kMax32) >> (is_ordinary ? 12 : 0)));
+                for (int64_t j = 0; j < n; j++) {
+                    bias.push_back(static_cast<int32_t>(random.Integer(kMin32, kMax32) >> (is_ordinary ? 12 : 0)));
+                }
                 int4q_requantization r = Describe(type, n, multipliers, shifts, has_bias ? bias.data() : nullptr);
-                const int64_t ends[2] = {random.Integer(Lowest(type), Highest(type)), random.Integer(Lowest(type), Highest(type))};
-                r.zero_point = static_cast<int32_t>(random.Integer(Lowest(type), Highest(type)));
-                if (form % 3) r.low = static_cast<int32_t>(std::min(ends[0], ends[1])), r.high = static_cast<int32_t>(std::max(ends[0], ends[1]));
-                GuardedBuffer sums(static_cast<size_t>((m - 1) * stride + n) * 4, form % 2 ? Placement::kLeft : Placement::kRight, 4);
+                const auto code = [&] { return static_cast<int32_t>(random.Integer(Lowest(type), Highest(type))); };
+                const int32_t ends[2] = {code(), code()};
+                r.zero_point = code();
+                if (form % 3) r.low = std::min(ends[0], ends[1]), r.high = std::max(ends[0], ends[1]);
+                const auto sums_bytes = static_cast<size_t>((m - 1) * stride + n) * 4;
+                GuardedBuffer sums(sums_bytes, form % 2 ? Placement::kLeft : Placement::kRight, 4);
                 for (int64_t i = 0; i < (m - 1) * stride + n; i++) {
                     sums.as<int32_t>()[i] = static_cast<int32_t>(random.Integer(kMin32, kMax32) >> random.Integer(0, 20));
                 }
@@ -195,9 +201,10 @@ TEST(Requantize, EqualsTheDefinitionForEveryTypeAndSplit) {
                         const unsigned char *const row = codes.data() + i * RowBytes(type, n);
                         for (int64_t j = 0; j < n; j++) {
                             const auto at = static_cast<size_t>(per_column ? j : 0);
+                            const int32_t sum = sums.as<int32_t>()[i * stride + j];
+                            const int32_t added = has_bias ? bias[static_cast<size_t>(j)] : 0;
                             ASSERT_EQ(CodeAt(row, type, j),
-                                      Expected(sums.as<int32_t>()[i * stride + j], has_bias ? bias[static_cast<size_t>(j)] : 0, multipliers[at],
-                                               shifts[at], r.zero_point, r.low, r.high))
+                                      Expected(sum, added, multipliers[at], shifts[at], r.zero_point, r.low, r.high))
                                 << "type " << type << " n " << n << " form " << form << " row " << i << " column " << j;
                         }
                         if (IsPacked(type) && n % 2) {
@@ -215,7 +222,10 @@ TEST(Requantize, Int32InPlace) {
     const int64_t m = 3, n = 531;
     std::vector<int32_t> sums(static_cast<size_t>(m * n)), multipliers, shifts;
     for (int32_t &sum : sums) sum = static_cast<int32_t>(random.Integer(kMin32, kMax32));
-    for (int64_t j = 0; j < n; j++) multipliers.push_back(static_cast<int32_t>(random.Integer(kMin32, kMax32))), shifts.push_back(static_cast<int32_t>(j % 40) - 31);
+    for (int32_t j = 0; j < n; j++) {
+        multipliers.push_back(static_cast<int32_t>(random.Integer(kMin32, kMax32)));
+        shifts.push_back(j % 40 - 31);
+    }
     const int4q_requantization r = Describe(INT4Q_CODES_INT32, n, multipliers, shifts, nullptr, -5);
     std::vector<int32_t> results(sums.size()), again = sums;
     ASSERT_OK(int4q_requantize_rows(&r, sums.data(), n, m, results.data(), 4 * sums.size(), 0, m));
@@ -226,10 +236,13 @@ TEST(Requantize, Int32InPlace) {
 
 TEST(Requantize, MultipliersAreTheNearestFixedPointNumbers) {
     Random random(13);
-    std::vector<double> values = {0.0, -0.0, 1.0, 0.5, 0.75, 1.5, 0x1p-31, 0x1p-32, std::nextafter(0x1p-32, 0), 0x1.fffffffep-33,
-                                  0x1.fffffffffp-33, 0x1p-33, 5e-324, 0x1p-1022, 0x1.ffffffp29, 0x1.fffffffcp29, 0x1.fffffffdfffffp29,
-                                  1 - 0x1p-31, 1 - 0x1p-32, 1 - 0x1p-33, 0.5 + 0x1p-33, 0.5 + 0x1p-32, std::nextafter(1.0, 0.0), 0.1, 1.0 / 3};
-    for (int i = 0; i < Samples(20000); i++) values.push_back(std::ldexp(1 + random.Uniform(), static_cast<int>(random.Integer(-34, 28))));
+    std::vector<double> values = {0.0, -0.0, 1.0, 0.5, 0.75, 1.5, 0.1, 1.0 / 3, 0x1p-31, 0x1p-32, std::nextafter(0x1p-32, 0),
+                                  0x1.fffffffep-33, 0x1.fffffffffp-33, 0x1p-33, 5e-324, 0x1p-1022, 0x1.ffffffp29, 0x1.fffffffcp29,
+                                  0x1.fffffffdfffffp29, 1 - 0x1p-31, 1 - 0x1p-32, 1 - 0x1p-33, 0.5 + 0x1p-33, 0.5 + 0x1p-32,
+                                  std::nextafter(1.0, 0.0)};
+    for (int i = 0; i < Samples(20000); i++) {
+        values.push_back(std::ldexp(1 + random.Uniform(), static_cast<int>(random.Integer(-34, 28))));
+    }
     const auto count = static_cast<int64_t>(values.size());
     std::vector<int32_t> multipliers(values.size()), shifts(values.size());
     ASSERT_OK(int4q_requantize_multiplier(values.data(), count, multipliers.data(), shifts.data()));
@@ -288,7 +301,8 @@ TEST(BadRequantizeArguments, Multiplier) {
     AddValues(table, "count", &C::count, {0, -1, kMin64});
     AddValues(table, "count", &C::count, {kMax64, int64_t{1} << 60}, kOverflow);
     const double infinity = std::numeric_limits<double>::infinity();
-    for (double bad : {-1.0, -5e-324, 0x1p30, 0x1.ffffffffp29, std::nextafter(0x1p30, 0.0), 1e300, infinity, -infinity, std::nan("")}) {
+    const double below = std::nextafter(0x1p30, 0.0);
+    for (double bad : {-1.0, -5e-324, 0x1p30, 0x1.ffffffffp29, below, 1e300, infinity, -infinity, std::nan("")}) {
         for (int place : {0, 2}) {
             table.push_back({"value " + std::to_string(bad), [=](C &c) { c.numbers[place] = bad; }, kInvalid, "values"});
         }

@@ -46,8 +46,8 @@ TEST(SelectRandom, FollowsTheDocumentedGenerator) {
             for (int64_t n : {int64_t{1}, count / 2 + 1, count}) {
                 Random random(seed);
                 std::vector<int64_t> wanted;
-                for (int64_t i = 0; i < count && static_cast<int64_t>(wanted.size()) < n; i++) {
-                    if (Below(random, static_cast<uint64_t>(count - i)) < n - static_cast<int64_t>(wanted.size())) wanted.push_back(i);
+                for (int64_t i = 0, left = n; i < count && left > 0; i++) {
+                    if (Below(random, static_cast<uint64_t>(count - i)) < left) wanted.push_back(i), left--;
                 }
                 ASSERT_EQ(Select(count, n, seed), wanted);
             }
@@ -194,7 +194,9 @@ Result Rederive(const SourceMatrix &x, int64_t clusters, uint64_t seed, int64_t 
             if (sizes[c] == 0) continue;
             std::vector<double> sum(static_cast<size_t>(x.k));
             for (size_t i = 0; i < count; i++) {
-                for (size_t l = 0; labels[i] == c && l < sum.size(); l++) sum[l] += x(static_cast<int64_t>(i), static_cast<int64_t>(l));
+                if (labels[i] != c) continue;
+                const std::vector<double> row = RowOf(x, static_cast<int64_t>(i));
+                for (size_t l = 0; l < sum.size(); l++) sum[l] += row[l];
             }
             for (size_t l = 0; l < sum.size(); l++) points[c][l] = sum[l] / static_cast<double>(sizes[c]);
         }
@@ -255,15 +257,17 @@ TEST(SelectRepresentatives, EqualsTheRederivation) {
                 x.buffer.ForbidWriting();
                 for (int64_t clusters : {1, 2, 5, 9}) {
                     for (int64_t iterations : {0, 1, 300}) {
-                        SCOPED_TRACE(std::to_string(type) + " dimensions " + std::to_string(dimensions) + " sort " + std::to_string(sort) +
-                                     " clusters " + std::to_string(clusters) + " iterations " + std::to_string(iterations));
+                        SCOPED_TRACE("type " + std::to_string(type) + " dimensions " + std::to_string(dimensions) + " sort " +
+                                     std::to_string(sort) + " clusters " + std::to_string(clusters) + " iterations " +
+                                     std::to_string(iterations));
                         const uint64_t seed = random.Bits();
                         IsaLimit limit(random.Pick(UsableIsas()));
                         ExpectEqual(Cluster(x, Describe(clusters, seed, iterations)), Rederive(x, clusters, seed, iterations));
                         // Any rows, some of them twice: clusters start empty.
                         std::vector<int64_t> initial;
                         for (int64_t i = 0; i < clusters; i++) initial.push_back(random.Integer(0, i % 3 ? count - 1 : 2));
-                        ExpectEqual(Cluster(x, Describe(clusters, 0, iterations, initial.data())), Rederive(x, clusters, 0, iterations, initial));
+                        ExpectEqual(Cluster(x, Describe(clusters, 0, iterations, initial.data())),
+                                    Rederive(x, clusters, 0, iterations, initial));
                         if (HasFailure()) return;
                     }
                 }

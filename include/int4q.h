@@ -1303,7 +1303,7 @@ INT4Q_API int4q_status int4q_select_representatives_scratch(int64_t count, int64
  * The first centroids are rows drawn with probabilities in proportion to the squared distance from the nearest one so far
  * (k-means++: Arthur and Vassilvitskii, 2007). Then each row goes to its nearest centroid and each centroid to the mean of its
  * rows, until no row moves (Lloyd, 1982). A cluster that lost all rows gets the row that is farthest from its centroid. All in
- * binary64, distances in four partial sums; of equal ones the lowest cluster or row. The same bits for the same call on every
+ * binary64, distances in eight partial sums; of equal ones the lowest cluster or row. The same bits for the same call on every
  * machine.
  *
  * With fewer different rows than clusters there are only as many representatives; the places after result->selected get -1 and
@@ -1357,7 +1357,7 @@ typedef struct int4q_requantization {
     int64_t multiplier_count;   /* 1: the same multiplier and shift for all columns; n: each column's own */
     const int32_t *multipliers; /* [multiplier_count], any int32 */
     const int32_t *shifts;      /* [multiplier_count], -31..30 */
-    const int32_t *bias;        /* [n], or NULL for 0; also the place for -z_x * sum of (q_w - z_w), which is the same in all rows */
+    const int32_t *bias;        /* [n], or NULL for 0; also the place for -z_x * sum of (q_w - z_w), the same in all rows */
     int32_t zero_point;
     int32_t low;
     int32_t high;               /* at least low */

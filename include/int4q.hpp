@@ -400,7 +400,8 @@ inline int4q_metrics compare(ConstMatrix reference, ConstMatrix candidate) {
 // From int32 sums of n columns to codes: M = s_x s_w / s_y, one or n of them, a bias, and the limits of the codes' type.
 class Requantizer {
 public:
-    Requantizer(int32_t codes_type, int64_t n, const std::vector<double> &values, std::vector<int32_t> bias = {}, int32_t zero_point = 0)
+    Requantizer(int32_t codes_type, int64_t n, const std::vector<double> &values, std::vector<int32_t> bias = {},
+                int32_t zero_point = 0)
         : multipliers_(values.size()), shifts_(values.size()), bias_(std::move(bias)) {
         check(int4q_requantize_multiplier(values.data(), static_cast<int64_t>(values.size()), multipliers_.data(), shifts_.data()));
         if (!bias_.empty()) detail::agree(static_cast<int64_t>(bias_.size()), n, "Requantizer", "bias.size()");

@@ -5,7 +5,8 @@ import Int4QCore
 // Section 10 of the header: samples to calibrate with.
 
 @c @implementation
-public func int4q_select_random(_ count: Int64, _ n: Int64, _ seed: UInt64, _ indices: UnsafeMutablePointer<Int64>?) -> int4q_status {
+public func int4q_select_random(_ count: Int64, _ n: Int64, _ seed: UInt64,
+                                _ indices: UnsafeMutablePointer<Int64>?) -> int4q_status {
     attempt("int4q_select_random") { () throws(Failure) in
         try requireAtLeast(count, 1, "count")
         try requireAtLeast(n, 1, "n")

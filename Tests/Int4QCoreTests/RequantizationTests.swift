@@ -8,7 +8,8 @@ import XCTest
 final class RequantizationTests: XCTestCase {
     // MARK: Multipliers
 
-    private func assertMultiplier(_ value: Double, _ multiplier: Int32, _ shift: Int32, file: StaticString = #filePath, line: UInt = #line) {
+    private func assertMultiplier(_ value: Double, _ multiplier: Int32, _ shift: Int32, file: StaticString = #filePath,
+                                  line: UInt = #line) {
         guard let number = FixedPointMultiplier(value) else { return XCTFail("\(value) is refused", file: file, line: line) }
         XCTAssertEqual(number.multiplier, multiplier, file: file, line: line)
         XCTAssertEqual(number.shift, shift, file: file, line: line)
@@ -50,8 +51,8 @@ final class RequantizationTests: XCTestCase {
 
     // MARK: Sums
 
-    private func requantized(_ sums: [Int32], _ multiplier: Int32, _ shift: Int32, type: Int = INT4Q_CODES_INT32, bias: [Int32]? = nil,
-                             zeroPoint: Int32 = 0, low: Int32 = .min, high: Int32 = .max) -> [UInt8] {
+    private func requantized(_ sums: [Int32], _ multiplier: Int32, _ shift: Int32, type: Int = INT4Q_CODES_INT32,
+                             bias: [Int32]? = nil, zeroPoint: Int32 = 0, low: Int32 = .min, high: Int32 = .max) -> [UInt8] {
         let codes = AlignedMemory(4 * sums.count)
         withUnsafePointer(to: multiplier) { multipliers in
             withUnsafePointer(to: shift) { shifts in

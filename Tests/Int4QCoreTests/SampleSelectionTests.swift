@@ -48,8 +48,9 @@ final class SampleSelectionTests: XCTestCase {
             XCTAssertTrue(layout.blockRows >= 2 && layout.blockRows % 2 == 0)
             let parts = [(layout.distances, 8 * count), (layout.labels, 4 * count), (layout.centroids, 8 * clusters * length),
                          (layout.sums, 8 * clusters * length), (layout.sizes, 8 * clusters), (layout.origin, 4 * length),
-                         (layout.points, 4 * padded * length), (layout.halves, 4 * padded), (layout.block, 4 * layout.blockRows * length),
-                         (layout.shifted, 4 * layout.blockRows * length), (layout.scores, 4 * layout.blockRows * padded)]
+                         (layout.points, 4 * padded * length), (layout.halves, 4 * padded),
+                         (layout.block, 4 * layout.blockRows * length), (layout.shifted, 4 * layout.blockRows * length),
+                         (layout.scores, 4 * layout.blockRows * padded)]
             var end = 0
             for (begin, bytes) in parts {
                 XCTAssertEqual(begin % 64, 0)

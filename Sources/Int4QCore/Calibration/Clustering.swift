@@ -271,9 +271,10 @@ public struct Clustering {
     private func assign(_ begin: Int, _ count: Int) -> Bool {
         let length = Int64(layout.length)
         for index in 0..<count {
-            load(begin + index, block + index * layout.length)
-            // The length is kept where the row's score of a centroid will be: `distances` has room for it.
-            distances[begin + index] = i4q_subtract_row(block + index * layout.length, origin, length, shifted + index * layout.length)
+            let row = block + index * layout.length
+            load(begin + index, row)
+            // `distances` have no other use while rows are given away.
+            distances[begin + index] = i4q_subtract_row(row, origin, length, shifted + index * layout.length)
         }
         var cluster = 0
         while cluster < clusters {
@@ -316,9 +317,9 @@ public struct Clustering {
         return nearest
     }
 
-    /// No score is farther than this from its value in exact arithmetic. A dot product of n elements in four partial sums has n / 4 + 2
-    /// additions' roundings, a product's, and two of its factors'; the half square and the difference a few more. What underflows
-    /// loses 2^-150. The last term leaves room for the roundings of distances in binary64.
+    /// No score is farther than this from its value in exact arithmetic. A dot product of n elements in four partial sums has
+    /// n / 4 + 2 additions' roundings, a product's, and two of its factors'; the half square and the difference a few more. What
+    /// underflows loses 2^-150. The square of the row's length leaves room for the roundings of distances in binary64.
     private func scoreError(_ length: Double) -> Double {
         let count = Double(layout.length)
         let relative = (count / 4 + 16) * 0x1p-24

@@ -8,8 +8,8 @@ public struct FixedPointMultiplier {
     public let multiplier: Int32
     public let shift: Int32
 
-    /// Halves up. Nil for what is negative, NaN, or 2^30 and more after rounding. What needs a shift below -31 becomes 0: sums of 32
-    /// bits would leave nothing of it.
+    /// Halves up. Nil for what is negative, NaN, or 2^30 and more after rounding. What needs a shift below -31 becomes 0: sums of
+    /// 32 bits would leave nothing of it.
     public init?(_ value: Double) {
         if !(value >= 0 && value <= 0x1p30) { return nil }
         let dropped = UInt64(Double.significandBitCount - 30)

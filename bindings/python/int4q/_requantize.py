@@ -1,4 +1,4 @@
-"""Integer-only inference: from int32 sums to the codes of the next layer, as gemmlowp and TensorFlow Lite compute them."""
+"""Integer-only inference: from int32 sums to the codes of the next layer, as gemmlowp and TensorFlow Lite do it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _RANGES = {
 def requantize_multiplier(values: Any) -> tuple[np.ndarray, np.ndarray]:
     """int32 multipliers and shifts, of the shape of values: each value is multiplier * 2**(shift - 31).
 
-    Rounded to nearest, halves up. values: float64 of at least 0 and below 2**30, as s_x * s_w / s_y. What is below 2**-32 becomes
-    0. Raises InvalidArgumentError for others.
+    Rounded to nearest, halves up. values: float64 of at least 0 and below 2**30, as s_x * s_w / s_y. What is below
+    2**-32 becomes 0. Raises InvalidArgumentError for others.
 
     >>> multiplier, shift = requantize_multiplier(0.75)
     >>> int(multiplier) == 3 << 29, int(shift)
@@ -58,16 +58,16 @@ def requantize(
     high: int | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Codes of int32 sums[m][n]: sum + bias, times multiplier * 2**(shift - 31), plus zero_point, kept within low..high.
+    """Codes of int32 sums[m][n]: sum + bias, times multiplier * 2**(shift - 31), plus zero_point, within low..high.
 
     sums         any integer product of yours, such as x_codes.astype(np.int32) @ w_codes.astype(np.int32).T
-    multipliers  int32, one or n of them, and shifts likewise: what requantize_multiplier() gives, or the other way round any in
-                 -2**31..2**31-1 and -31..30
+    multipliers  int32, one or n of them, and shifts likewise: what requantize_multiplier() gives, or any others with
+                 shifts in -31..30
     bias         int32[n] or None; the place, too, for -z_x times the sums of (q_w - z_w)
     low, high    the type's ends if not given; zero_point as low is ReLU
 
-    int8[m][n] (INT8), uint8[m][n] (UINT8), int32[m][n] (INT32), or uint8[m][ceil(n / 2)] of nibbles, which unpack_nibbles() reads.
-    Rounding: include/int4q.h, section 11. The same bits as gemmlowp's reference.
+    Returns int8[m][n] (INT8), uint8[m][n] (UINT8), int32[m][n] (INT32), or uint8[m][ceil(n / 2)] of nibbles, rows of
+    which unpack_nibbles() reads. Rounding: include/int4q.h, section 11. The same bits as gemmlowp's reference.
     """
     source = _int32(sums, "sums", 2)
     rows, columns = source.shape

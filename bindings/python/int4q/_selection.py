@@ -46,8 +46,8 @@ def select_representatives(
 ) -> Representatives:
     """Clusters features[count][dimensions] by k-means and takes the row nearest to each of the n centroids.
 
-    initial: n rows that are the first centroids; drawn with the seed by k-means++ if not given. Fewer than n representatives are
-    returned if there are fewer different rows; all rows, each its own, if n is at least their number.
+    initial: n rows that are the first centroids; drawn with the seed by k-means++ if not given. Fewer than n
+    representatives are returned if there are fewer different rows; all rows, each its own, if n is at least their number.
     """
     source = input_matrix(features, "features", element_type)
     size = ctypes.c_uint64()

@@ -16,7 +16,9 @@ import int4q
 from int4q import CodesType
 
 VECTORS = pathlib.Path(__file__).resolve().parents[3] / "ctests" / "vectors" / "requantization.bin"
+HALF = fractions.Fraction(1, 2)
 INT32 = st.integers(-(2**31), 2**31 - 1)
+ENDS = st.one_of(st.integers(-(2**31), -(2**31) + 2), st.integers(2**31 - 3, 2**31 - 1))
 LIMITS = {
     CodesType.INT8: (-128, 127),
     CodesType.UINT8: (0, 255),
@@ -34,10 +36,10 @@ def rescaled(sum_: int, multiplier: int, shift: int) -> int:
     """Both roundings, in exact fractions."""
     if shift > 0:
         sum_ = clip(sum_ << shift, -(2**31), 2**31 - 1)
-    high = clip(math.floor(fractions.Fraction(sum_ * multiplier, 2**31) + fractions.Fraction(1, 2)), -(2**31), 2**31 - 1)
+    high = clip(math.floor(fractions.Fraction(sum_ * multiplier, 2**31) + HALF), -(2**31), 2**31 - 1)
     if shift >= 0:
         return high
-    magnitude = math.floor(fractions.Fraction(abs(high), 2**-shift) + fractions.Fraction(1, 2))
+    magnitude = math.floor(fractions.Fraction(abs(high), 2**-shift) + HALF)
     return magnitude if high >= 0 else -magnitude
 
 
@@ -52,7 +54,7 @@ def codes_of(array: np.ndarray, codes_type: CodesType, columns: int) -> np.ndarr
 def test_requantize(codes_type: CodesType, n: int, per_column: bool, data: Any) -> None:
     m = 2
     draw = lambda strategy, count: data.draw(st.lists(strategy, min_size=count, max_size=count))  # noqa: E731
-    near_ends = st.one_of(INT32, st.integers(-300, 300), st.integers(-(2**31), -(2**31) + 2), st.integers(2**31 - 3, 2**31 - 1))
+    near_ends = st.one_of(INT32, st.integers(-300, 300), ENDS)
     sums = np.array(draw(near_ends, m * n), np.int64).reshape(m, n)
     count = n if per_column else 1
     multipliers, shifts = draw(near_ends, count), draw(st.integers(-31, 30), count)
@@ -93,7 +95,7 @@ def test_multiplier(value: float) -> None:
     assert 2**30 <= multiplier < 2**31 and -31 <= shift <= 30
     exact = fractions.Fraction(value) / fractions.Fraction(2) ** (shift - 31)
     # Nearest, halves up; where rounding gave one bit more it was halved.
-    assert multiplier == math.floor(exact + fractions.Fraction(1, 2)) or (multiplier == 2**30 and exact >= 2**30 - fractions.Fraction(1, 4))
+    assert multiplier == math.floor(exact + HALF) or (multiplier == 2**30 and exact >= 2**30 - HALF / 2)
 
 
 def test_multipliers_keep_their_shape() -> None:
@@ -105,7 +107,7 @@ def test_multipliers_keep_their_shape() -> None:
 
 
 def test_an_integer_layer_is_near_the_float_one(generator: np.random.Generator) -> None:
-    """End to end: int8 activations with a zero point, 4-bit weights, int8 results, against the same layer in float64."""
+    """End to end: int8 activations with a zero point, 4-bit weights, int8 results, against the layer in float64."""
     x, w = generator.standard_normal((16, 96)), generator.standard_normal((40, 96))
     bias = generator.standard_normal(40)
     x_scale, x_zero = (x.max() - x.min()) / 255, int(round(-128 - x.min() / ((x.max() - x.min()) / 255)))
@@ -129,7 +131,8 @@ def test_threads_and_views(generator: np.random.Generator) -> None:
     multipliers, shifts = int4q.requantize_multiplier(generator.uniform(1e-9, 1e-7, 640))
     for codes_type in CodesType:
         whole = int4q.requantize(sums[:, :640].copy(), multipliers, shifts, codes_type=codes_type, threads=1)
-        assert np.array_equal(int4q.requantize(sums[:, :640], multipliers, shifts, codes_type=codes_type, threads=3), whole)
+        view = int4q.requantize(sums[:, :640], multipliers, shifts, codes_type=codes_type, threads=3)
+        assert np.array_equal(view, whole)
         fortran = np.asfortranarray(sums[:, :640])
         assert np.array_equal(int4q.requantize(fortran, multipliers, shifts, codes_type=codes_type), whole)
 

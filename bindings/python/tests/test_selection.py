@@ -98,7 +98,7 @@ def test_equals_scikit_learn(golden: dict[str, np.ndarray], name: str) -> None:
     assert sorted(nearest) == found.indices.tolist()
 
 
-@pytest.mark.skipif(not make_kmeans.has_sklearn(), reason="scikit-learn is not installed; the golden file is still compared")
+@pytest.mark.skipif(not make_kmeans.has_sklearn(), reason="scikit-learn is missing; the golden file is still compared")
 def test_scikit_learn_as_installed(generator: np.random.Generator) -> None:
     for _ in range(5):
         features = generator.standard_normal((500, 30)).astype(np.float32)
@@ -116,7 +116,8 @@ def test_seeds_are_drawn_as_documented(element_type: int4q.Type, generator: np.r
         initial = [random.below(200)]
         while len(initial) < 7:
             distances = ((rows[:, None] - rows[initial]) ** 2).sum(-1).min(1)
-            initial.append(int(np.searchsorted(np.cumsum(distances), random.fraction() * distances.sum(), side="right")))
+            drawn = random.fraction() * distances.sum()
+            initial.append(int(np.searchsorted(np.cumsum(distances), drawn, side="right")))
         found = int4q.select_representatives(features, 7, seed, element_type=element_type)
         given_initial = int4q.select_representatives(features, 7, initial=initial, element_type=element_type)
         assert np.array_equal(found.indices, given_initial.indices)
