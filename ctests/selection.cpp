@@ -230,7 +230,8 @@ void ExpectEqual(const Result &got, const Result &wanted) {
     EXPECT_EQ(std::accumulate(got.sizes.begin(), got.sizes.end(), int64_t{0}), static_cast<int64_t>(got.labels.size()));
 }
 
-// Rows of several sorts: blobs, noise, on a grid (ties, duplicates), far from zero, tiny, huge.
+// Rows of several sorts: blobs, noise, on a grid (ties, duplicates), far from zero, tiny, huge, and two dense ones far apart, in
+// which only binary64 can tell one centroid from another.
 void Fill(SourceMatrix &x, Random &random, int sort) {
     for (int64_t row = 0; row < x.n; row++) {
         const auto blob = random.Integer(0, 3);
@@ -241,6 +242,7 @@ void Fill(SourceMatrix &x, Random &random, int sort) {
             if (sort == 3) value = 1000 + value;
             if (sort == 4) value *= 0x1p-140f;
             if (sort == 5) value = std::clamp(value, -3.0f, 3.0f) * (x.type == INT4Q_TYPE_F16 ? 10000.0f : 1e38f);
+            if (sort == 6) value = 1e-5f * value + static_cast<float>(row % 2 ? column % 5 + 1 : -3);
             x.Set(row, column, value);
         }
     }
@@ -250,7 +252,7 @@ TEST(SelectRepresentatives, EqualsTheRederivation) {
     Random random(21);
     for (int4q_type type : kTypes) {
         for (int64_t dimensions : {1, 3, 8, 17, 70}) {
-            for (int sort = 0; sort < 6; sort++) {
+            for (int sort = 0; sort < 7; sort++) {
                 const int64_t count = random.Integer(60, 150);
                 SourceMatrix x(type, count, dimensions, dimensions + sort % 2);
                 Fill(x, random, sort);
