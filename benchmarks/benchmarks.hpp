@@ -8,6 +8,7 @@ void RegisterConversionBenchmarks();
 void RegisterMatmulBenchmarks();
 void RegisterGatedBenchmarks();
 void RegisterExpertsBenchmarks();
+void RegisterIntegerBenchmarks();
 void RegisterPoolBenchmarks();
 
 // Adds what int4q_describe_dispatch() says of each mode to what is printed ahead of the results.

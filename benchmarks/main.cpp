@@ -34,6 +34,7 @@ int main(int argc, char **argv) {
     int4q_bench::RegisterMatmulBenchmarks();
     int4q_bench::RegisterGatedBenchmarks();
     int4q_bench::RegisterExpertsBenchmarks();
+    int4q_bench::RegisterIntegerBenchmarks();
     int4q_bench::RegisterPoolBenchmarks();
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();

@@ -1291,6 +1291,110 @@ INT4Q_API int4q_status int4q_bias_output(const int4q_tensor *tensor, const void 
                                          int64_t source_stride, const double *x_means, double *corrections, int64_t row_begin,
                                          int64_t row_end);
 
+/* ---- Selecting samples to calibrate with ---- */
+
+/* Writes n of the numbers 0..count-1, drawn without replacement, in ascending order: every set of n is as likely as every other.
+ * 1 <= n <= count. The same for the same seed on every machine: number i is taken if a random integer below count - i is less than
+ * how many are still wanted (Knuth, The Art of Computer Programming, 3.4.2, algorithm S); the integers are Lemire's ("Fast random
+ * integer generation in an interval", 2019) of SplitMix64 (Steele, Lea, Flood, 2014) with the seed as its state. Takes time in
+ * proportion to count. */
+INT4Q_API int4q_status int4q_select_random(int64_t count, int64_t n, uint64_t seed, int64_t *indices);
+
+/* How rows are to be clustered. */
+typedef struct int4q_clustering {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t clusters;       /* how many representatives are wanted: 1..2^31 - 1 */
+    int64_t max_iterations; /* at least 0: how often centroids are moved at most (300 is usual) */
+    uint64_t seed;
+    const int64_t *initial; /* [clusters] rows that are the first centroids (each in 0..count-1), or NULL: k-means++ draws them */
+} int4q_clustering;
+
+typedef struct int4q_representatives {
+    uint32_t struct_size;
+    int32_t converged;  /* 1: no row would change its cluster; 0: max_iterations was reached first */
+    int64_t selected;   /* how many representatives there are */
+    int64_t iterations; /* how often centroids were moved */
+    double inertia;     /* the sum of squared distances of rows from their centroids */
+} int4q_representatives;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_select_representatives() needs. */
+INT4Q_API int4q_status int4q_select_representatives_scratch(int64_t count, int64_t dimensions, int64_t clusters, uint64_t *bytes);
+
+/* Clusters the rows of features[count][dimensions] by k-means and writes the row nearest to each centroid to indices[clusters],
+ * ascending, the number of rows in its cluster to sizes[clusters], and to labels[count] the place in `indices` of each row's
+ * cluster; sizes and labels may be NULL. result may be NULL, else its struct_size must be set.
+ *
+ * The first centroids are rows drawn with probabilities in proportion to the squared distance from the nearest one so far
+ * (k-means++: Arthur and Vassilvitskii, 2007). Then each row goes to its nearest centroid and each centroid to the mean of its
+ * rows, until no row moves (Lloyd, 1982). A cluster that lost all rows gets the row that is farthest from its centroid. All in
+ * binary64, distances in eight partial sums; of equal ones the lowest cluster or row. The same bits for the same call on every
+ * machine.
+ *
+ * With fewer different rows than clusters there are only as many representatives; the places after result->selected get -1 and
+ * size 0. With clusters >= count all rows are selected, each its own. NaN and infinity are INT4Q_ERROR_NOT_FINITE with the place;
+ * nothing but scratch is written then. The call runs on one thread and takes count * dimensions * clusters steps for k-means++ and
+ * for each iteration. */
+INT4Q_API int4q_status int4q_select_representatives(const int4q_clustering *clustering, const void *features,
+                                                    int4q_type features_type, int64_t count, int64_t dimensions,
+                                                    int64_t features_stride, void *scratch, uint64_t scratch_bytes,
+                                                    int64_t *indices, int64_t *sizes, int32_t *labels,
+                                                    int4q_representatives *result);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 11. Integer-only inference: from the int32 sums of a product of integer codes to the codes of the next layer, without
+ * floating point (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+ * Inference", 2018), to the bit what gemmlowp and TensorFlow Lite's reference kernels compute. docs/requantization.md
+ *
+ *     y = s_y (q_y - z_y) = sum of s_x (q_x - z_x) s_w (q_w - z_w)     so     q_y = z_y + M * (int32 sum),  M = s_x s_w / s_y
+ *
+ *     int4q_requantize_multiplier(): M -> multiplier * 2^(shift - 31), once
+ *     int4q_requantize_rows():       sums, any int32 product of the host's -> codes
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Writes each of values[count] as multipliers[i] * 2^(shifts[i] - 31), rounded to nearest, halves up; multipliers[i] is in
+ * 2^30..2^31-1 and shifts[i] in -31..30, or both are 0: for 0, and for what would need a shift below -31. Values are at least 0,
+ * and what they round to is below 2^30; others, and NaN, are INT4Q_ERROR_INVALID_ARGUMENT with the index, nothing is written then.
+ * count is at least 1. (TensorFlow Lite: QuantizeMultiplier.) */
+INT4Q_API int4q_status int4q_requantize_multiplier(const double *values, int64_t count, int32_t *multipliers, int32_t *shifts);
+
+/* What int4q_requantize_rows() writes; `low` and `high` must be within the type's range. */
+enum {
+    INT4Q_CODES_INT8 = 1,  /* int8_t */
+    INT4Q_CODES_UINT8 = 2, /* uint8_t */
+    INT4Q_CODES_INT4 = 3,  /* two to a byte, low nibble first, two's complement; a row of odd length ends in a zero nibble */
+    INT4Q_CODES_UINT4 = 4, /* the same, 0..15 */
+    INT4Q_CODES_INT32 = 5  /* int32_t, aligned: sums at another scale, as for adding a residual */
+};
+
+/* How column j of sums[m][n] becomes codes:
+ *
+ *     v = sum + bias[j]                                       modulo 2^32
+ *     v = v * 2^shift, kept within int32                      if shift > 0           gemmlowp: ShiftLeft
+ *     v = (v * multiplier + 2^30) / 2^31, rounded down        2^31 becomes 2^31 - 1  SaturatingRoundingDoublingHighMul
+ *     v = v / 2^-shift to nearest, halves away from zero      if shift < 0           RoundingDivideByPOT
+ *     code = v + zero_point, exactly, then kept within low..high
+ */
+typedef struct int4q_requantization {
+    uint32_t struct_size;
+    int32_t codes_type;         /* INT4Q_CODES_* */
+    int64_t n;                  /* columns, at least 1 */
+    int64_t multiplier_count;   /* 1: the same multiplier and shift for all columns; n: each column's own */
+    const int32_t *multipliers; /* [multiplier_count], any int32 */
+    const int32_t *shifts;      /* [multiplier_count], -31..30 */
+    const int32_t *bias;        /* [n], or NULL for 0; also the place for -z_x * sum of (q_w - z_w), the same in all rows */
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;               /* at least low */
+    uint32_t reserved;
+} int4q_requantization;
+
+/* Requantizes rows row_begin..row_end-1 of sums[m][n] (rows sums_stride elements apart) to the same rows of codes, which follow one
+ * another: n bytes a row, ceil(n / 2) for INT4 and UINT4, 4 n for INT32; codes_bytes is at least m times that. Both point at row
+ * 0. With INT32 and sums_stride n codes may be sums. m is at least 1. */
+INT4Q_API int4q_status int4q_requantize_rows(const int4q_requantization *requantization, const int32_t *sums, int64_t sums_stride,
+                                             int64_t m, void *codes, uint64_t codes_bytes, int64_t row_begin, int64_t row_end);
+
 #ifdef __cplusplus
 }
 #endif

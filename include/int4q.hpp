@@ -407,6 +407,81 @@ inline int4q_metrics compare(ConstMatrix reference, ConstMatrix candidate) {
     return metrics;
 }
 
+// ---- Integer-only inference ----
+
+// From int32 sums of n columns to codes: M = s_x s_w / s_y, one or n of them, a bias, and the limits of the codes' type.
+class Requantizer {
+public:
+    Requantizer(int32_t codes_type, int64_t n, const std::vector<double> &values, std::vector<int32_t> bias = {},
+                int32_t zero_point = 0)
+        : multipliers_(values.size()), shifts_(values.size()), bias_(std::move(bias)) {
+        check(int4q_requantize_multiplier(values.data(), static_cast<int64_t>(values.size()), multipliers_.data(), shifts_.data()));
+        if (!bias_.empty()) detail::agree(static_cast<int64_t>(bias_.size()), n, "Requantizer", "bias.size()");
+        raw_.struct_size = sizeof raw_;
+        raw_.codes_type = codes_type;
+        raw_.n = n;
+        raw_.multiplier_count = static_cast<int64_t>(values.size());
+        raw_.zero_point = zero_point;
+        const int32_t lows[] = {-128, 0, -8, 0, INT32_MIN}, highs[] = {127, 255, 7, 15, INT32_MAX};
+        if (codes_type < INT4Q_CODES_INT8 || codes_type > INT4Q_CODES_INT32) return;  // the first call will say so
+        raw_.low = lows[codes_type - 1], raw_.high = highs[codes_type - 1];
+    }
+    void limit(int32_t low, int32_t high) noexcept { raw_.low = low, raw_.high = high; }  // low = zero_point: ReLU
+    // Valid as long as this object is neither changed nor gone.
+    int4q_requantization view() const noexcept {
+        int4q_requantization result = raw_;
+        result.multipliers = multipliers_.data(), result.shifts = shifts_.data();
+        result.bias = bias_.empty() ? nullptr : bias_.data();
+        return result;
+    }
+    // sums[m][n] without gaps to codes; code_bytes as int4q_requantize_rows() says.
+    void run(const int32_t *sums, int64_t m, void *codes, uint64_t codes_bytes, Pool *pool = nullptr) const {
+        const int4q_requantization how = view();
+        detail::split_rows(m, pool, [&](int64_t begin, int64_t end) {
+            check(int4q_requantize_rows(&how, sums, how.n, m, codes, codes_bytes, begin, end));
+        });
+    }
+
+private:
+    std::vector<int32_t> multipliers_, shifts_, bias_;
+    int4q_requantization raw_{};
+};
+
+// ---- Samples to calibrate with ----
+
+// n of 0..count-1, ascending.
+inline std::vector<int64_t> select_random(int64_t count, int64_t n, uint64_t seed = 0) {
+    std::vector<int64_t> indices(static_cast<size_t>(std::max<int64_t>(n, 0)));
+    check(int4q_select_random(count, n, seed, indices.data()));
+    return indices;
+}
+
+struct Representatives {
+    std::vector<int64_t> indices, sizes;  // rows, ascending, and how many rows each stands for
+    std::vector<int32_t> labels;          // the place in `indices` of each row's cluster
+    int4q_representatives summary{};
+};
+
+// k-means; the row nearest to each of n centroids.
+inline Representatives select_representatives(ConstMatrix features, int64_t n, uint64_t seed = 0, int64_t max_iterations = 300) {
+    uint64_t bytes = 0;
+    check(int4q_select_representatives_scratch(features.rows, features.columns, n, &bytes));
+    const Scratch scratch(bytes);
+    int4q_clustering clustering{};
+    clustering.struct_size = sizeof clustering;
+    clustering.clusters = n, clustering.max_iterations = max_iterations, clustering.seed = seed;
+    Representatives result;
+    result.indices.resize(static_cast<size_t>(n)), result.sizes.resize(static_cast<size_t>(n));
+    result.labels.resize(static_cast<size_t>(features.rows));
+    result.summary.struct_size = sizeof result.summary;
+    check(int4q_select_representatives(&clustering, features.data, features.type, features.rows, features.columns, features.stride,
+                                       scratch.data(), scratch.bytes(), result.indices.data(), result.sizes.data(),
+                                       result.labels.data(), &result.summary));
+    result.indices.resize(static_cast<size_t>(result.summary.selected));
+    result.sizes.resize(static_cast<size_t>(result.summary.selected));
+    return result;
+}
+
 }  // namespace int4q
 
 #endif  // INT4Q_HPP

@@ -44,6 +44,7 @@ from ._enums import (
     Codebook,
     CodebookScope,
     CodeRange,
+    CodesType,
     Distribution,
     DoubleRule,
     Format,
@@ -96,7 +97,9 @@ from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, u
 from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
+from ._requantize import requantize, requantize_multiplier
 from ._scheme import Scheme
+from ._selection import Representatives, select_random, select_representatives
 from ._tensor import QuantizedTensor, quantize
 from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
 
@@ -116,6 +119,7 @@ __all__ = [
     "CodeReport",
     "Codebook",
     "CodebookScope",
+    "CodesType",
     "CorruptError",
     "Distribution",
     "DoubleRule",
@@ -151,6 +155,7 @@ __all__ = [
     "Pool",
     "QuantizedTensor",
     "Range",
+    "Representatives",
     "Rounding",
     "ScaleRule",
     "Scheme",
@@ -196,8 +201,12 @@ __all__ = [
     "pack_nibbles",
     "quantize",
     "quantize_blocks",
-    "search_twin_ranges",
     "quantize_int4",
+    "requantize",
+    "requantize_multiplier",
+    "search_twin_ranges",
+    "select_random",
+    "select_representatives",
     "set_isa_limit",
     "split_outliers",
     "twin_candidates",

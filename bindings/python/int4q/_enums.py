@@ -209,3 +209,13 @@ class Distribution(enum.IntEnum):
 
     LAPLACE = 1
     GAUSS = 2
+
+
+class CodesType(enum.IntEnum):
+    """What requantized sums become: bytes, nibbles (two to a byte, the low one first) or int32."""
+
+    INT8 = 1
+    UINT8 = 2
+    INT4 = 3
+    UINT4 = 4
+    INT32 = 5

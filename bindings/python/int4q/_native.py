@@ -365,6 +365,43 @@ class CodeReportStruct(_SizedStructure):
     ]
 
 
+class ClusteringStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("clusters", c_int64),
+        ("max_iterations", c_int64),
+        ("seed", c_uint64),
+        ("initial", c_void_p),
+    ]
+
+
+class RepresentativesStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("converged", c_int32),
+        ("selected", c_int64),
+        ("iterations", c_int64),
+        ("inertia", c_double),
+    ]
+
+
+class RequantizationStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("codes_type", c_int32),
+        ("n", c_int64),
+        ("multiplier_count", c_int64),
+        ("multipliers", c_void_p),
+        ("shifts", c_void_p),
+        ("bias", c_void_p),
+        ("zero_point", c_int32),
+        ("low", c_int32),
+        ("high", c_int32),
+        ("reserved", c_uint32),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -642,6 +679,30 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "int4q_bias_output": (
         c_int32,
         [POINTER(TensorStruct), c_void_p, c_int32, c_int64, c_void_p, c_void_p, c_int64, c_int64],
+    ),
+    "int4q_select_random": (c_int32, [c_int64, c_int64, c_uint64, c_void_p]),
+    "int4q_select_representatives_scratch": (c_int32, [c_int64, c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_select_representatives": (
+        c_int32,
+        [
+            POINTER(ClusteringStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_void_p,
+            c_void_p,
+            POINTER(RepresentativesStruct),
+        ],
+    ),
+    "int4q_requantize_multiplier": (c_int32, [c_void_p, c_int64, c_void_p, c_void_p]),
+    "int4q_requantize_rows": (
+        c_int32,
+        [POINTER(RequantizationStruct), c_void_p, c_int64, c_int64, c_void_p, c_uint64, c_int64, c_int64],
     ),
     "int4q_codebook_get": (c_int32, [c_int32, POINTER(c_float)]),
     "int4q_codebook_linear_bins": (c_int32, [c_float, c_float, c_int32, POINTER(c_float)]),
