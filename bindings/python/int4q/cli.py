@@ -202,7 +202,7 @@ def dictionary_table(rows: list[dict[str, str]], title: str) -> Table:
     table = Table(title=title)
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number == 0 else "right")
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(row.get(heading, "") for heading in headings))
     return table
