@@ -53,8 +53,8 @@ _TAILS = ((0.832, "uniform"), (0.7525, "Gauss"), (0.672, "Laplace"), (-math.inf,
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something to know about a layer. `kind`: not_finite, outliers, skewed, collapsed, sparse, squeezed,
-    concentrated, coarse (docs/calibration.md)."""
+    """Something to know about a layer. `kind`: not_finite, outliers, skewed, collapsed, sparse, floor,
+    squeezed, concentrated, coarse (docs/calibration.md)."""
 
     kind: str
     text: str
@@ -441,6 +441,9 @@ def _findings(layer: LayerDiagnosis, best: SchemeResult | None) -> tuple[Finding
     zeros = layer.zeros / layer.size
     if zeros >= _SPARSE_SHARE and layer.zeros < layer.size:
         found.append(Finding("sparse", f"{_percent(zeros)} of the weights are zero"))
+    if codes is not None and codes.groups_at_floor > codes.groups_of_one_code:
+        share = _percent(codes.groups_at_floor / codes.groups)
+        found.append(Finding("floor", f"{share} of the groups of 32 have scales of at most {_SCALE_FLOOR:g}, imprecise in float16"))
     explained = max(zeros, codes.groups_of_one_code / codes.groups) if codes is not None else 0.0
     if codes is not None and codes.most_used_share - explained > _SQUEEZED_SHARE:
         found.append(Finding("squeezed", f"groups of 32 give {_percent(codes.most_used_share)} of the weights the same code"))

@@ -43,6 +43,7 @@ def layers(generator: np.random.Generator) -> dict[str, np.ndarray]:
     made["one row"][17] *= 1000
     made["pruned"] = gauss(generator)
     made["pruned"][generator.random((N, K)) < 0.8] = 0
+    made["tiny"] = gauss(generator) * np.float32(1e-3)
     made["zeros"] = np.zeros((N, K), np.float32)
     made["nan"] = gauss(generator)
     made["nan"][1, 2] = np.nan
@@ -62,6 +63,7 @@ KINDS = {
     "collapsed": {"collapsed"},
     "one row": {"concentrated"},
     "pruned": {"sparse"},
+    "tiny": {"floor"},
     "zeros": {"collapsed"},
     "nan": {"not_finite"},
     "huge": {"coarse"},
@@ -111,6 +113,7 @@ def test_what_is_said_of_the_faults(layers: dict[str, np.ndarray]) -> None:
     assert result["one row"].outliers == 0
     assert "80% of the weights are zero" in result["pruned"].advice
     assert result["pruned"].zeros == (layers["pruned"] == 0).sum()
+    assert "100% of the groups of 32 have scales of at most 1e-05" in result["tiny"].advice
     assert result["zeros"].advised is not None and "exact" in result["zeros"].advice
     assert result["nan"].not_finite == 2
     assert "2 of 32768 weights are NaN or infinite, the first is nan at row 1, column 2" in result["nan"].advice
