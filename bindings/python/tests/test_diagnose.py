@@ -48,7 +48,7 @@ def layers(generator: np.random.Generator) -> dict[str, np.ndarray]:
     made["nan"] = gauss(generator)
     made["nan"][1, 2] = np.nan
     made["nan"][5, 7] = -np.inf
-    made["huge"] = gauss(generator) * np.float32(1e8)
+    made["huge"] = gauss(generator) * np.float32(1e9)
     return made
 
 
