@@ -287,6 +287,33 @@ TEST(Observer, LargeBatchesEqualTheirRows) {
     }
 }
 
+// Channels take blocks of rows and columns at a time, where histograms are kept. Every byte but the number of batches is what rows
+// one by one give, sums too: a channel's elements are added in their order.
+TEST(Observer, ChannelsInBlocksEqualTheirRows) {
+    Random random(21);
+    for (int trial = 0; trial < Samples(120); trial++) {
+        const int64_t rows = random.Integer(1, 150), columns = random.Integer(1, 70), gap = random.Integer(0, 3);
+        const auto type = static_cast<int4q_type>(random.Integer(INT4Q_TYPE_F32, INT4Q_TYPE_BF16));
+        Source x(type, rows, columns, columns + gap);
+        Fill(x, random, 1, random.Chance(0.5) ? 0.001 : 0.0);
+        for (int64_t row = 0; row < rows; row++) {
+            if (random.Chance(0.1)) x.Set(row, random.Integer(0, columns - 1), std::ldexp(1.0f, static_cast<int>(random.Integer(-10, 10))));
+        }
+        x.buffer.ForbidWriting();
+        const uint32_t observed = kHistogram | (random.Chance(0.5) ? kMoments : 0u);
+        TestObserver whole(Describe(INT4Q_AXIS_CHANNEL, rows, columns, observed, int64_t{16} << random.Integer(0, 8))), parts(whole.desc);
+        ASSERT_OK(whole.Push(x));
+        for (int64_t row = 0; row < rows; row++) {
+            const void *place = x.buffer.data() + row * x.stride * TypeBytes(type);
+            ASSERT_OK(int4q_observer_push(parts.memory.data(), parts.memory.size(), place, type, 1, columns, columns));
+        }
+        ASSERT_OK(whole.Validate());
+        const std::string a = whole.Bytes(), b = parts.Bytes();
+        ASSERT_EQ(a.substr(0, 64), b.substr(0, 64));
+        ASSERT_TRUE(a.substr(72) == b.substr(72)) << rows << " x " << columns << " trial " << trial;
+    }
+}
+
 // No count of sixteen bits overflows where nearly all values share a bin.
 TEST(Observer, ManyEqualValues) {
     const int64_t count = int64_t{1} << 20;

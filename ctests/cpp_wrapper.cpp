@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
 #include <utility>
@@ -136,6 +137,79 @@ TEST(CppWrapper, VersionsAndLimits) {
     EXPECT_EQ(int4q::active_isa(), INT4Q_ISA_PORTABLE);
     int4q::set_isa_limit(INT4Q_ISA_NO_LIMIT);
     EXPECT_EQ(int4q::active_isa(), int4q::detected_isa());
+}
+
+TEST(CppWrapper, ObserversMergeAreSavedAndSuggestRanges) {
+    constexpr int64_t rows = 40, columns = 30;
+    const std::vector<float> x = Normals(rows * columns, 5), y = Normals(rows * columns, 6);
+    const auto both = INT4Q_OBSERVE_MOMENTS | INT4Q_OBSERVE_HISTOGRAM;
+    int4q::Observer whole(int4q::Observer::describe(both, INT4Q_AXIS_CHANNEL, columns, 64)), first(whole.info().desc);
+    whole.push({x, rows, columns});
+    whole.push({y, rows, columns});
+    first.push({x, rows, columns});
+    int4q::Observer second(first.info().desc);
+    second.push({y, rows, columns});
+    int4q::Observer merged = int4q::Observer::load(first.data(), first.bytes());
+    merged.merge(second);
+
+    EXPECT_EQ(merged.info().batches, 2);
+    EXPECT_EQ(merged.info().slots, columns);
+    const std::vector<int4q_statistics> a = whole.statistics(), b = merged.statistics();
+    ASSERT_EQ(a.size(), static_cast<size_t>(columns));
+    for (size_t column = 0; column < a.size(); column++) {
+        float low = 9, high = -9;
+        double sum = 0;
+        for (size_t row = 0; row < rows; row++) {
+            for (const std::vector<float> *batch : {&x, &y}) {
+                const float value = (*batch)[row * columns + column];
+                low = std::min(low, value);
+                high = std::max(high, value);
+                sum += static_cast<double>(value);
+            }
+        }
+        EXPECT_EQ(a[column].count, 2 * rows);
+        EXPECT_EQ(b[column].count, 2 * rows);
+        EXPECT_EQ(b[column].low, low);
+        EXPECT_EQ(b[column].high, high);
+        EXPECT_NEAR(b[column].sum, sum, 1e-12);
+        const int4q::Histogram signed_counts = merged.histogram(static_cast<int64_t>(column));
+        EXPECT_EQ(signed_counts.counts, whole.histogram(static_cast<int64_t>(column)).counts);
+        EXPECT_EQ(signed_counts.counts.size(), 128u);
+        const int4q_range all = signed_counts.percentile(100);
+        EXPECT_LE(all.high, high);  // a bin's left edge
+        EXPECT_GE(all.high, high - static_cast<float>(signed_counts.width));
+        const int4q_range clipped = signed_counts.percentile(80), informed = signed_counts.entropy(15);
+        EXPECT_LT(clipped.high, high);
+        EXPECT_GT(clipped.low, low);
+        EXPECT_LE(informed.high, high);
+        int4q_range_search search{};
+        search.lowest_code = -8, search.highest_code = 7;
+        search.divisor = 8, search.norm = 2;
+        search.steps = 100, search.tried = 80;
+        const int4q_range best = signed_counts.least_error(search);
+        EXPECT_GT(best.score, 0);
+        EXPECT_LE(best.high, std::max(-low, high));  // symmetric
+        EXPECT_EQ(best.low, -best.high);
+    }
+    const int4q::Histogram magnitudes = merged.histogram(3, INT4Q_HISTOGRAM_MAGNITUDES);
+    EXPECT_EQ(magnitudes.counts.size(), 64u);
+    EXPECT_EQ(magnitudes.lowest, 0);
+
+    EXPECT_THROW(whole.push({x, columns, rows}), int4q::Error);
+    EXPECT_THROW(int4q::Observer::load(first.data(), first.bytes() - 1), int4q::Error);
+    EXPECT_THROW(int4q::Observer::load(x.data(), 256), int4q::Error);
+    EXPECT_THROW(int4q::Observer(int4q::Observer::describe(both, INT4Q_AXIS_CHANNEL, 0)), int4q::Error);
+    int4q::Observer averages(int4q::Observer::describe(INT4Q_OBSERVE_AVERAGE)), other(averages.info().desc);
+    try {
+        averages.merge(other);
+        FAIL() << "averages were merged";
+    } catch (const int4q::Error &error) {
+        EXPECT_EQ(error.status(), INT4Q_ERROR_UNSUPPORTED);
+    }
+    const int4q::Observer moved = std::move(merged);
+    EXPECT_EQ(moved.info().batches, 2);
+    EXPECT_EQ(merged.data(), nullptr);  // NOLINT: what a moved one is
+    EXPECT_THROW(merged.info(), int4q::Error);
 }
 
 }  // namespace

@@ -1213,7 +1213,7 @@ enum {
 };
 
 /* Writes the distance from the mean at which a quantizer of 2^bits levels (bits 1..16) had best clip, and the mean squared error
- * that it then expects; either may be NULL. With b or sigma 1 and 4 bits 5.0294 (Laplace) and 2.5592 (Gauss). For values after
+ * that it then expects; either may be NULL. With b or sigma 1 and 4 bits 5.0286 (Laplace) and 2.5591 (Gauss). For values after
  * ReLU, range 0..clip, ask for one bit more. scale: at least 0, finite. */
 INT4Q_API int4q_status int4q_aciq_clip(int32_t distribution, int32_t bits, double scale, double *clip, double *mse);
 

@@ -482,6 +482,102 @@ inline Representatives select_representatives(ConstMatrix features, int64_t n, u
     return result;
 }
 
+// Counts of values in bins of equal width, and the ranges that they suggest.
+struct Histogram {
+    std::vector<int64_t> counts;
+    double lowest = 0, width = 1;
+    float low = 0, high = 0;
+
+    int4q_histogram view() const {  // valid until counts change or go
+        return {sizeof(int4q_histogram), 0, counts.data(), static_cast<int64_t>(counts.size()), lowest, width, low, high};
+    }
+    int4q_range percentile(double percent, int32_t form = INT4Q_HISTOGRAM_SIGNED) const {
+        return range([&](const int4q_histogram *h, int4q_range *r) { return int4q_range_percentile(h, form, percent, r); });
+    }
+    int4q_range entropy(int64_t quantized_bins) const {
+        uint64_t bytes = 0;
+        check(int4q_range_entropy_scratch(static_cast<int64_t>(counts.size()), &bytes));
+        const Scratch scratch(bytes);
+        return range([&](const int4q_histogram *h, int4q_range *r) {
+            return int4q_range_entropy(h, quantized_bins, scratch.data(), scratch.bytes(), r);
+        });
+    }
+    int4q_range least_error(int4q_range_search search) const {  // struct_size need not be set
+        search.struct_size = sizeof search;
+        return range([&](const int4q_histogram *h, int4q_range *r) { return int4q_range_of_least_error(h, &search, r); });
+    }
+
+private:
+    template <typename Find>
+    int4q_range range(Find find) const {
+        const int4q_histogram histogram = view();
+        int4q_range result{};
+        check(find(&histogram, &result));
+        return result;
+    }
+};
+
+// Statistics of batches: push, merge with those of other threads and machines, save data()[bytes()] and load it again.
+class Observer {
+public:
+    static int4q_observer_desc describe(uint32_t observed, int32_t axis = INT4Q_AXIS_TENSOR, int64_t extent = 0, int64_t bins = 2048,
+                                        int32_t group_size = 0, float momentum = 0.01f) {
+        int4q_observer_desc desc{};
+        desc.struct_size = sizeof desc;
+        desc.observed = observed;
+        desc.axis = axis, desc.extent = extent, desc.group_size = group_size;
+        desc.bins = observed & INT4Q_OBSERVE_HISTOGRAM ? bins : 0;
+        desc.momentum = observed & INT4Q_OBSERVE_AVERAGE ? momentum : 0;
+        return desc;
+    }
+    explicit Observer(const int4q_observer_desc &desc) {
+        uint64_t bytes = 0;
+        check(int4q_observer_size(&desc, &bytes));
+        memory_.reserve(bytes);
+        check(int4q_observer_init(&desc, memory_.data(), memory_.bytes()));
+    }
+    static Observer load(const void *data, uint64_t bytes) {  // a copy, validated
+        Scratch memory(bytes);
+        if (bytes) std::memcpy(memory.data(), data, static_cast<size_t>(bytes));
+        check(int4q_observer_validate(memory.data(), bytes));
+        return Observer(std::move(memory));
+    }
+    const void *data() const noexcept { return memory_.data(); }  // null once moved from
+    uint64_t bytes() const noexcept { return memory_.bytes(); }
+
+    void push(ConstMatrix x) {
+        check(int4q_observer_push(memory_.data(), memory_.bytes(), x.data, x.type, x.rows, x.columns, x.stride));
+    }
+    void merge(const Observer &other) {
+        check(int4q_observer_merge(memory_.data(), memory_.bytes(), other.data(), other.bytes()));
+    }
+    int4q_observer_info info() const {
+        int4q_observer_info info{};
+        info.struct_size = sizeof info;
+        check(int4q_observer_get_info(data(), bytes(), &info));
+        return info;
+    }
+    std::vector<int4q_statistics> statistics() const {
+        std::vector<int4q_statistics> all(static_cast<size_t>(info().slots));
+        check(int4q_observer_statistics(data(), bytes(), 0, static_cast<int64_t>(all.size()), all.data()));
+        return all;
+    }
+    Histogram histogram(int64_t slot = 0, int32_t form = INT4Q_HISTOGRAM_SIGNED) const {
+        Histogram result;
+        result.counts.resize(static_cast<size_t>(info().desc.bins * (form == INT4Q_HISTOGRAM_SIGNED ? 2 : 1)));
+        int4q_histogram about{};
+        about.struct_size = sizeof about;
+        check(int4q_observer_histogram(data(), bytes(), slot, form, result.counts.data(), static_cast<int64_t>(result.counts.size()),
+                                       &about));
+        result.lowest = about.lowest, result.width = about.width, result.low = about.low, result.high = about.high;
+        return result;
+    }
+
+private:
+    explicit Observer(Scratch memory) noexcept : memory_(std::move(memory)) {}
+    Scratch memory_;
+};
+
 }  // namespace int4q
 
 #endif  // INT4Q_HPP

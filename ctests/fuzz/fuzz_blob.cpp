@@ -12,18 +12,14 @@
 //
 // (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument.
 // replay.cpp runs this entry without a fuzzer, with every test run.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "support/code_width.hpp"
+#include "fuzz/guarded_memory.hpp"
 #include "support/floats.hpp"
 #include "support/reference_packer.hpp"
 
@@ -35,43 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 namespace {
 
-#define REQUIRE(condition)                                                                                \
-    do {                                                                                                  \
-        if (!(condition)) {                                                                               \
-            int4q_error error;                                                                            \
-            std::memset(&error, 0, sizeof error);                                                         \
-            error.struct_size = sizeof error;                                                             \
-            int4q_last_error(&error);                                                                     \
-            std::fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__, __LINE__, #condition, \
-                         error.message ? error.message : "?");                                            \
-            std::abort();                                                                                 \
-        }                                                                                                 \
-    } while (false)
-
-// The last byte, rounded up to 64, precedes an inaccessible page. From Freeze() on writing is a crash.
-class GuardedBlob {
-public:
-    explicit GuardedBlob(size_t bytes) {
-        const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), rounded = (bytes + 63) / 64 * 64;
-        inner_ = std::max(page, (rounded + page - 1) / page * page);
-        mapping_bytes_ = inner_ + page;
-        void *memory = mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        REQUIRE(memory != MAP_FAILED);
-        mapping_ = static_cast<uint8_t *>(memory);
-        REQUIRE(mprotect(mapping_ + inner_, page, PROT_NONE) == 0);
-        data_ = mapping_ + inner_ - rounded;
-    }
-    ~GuardedBlob() { munmap(mapping_, mapping_bytes_); }
-    GuardedBlob(const GuardedBlob &) = delete;
-    GuardedBlob &operator=(const GuardedBlob &) = delete;
-    void Freeze() { REQUIRE(mprotect(mapping_, inner_, PROT_READ) == 0); }
-    uint8_t *data() { return data_; }
-
-private:
-    uint8_t *mapping_;
-    uint8_t *data_;
-    size_t inner_, mapping_bytes_;
-};
+using GuardedBlob = int4q_fuzz::GuardedMemory;
 
 struct Tensor {
     std::vector<uint8_t> codes, scales, zero_points, offsets;

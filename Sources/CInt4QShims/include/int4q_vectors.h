@@ -287,6 +287,19 @@ I4Q_VECTOR void i4q_bins_of_run(const float *floats, int64_t count, float scale,
     for (; i < count; i++) indices[i] = i4q_bin_of(floats[i], scale, bins);
 }
 
+/* The same for one element of each of 16 histograms that follow one another, each with a scale of its own. */
+I4Q_VECTOR void i4q_bins_of_columns(const float *floats, const float *scales, int32_t bins, int32_t *indices) {
+    i4q_i32x4 zero = {bins, 3 * bins, 5 * bins, 7 * bins};
+    for (int64_t i = 0; i < 16; i += 4) {
+        const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)(floats + i);
+        const i4q_i32x4 below = v < (i4q_f32x4)0.0f;
+        const i4q_f32x4 magnitude = (i4q_f32x4)((i4q_i32x4)v & 0x7fffffff);
+        const i4q_f32x4 scale = *(const i4q_f32x4_anywhere *)(scales + i);
+        *(i4q_i32x4 *)(indices + i) = (__builtin_convertvector(magnitude * scale, i4q_i32x4) ^ below) + zero;
+        zero += 8 * bins;
+    }
+}
+
 /* Adds the run's sum, sum of magnitudes and sum of squares; element i belongs to partial sum i % 4. */
 I4Q_VECTOR void i4q_add_moments_of_run(const float *floats, int64_t count, double *sum, double *magnitudes, double *squares) {
     typedef double f64x4 __attribute__((ext_vector_type(4)));

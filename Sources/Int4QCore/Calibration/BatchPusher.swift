@@ -14,6 +14,19 @@ struct PushMemory {
     static var indicesOffset: Int { PushMemory.length * 8 }
 }
 
+/// What will be wanted after a run, and which part of its slot's elements in this row come before it.
+struct Next {
+    let values: UnsafeRawPointer
+    let place: Int
+    let of: Int
+
+    init(values: UnsafeRawPointer, place: Int = 0, of: Int = 0) {
+        self.values = values
+        self.place = place
+        self.of = of
+    }
+}
+
 /// One batch on its way into an observer, as runs of floats that lie in one slot.
 struct BatchPusher {
     let observer: Observer
@@ -22,7 +35,7 @@ struct BatchPusher {
     /// Room for a run that is not read where it is.
     let buffer: UnsafeMutablePointer<Float>
     /// Bins of a part of a run.
-    private let indices: UnsafeMutablePointer<Int32>
+    let indices: UnsafeMutablePointer<Int32>
     private let lanes: UnsafeMutablePointer<LaneCounts>?
 
     init(_ observer: Observer, _ source: Matrix, _ kernels: i4q_kernels, _ memory: UnsafeMutableRawPointer,
@@ -73,14 +86,15 @@ struct BatchPusher {
         var column = columns.lowerBound
         while column < columns.upperBound {
             let count = min(longestRun, columns.upperBound &- column)
-            push(floats(row, column, count), count, slot, next: source.row(row) + (column &+ count) &* source.type.size)
+            let next = Next(values: source.row(row) + (column &+ count) &* source.type.size,
+                            place: column &- columns.lowerBound, of: columns.count)
+            push(floats(row, column, count), count, slot, next)
             column &+= count
         }
     }
 
-    /// `next` is what will be read after this run.
     @inline(never)
-    private func push(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, next: UnsafeRawPointer) {
+    private func push(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ next: Next) {
         let range = self.range(floats, count)
         if range.first_not_finite >= 0 {
             pushFinite(floats, count, slot)
@@ -101,13 +115,13 @@ struct BatchPusher {
                 kept &+= 1
             }
             observer.notFinite &+= Int64(end &- index &- kept)
-            if kept > 0 { add(UnsafePointer(buffer), kept, slot, range(UnsafePointer(buffer), kept), floats) }
+            if kept > 0 { add(UnsafePointer(buffer), kept, slot, range(UnsafePointer(buffer), kept), Next(values: floats)) }
             index = end
         }
     }
 
     private func add(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ range: i4q_group_range,
-                     _ next: UnsafeRawPointer) {
+                     _ next: Next) {
         let before = BinWidth(low: observer.lows[slot], high: observer.highs[slot])
         observer.widen(slot, low: range.min, high: range.max)
         observer.count(count, slot)
@@ -119,7 +133,7 @@ struct BatchPusher {
 
     @inline(never)
     private func addToHistogram(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ range: i4q_group_range, _ before: BinWidth,
-                                _ next: UnsafeRawPointer) {
+                                _ next: Next) {
         let bins = observer.layout.bins
         let histogram = observer.histogram(slot)
         let now = BinWidth(low: observer.lows[slot], high: observer.highs[slot])
@@ -133,10 +147,12 @@ struct BatchPusher {
             histogram[Int(first)] &+= Int64(count)
             return
         }
+        let last = i4q_bin_of(range.max, scale, Int32(truncatingIfNeeded: bins))
         var index = 0
         while index < count {
             let part = min(PushMemory.indexLength, count &- index)
-            prefetch(next + index &* source.type.size, bytes: part &* source.type.size)
+            prefetch(next.values + index &* source.type.size, bytes: part &* source.type.size)
+            prefetchHistogram(slot &+ 1, Int(first)..<Int(last), next, index..<(index &+ part))
             i4q_bins_of_run(floats + index, Int64(part), scale, Int32(truncatingIfNeeded: bins), indices)
             if let lanes {
                 lanes.pointee.add(indices, part, bins: bins)
@@ -150,6 +166,15 @@ struct BatchPusher {
     /// Counting leaves memory idle: let it bring what comes next.
     private func prefetch(_ place: UnsafeRawPointer, bytes: Int) {
         for offset in stride(from: 0, to: bytes, by: 64) { i4q_prefetch(place + offset) }
+    }
+
+    /// The next slot's bins are likely to be those of this one. Only where there are at least two values for each line of 64 bytes.
+    private func prefetchHistogram(_ slot: Int, _ bins: Range<Int>, _ next: Next, _ done: Range<Int>) {
+        if next.of &* 4 < bins.count || slot >= observer.layout.slots { return }
+        let begin = bins.lowerBound &+ bins.count &* (next.place &+ done.lowerBound) / next.of
+        let end = bins.lowerBound &+ bins.count &* (next.place &+ done.upperBound) / next.of
+        let histogram = observer.histogram(slot)
+        for bin in stride(from: begin, to: end, by: 8) { i4q_prefetch_far(histogram + bin) }
     }
 
     /// Four at a time: where all are in one bin one addition has not to wait for the other.

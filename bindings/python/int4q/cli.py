@@ -1,4 +1,4 @@
-"""The command line: `int4q info | validate | describe | quantize`. Needs the extra `int4q[cli]`."""
+"""The command line: `int4q info | validate | describe | quantize | diagnose`. Needs the extra `int4q[cli]`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import enum
 import json
 import pathlib
 import re
-from collections.abc import Iterator
-from typing import Any
 
 try:
     import typer
@@ -20,6 +18,8 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
 import numpy as np
 
 import int4q
+from int4q._diagnosis_text import layer_row, scheme_row
+from int4q._files import weight_matrices
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="4-bit weights: quantize, look at, check.")
 
@@ -140,39 +140,6 @@ def describe(
 
 # ---- quantize ------------------------------------------------------------------------------------------------------
 
-FLOAT_TYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(np.uint16),
-}
-
-
-def read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's table of contents, and where its data starts."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > path.stat().st_size:
-            raise ValueError("not a safetensors file")
-        return json.loads(file.read(size)), 8 + size
-
-
-def weight_matrices(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray, str]]:
-    """Name, mapped array and type of each 2-D float tensor. bfloat16 comes as uint16."""
-    # Read here and not through the package: NumPy has no bfloat16, for which the package would want PyTorch.
-    header, start = read_header(path)
-    for name, entry in sorted(header.items()):
-        if name == "__metadata__" or entry["dtype"] not in FLOAT_TYPES or len(entry["shape"]) != 2:
-            continue
-        if 0 in entry["shape"]:
-            continue
-        dtype = FLOAT_TYPES[entry["dtype"]]
-        begin, end = entry["data_offsets"]
-        raw = np.memmap(path, np.uint8, "r", start + begin, end - begin)
-        # Offsets in the file need not be multiples of the element's size.
-        array = raw if raw.ctypes.data % dtype.itemsize == 0 else np.array(raw)
-        yield name, array.view(dtype).reshape(entry["shape"]), entry["dtype"].lower()
-
-
 def blob_name(tensor_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", tensor_name) + ".int4q"
 
@@ -234,6 +201,55 @@ def quantize(
             results.append((name, weights, metrics, size))
             progress.advance(task)
     console().print(result_table(results))
+
+
+# ---- diagnose ------------------------------------------------------------------------------------------------------
+
+
+def dictionary_table(rows: list[dict[str, str]], title: str) -> Table:
+    table = Table(title=title)
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row.get(heading, "") for heading in headings))
+    return table
+
+
+@app.command()
+def diagnose(
+    model: pathlib.Path = typer.Argument(help="a .safetensors, .npz or .onnx file"),
+    schemes: bool = typer.Option(False, "--schemes", help="also show what each scheme makes of each layer"),
+    fitted: bool = typer.Option(False, "--fitted", help="try a codebook fitted to each row, too: slow"),
+    most_bits: float = typer.Option(5.0, help="advise nothing that needs more bits per weight"),
+    least_db: float = typer.Option(12.0, help="advise 8 bits where a usual weight's error is above this"),
+    as_json: bool = typer.Option(False, "--json", help="print all of it as JSON"),
+    threads: int | None = typer.Option(None, help="default: one per processor"),
+) -> None:
+    """Looks at the weights of each layer and says which 4-bit scheme suits it, and why."""
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
+        task = progress.add_task("reading", total=None)
+        try:
+            result = int4q.diagnose(
+                model,
+                fitted=fitted,
+                most_bits=most_bits,
+                least_db=least_db,
+                threads=threads,
+                show=False,
+                on_layer=lambda name: progress.update(task, description=name),
+            )
+        except (int4q.Int4QError, OSError, ValueError, KeyError, TypeError) as error:
+            raise fail(f"{model}: {error}") from error
+    if as_json:
+        typer.echo(json.dumps(result.rows(), indent=1))
+        return
+    console().print(dictionary_table([layer_row(layer) for layer in result.layers], "Layers"))
+    if schemes:
+        console().print(dictionary_table([row for layer in result.layers if (row := scheme_row(layer))], "Schemes"))
+    for layer in result.layers:
+        typer.echo(f"{layer.name}: {layer.advice}")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import numpy as np
@@ -115,3 +116,36 @@ def test_quantize_says_what_is_wrong(model: pathlib.Path, tmp_path: pathlib.Path
     bad = tmp_path / "bad.safetensors"
     safetensors_numpy.save_file({"w": np.full((2, 32), np.nan, np.float32)}, bad)
     assert "w: int4q_quantize_rows: source is nan at row 0, column 0" in run("quantize", bad, tmp_path / "out", code=1)
+
+
+# ---- diagnose ------------------------------------------------------------------------------------------------------
+
+
+def test_diagnose(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = run("diagnose", model)
+    weights = safetensors_numpy.load_file(model)["layer.weight"]
+    layer = int4q.diagnose(weights, show=False).layers[0]
+    assert layer.advised is not None
+    assert f"layer.weight: {layer.advice}" in text and "48 x 64" in text and "layer/half: " in text
+    assert "SQNR" not in text and "positions" not in text
+    detailed = run("diagnose", model, "--schemes", "--threads", 1)
+    assert f"{layer.schemes[0].sqnr_db:.1f}" in detailed and "SQNR dB" in detailed
+
+
+def test_diagnose_as_json(model: pathlib.Path) -> None:
+    rows = json.loads(run("diagnose", model, "--json", "--most-bits", 4.4))
+    assert [row["name"] for row in rows] == ["layer.weight", "layer/half"]
+    assert rows[0]["shape"] == [48, 64] and rows[1]["type"] == "f16"
+    advised = next(result for result in rows[0]["schemes"] if result["name"] == rows[0]["advised"])
+    assert advised["bits_per_weight"] <= 4.4
+    assert "none has at most 4.4 bits" in rows[1]["advice"]  # an odd row of 33 needs more
+
+
+def test_diagnose_says_what_is_wrong(tmp_path: pathlib.Path) -> None:
+    assert "absent" in run("diagnose", tmp_path / "absent.npz", code=1)
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"PK\x03\x04")
+    assert "not an .npz file" in run("diagnose", bad, code=1)
+    nan = tmp_path / "nan.npz"
+    np.savez(nan, w=np.full((2, 64), np.nan, np.float32))
+    assert "w: repair it first: 128 of 128 weights" in run("diagnose", nan)
