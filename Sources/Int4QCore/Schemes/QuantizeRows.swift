@@ -62,15 +62,25 @@ struct RowQuantizer<Sink: QuantizationSink> {
     }
 
     func quantize(_ row: Int, _ group: Int) throws(Failure) {
-        let size = Int(sink.scheme.groupSize(k: Int64(source.columns)))
-        let begin = group * size
-        let end = min(begin + size, source.columns)
-        let range = try findRange(row, begin, end)
-        let parameters = sink.scheme.parameters(for: range, table: table)
-        try requireFits(parameters.scale, row, begin)
-        try requireFits(parameters.offset, row, begin)
+        let columns = columns(group)
+        let parameters = try parameters(row, group)
         sink.put(parameters, row: row, group: group)
-        encode(parameters, row, begin, end)
+        encode(parameters, row, columns.lowerBound, columns.upperBound)
+    }
+
+    private func columns(_ group: Int) -> Range<Int> {
+        let size = Int(sink.scheme.groupSize(k: Int64(source.columns)))
+        return group * size..<min(group * size + size, source.columns)
+    }
+
+    /// What a group would store, and how its codes would be chosen.
+    func parameters(_ row: Int, _ group: Int) throws(Failure) -> GroupParameters {
+        let columns = columns(group)
+        let range = try findRange(row, columns.lowerBound, columns.upperBound)
+        let parameters = sink.scheme.parameters(for: range, table: table)
+        try requireFits(parameters.scale, row, columns.lowerBound)
+        try requireFits(parameters.offset, row, columns.lowerBound)
+        return parameters
     }
 
     private func load(_ row: Int, _ begin: Int, _ count: Int) {

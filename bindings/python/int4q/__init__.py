@@ -47,6 +47,7 @@ from ._enums import (
     Distribution,
     DoubleRule,
     Format,
+    GptqOrder,
     HistogramForm,
     Int4Method,
     Isa,
@@ -65,6 +66,7 @@ from ._enums import (
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
+    CancelledError,
     CorruptError,
     Int4QError,
     InvalidArgumentError,
@@ -96,6 +98,7 @@ from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, u
 from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
+from ._reconstruction import GptqReport, GramMatrix, gptq
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, quantize
 from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
@@ -112,6 +115,7 @@ __all__ = [
     "Blocks",
     "Bound",
     "BufferTooSmallError",
+    "CancelledError",
     "CodeRange",
     "CodeReport",
     "Codebook",
@@ -183,6 +187,7 @@ __all__ = [
     "format_scheme",
     "gobo_centroids",
     "gobo_quantize",
+    "gptq",
     "fit_codebook",
     "fit_row_codebooks",
     "isa_active",

@@ -204,3 +204,18 @@ class Distribution(enum.IntEnum):
 
     LAPLACE = 1
     GAUSS = 2
+
+
+class GptqOrder(enum.IntEnum):
+    """The order in which GPTQ rounds columns; the tensor's stay where they are."""
+
+    COLUMNS = 0
+    ACTIVATIONS = 1
+    WITHIN_GROUPS = 2
+
+
+class GptqFlag(enum.IntFlag):
+    """What else GPTQ may be asked to do."""
+
+    STATIC_GROUPS = 1
+    CLEAR_DEAD_CHANNELS = 2
