@@ -42,7 +42,7 @@ enum RankUpdate<let rows: Int, let panels: Int> {
             for p in 0..<panels { vectors[p] = right.floats(p &* rightStride) }
             for r in 0..<rows {
                 let element = Floats(repeating: left.float(r &* 4))
-                for p in 0..<panels { sums[p][r] = fusedMultiplyAdd(element, vectors[p], sums[p][r]) }
+                for p in 0..<panels { sums[p][r] = compactMultiplyAdd(element, vectors[p], sums[p][r]) }
             }
             left += 64
             right += 64

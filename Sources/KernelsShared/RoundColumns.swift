@@ -35,7 +35,7 @@ private func spread(_ errors: Floats, from column: Int, _ r: i4q_column_rounding
         let count = lanes &- next % lanes
         for i in 0..<count {
             let target = (next &+ i) &* 64
-            let updated = fusedMultiplyAdd(errors, Floats(repeating: row.float(i &* 4)), UnsafeRawPointer(current).floats(target))
+            let updated = compactMultiplyAdd(errors, Floats(repeating: row.float(i &* 4)), UnsafeRawPointer(current).floats(target))
             current.storeBytes(of: updated, toByteOffset: target, as: Floats.self)
         }
         next &+= count
@@ -55,25 +55,21 @@ private func choose(_ r: i4q_column_rounding, _ encoding: UnsafeRawPointer, _ we
         let exact = i4q_subtract(weights, offset) * divisor + Floats(repeating: r.ggml_bias)
         let magnitude = floats(fromBits: bits(exact) & Words(repeating: 0x7fff_ffff))
         // The reciprocal of a subnormal scale is infinite; ggml's conversion then gives 0.
-        let usable = i4q_value_if_above(magnitude, magnitude, Floats(repeating: 0x1.fffffep9), Floats(repeating: 0))
-        steps = i4q_truncate_f32(i4q_clip(usable, Floats(repeating: 0), Floats(repeating: 1024)))
+        let usable = i4q_below(magnitude, 1024)
+        steps = i4q_truncate_f32(usable)
     } else {
         let limit = Floats(repeating: 1024)
         let bounded = i4q_clip(i4q_divide(i4q_subtract(weights * gain, offset), divisor), -limit, limit)
         steps = unsafeBitCast(i4q_round_and_add(bounded, zero), to: Ints.self)
     }
     steps = i4q_clip_codes(steps, low, high)
-    return (steps, fusedMultiplyAdd(scale, i4q_float_from_i32(steps &- zero), shift))
+    return (steps, compactMultiplyAdd(scale, i4q_float_from_i32(steps &- zero), shift))
 }
 
 @inline(never)
 private func lookUp(_ table: UnsafeRawPointer, _ steps: Floats, _ scale: Floats, _ low: Ints, _ high: Ints) -> (Ints, Floats) {
-    let codes = table + 15 &* 64, values = codes + 16 &* 64
-    var code = unsafeBitCast(codes.floats(0), to: Ints.self), value = values.floats(0)
-    for i in 0..<15 {
-        let limit = table.floats(i &* 64), next = i &* 64 &+ 64
-        code = i4q_code_if_above(code, steps, limit, unsafeBitCast(codes.floats(next), to: Ints.self))
-        value = i4q_value_if_above(value, steps, limit, values.floats(next))
-    }
+    let codes = table + 15 &* 64
+    var code = low
+    let value = i4q_climb_lanes(table, codes, codes + 16 &* 64, steps, &code)
     return (i4q_clip_codes(code, low, high), scale * value)
 }

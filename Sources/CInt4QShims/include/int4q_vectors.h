@@ -64,13 +64,24 @@ I4Q_VECTOR i4q_i32x16 i4q_step_above(i4q_i32x16 sum, i4q_f32x16 v, float limit, 
     const i4q_i32x16 is_above = v > (i4q_f32x16)limit;
     return sum + (is_above & (i4q_i32x16)step);
 }
-/* Lane by lane what follows a limit that v is above, else what was kept. */
-I4Q_VECTOR i4q_i32x16 i4q_code_if_above(i4q_i32x16 kept, i4q_f32x16 v, i4q_f32x16 limit, i4q_i32x16 code) {
-    return v > limit ? code : kept;
+/* In 16 lanes: codes and values are [16][16], what lanes get that are above no limit, the first of [15][16] limits, the second ...
+ * Codes go to `code`, aligned to 64. In a loop, for the sake of size. */
+I4Q_VECTOR i4q_f32x16 i4q_climb_lanes(const void *limits, const void *codes, const void *values, i4q_f32x16 v, void *code) {
+    const i4q_f32x16 *limit = (const i4q_f32x16 *)limits, *next_value = (const i4q_f32x16 *)values;
+    const i4q_i32x16 *next_code = (const i4q_i32x16 *)codes;
+    i4q_f32x16 value = next_value[0];
+    i4q_i32x16 chosen = next_code[0];
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 15; i++) {
+        const i4q_i32x16 above = v > limit[i];
+        chosen = above ? next_code[i + 1] : chosen;
+        value = above ? next_value[i + 1] : value;
+    }
+    *(i4q_i32x16 *)code = chosen;
+    return value;
 }
-I4Q_VECTOR i4q_f32x16 i4q_value_if_above(i4q_f32x16 kept, i4q_f32x16 v, i4q_f32x16 limit, i4q_f32x16 value) {
-    return v > limit ? value : kept;
-}
+/* v, or 0 from the limit on. NaN becomes 0. */
+I4Q_VECTOR i4q_f32x16 i4q_below(i4q_f32x16 v, float limit) { return v < (i4q_f32x16)limit ? v : (i4q_f32x16)0.0f; }
 I4Q_VECTOR i4q_i32x16 i4q_clip_codes(i4q_i32x16 v, i4q_i32x16 low, i4q_i32x16 high) {
     const i4q_i32x16 below = v > high ? high : v;
     return below > low ? below : low;

@@ -49,6 +49,7 @@ extension GroupRange {
 }
 
 extension Scheme {
+    @inline(never)
     func parameters(for range: GroupRange, table: UnsafePointer<i4q_code_table>?) -> GroupParameters {
         switch kind {
         case .symmetric: usesGgmlRounding ? ggmlSymmetric(range) : symmetric(range)

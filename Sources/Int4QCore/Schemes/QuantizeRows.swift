@@ -90,6 +90,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
 
     // MARK: Range
 
+    @inline(never)
     private func findRange(_ row: Int, _ begin: Int, _ end: Int) throws(Failure) -> GroupRange {
         var range = GroupRange(min: .infinity, max: -.infinity)
         var index = begin
@@ -179,6 +180,7 @@ struct TensorSink: QuantizationSink {
     }
 }
 
+@inline(never)
 public func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
     if rows.isEmpty { return }
     let rows = Int(rows.lowerBound)..<Int(rows.upperBound)

@@ -27,10 +27,10 @@ CHANNEL = np.dtype(_native.ChannelStruct)
 def _spread(pool: Pool | None) -> Iterator[tuple[int, Any, int | None]]:
     """Worker count, parallel_for and host."""
     if pool is None:
-        yield 1, None, None
+        yield 1, _native.no_parallel_for, None
         return
     with pool.in_use() as handle:
-        yield pool.workers, ctypes.cast(_native.pool_parallel_for, ctypes.c_void_p), handle
+        yield pool.workers, _native.pool_parallel_for, handle
 
 
 def _size(function: str, *arguments: Any) -> int:

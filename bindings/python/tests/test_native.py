@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 85
+    assert len(header_functions()) == 99
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -77,6 +77,7 @@ def test_table_equals_the_exports() -> None:
         ("OBSERVE", int4q.Observe),
         ("HISTOGRAM", int4q.HistogramForm),
         ("DISTRIBUTION", int4q.Distribution),
+        ("GPTQ_ORDER", int4q.GptqOrder),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
@@ -118,6 +119,10 @@ STRUCTS = {
     "int4q_range_search": _native.RangeSearchStruct,
     "int4q_element": _native.ElementStruct,
     "int4q_code_report": _native.CodeReportStruct,
+    "int4q_gram_info": _native.GramInfoStruct,
+    "int4q_channel": _native.ChannelStruct,
+    "int4q_gptq_options": _native.GptqOptionsStruct,
+    "int4q_gptq_report": _native.GptqReportStruct,
 }
 
 
