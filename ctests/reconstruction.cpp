@@ -194,7 +194,7 @@ TEST(Gptq, AGramMatrixThatIsNotOneIsRefused) {
 struct Call {
     static constexpr int64_t kRows = 33, kColumns = 40;
     alignas(64) float x_memory[kRows * 41 + 1];
-    alignas(64) unsigned char gram_memory[10240], other_memory[10240];
+    alignas(64) unsigned char gram_memory[16384], other_memory[16384];
     std::vector<unsigned char> scratch_memory = std::vector<unsigned char>(1 << 20);
     alignas(64) double square[kColumns * 41];
     int4q_gram_info info_memory{};

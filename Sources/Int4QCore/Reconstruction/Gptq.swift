@@ -81,14 +81,15 @@ public struct Gptq {
         try parallel.run(&self, count: tasks) { work, index, _ in
             let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self)
             let rows = gptq.pointee.rows(Int(index))
-            do throws(Failure) {
-                try quantize(gptq.pointee.tensor, gptq.pointee.source, rows: rows, gptq.pointee.kernels)
-            } catch {
-                i4q_atomic_least_i64(&gptq.pointee.badRow, rows.lowerBound)
-            }
+            if !gptq.pointee.roundToNearest(rows) { i4q_atomic_least_i64(&gptq.pointee.badRow, rows.lowerBound) }
         }
         // Once more, for the sake of the error.
         if badRow != .max { try quantize(tensor, source, rows: badRow..<tensor.layout.n, kernels) }
+    }
+
+    private func roundToNearest(_ rows: Range<Int64>) -> Bool {
+        do throws(Failure) { try quantize(tensor, source, rows: rows, kernels) } catch { return false }
+        return true
     }
 
     private mutating func makeFactor(_ parallel: ParallelFor) throws(Failure) {
@@ -122,15 +123,18 @@ public struct Gptq {
             work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.turn(Int(index))
         }
         try parallel.run(&self, count: (scratch.padded - 1) / scratch.blockColumns + 1) { work, index, _ in
-            let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee
-            let block = gptq.block(Int(index))
-            gptq.factor.invert(block.lowerBound, block.upperBound, into: gptq.inverse(Int(index)))
+            work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee.invert(Int(index))
         }
     }
 
     func block(_ index: Int) -> Range<Int> {
         let begin = index &* scratch.blockColumns
         return begin..<min(begin &+ scratch.blockColumns, scratch.padded)
+    }
+
+    private func invert(_ index: Int) {
+        let block = block(index)
+        factor.invert(block.lowerBound, block.upperBound, into: inverse(index))
     }
 
     func inverse(_ block: Int) -> UnsafeMutablePointer<Float> { inverses + block &* scratch.blockColumns &* scratch.blockColumns }
@@ -141,9 +145,9 @@ public struct Gptq {
             try options.reportProgress(factor.rows + firstTask, progressTotal)
             let count = min(wave, tasks - firstTask)
             try parallel.run(&self, count: count) { work, index, worker in
-                let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee
-                let task = GptqRows(gptq, gptq.rows(gptq.firstTask &+ Int(index)), gptq.worker(worker))
-                gptq.outcomes[Int(index)] = task.run()
+                let gptq = UnsafePointer(work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self))
+                let rows = gptq.pointee.rows(gptq.pointee.firstTask &+ Int(index))
+                gptq.pointee.outcomes[Int(index)] = GptqRows(gptq, rows, gptq.pointee.worker(worker)).run()
             }
             for index in 0..<count {
                 total.loss += outcomes[index].loss
