@@ -11,7 +11,7 @@
 namespace int4q_test {
 namespace {
 
-constexpr int kStatuses = INT4Q_ERROR_THREAD + 1;
+constexpr int kStatuses = INT4Q_ERROR_CANCELLED + 1;
 
 TEST(Version, TheLibraryIsTheHeadersOwn) {
     EXPECT_EQ(int4q_version(), INT4Q_VERSION_MAJOR * 1000000 + INT4Q_VERSION_MINOR * 1000 + INT4Q_VERSION_PATCH);

@@ -78,7 +78,8 @@ enum {
     INT4Q_ERROR_BLOB_VERSION = 10,    /* a blob of a format version that this library does not know */
     INT4Q_ERROR_MISMATCH = 11,        /* two arguments that must agree do not (a plan and a blob, a tensor and a blob) */
     INT4Q_ERROR_OUT_OF_MEMORY = 12,   /* memory for a pool could not be had */
-    INT4Q_ERROR_THREAD = 13           /* the system refused to start a thread */
+    INT4Q_ERROR_THREAD = 13,          /* the system refused to start a thread */
+    INT4Q_ERROR_CANCELLED = 14        /* a progress callback asked for an end */
 };
 
 /* The name of a status code ("INT4Q_ERROR_NULL_POINTER"), or "unknown int4q status". Static memory; never NULL. */
@@ -1394,6 +1395,159 @@ typedef struct int4q_requantization {
  * 0. With INT32 and sums_stride n codes may be sums. m is at least 1. */
 INT4Q_API int4q_status int4q_requantize_rows(const int4q_requantization *requantization, const int32_t *sums, int64_t sums_stride,
                                              int64_t m, void *codes, uint64_t codes_bytes, int64_t row_begin, int64_t row_end);
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 12. Reconstruction: methods that use activations. Definitions and formulas: docs/reconstruction.md
+ *
+ *     gram_init -> push batches of x -> merge -> gptq_quantize(W) -> tensor, report
+ *
+ * A Gram matrix is one flat block of the caller's memory, aligned to 64 bytes, free of pointers, like an observer: it may be
+ * written to a file, sent to another machine and used there. It takes 4 k^2 + O(k) bytes: one triangle in binary64.
+ *
+ * Calls with parallel_for are spread by it (on the calling thread alone if it is NULL), with at most worker_count workers,
+ * 1..1024. All their arguments are checked first. Results have the same bits whatever the workers, the host's way to run them, and
+ * the instruction set.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* ---- Gram matrices: G[i][j] = sum over rows of x[i] * x[j] ---- */
+
+/* Writes the size of the Gram matrix of rows of k elements. */
+INT4Q_API int4q_status int4q_gram_size(int64_t k, uint64_t *bytes);
+
+/* Makes one that has seen nothing in gram[gram_bytes]. Any contents before. */
+INT4Q_API int4q_status int4q_gram_init(int64_t k, void *gram, uint64_t gram_bytes);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_push() needs: about 2048 k. */
+INT4Q_API int4q_status int4q_gram_push_scratch(int64_t k, uint64_t *bytes);
+
+/* Takes a batch x[rows][columns], rows ldx elements apart, at least 1; `columns` must be the matrix's k, or INT4Q_ERROR_MISMATCH.
+ * Products are summed in binary32 over 128 rows (a chain of fused multiply-adds), and those sums in binary64: each G[i][j] is
+ * off by at most 2^-17 sum |x[i] x[j]|. How rows are cut into batches shows in those last bits only.
+ * NaN, infinity and magnitudes above 2^59 (whose squares overflow) are INT4Q_ERROR_NOT_FINITE; nothing is changed then. */
+INT4Q_API int4q_status int4q_gram_push(void *gram, uint64_t gram_bytes, const void *x, int4q_type x_type, int64_t rows,
+                                       int64_t columns, int64_t ldx, void *scratch, uint64_t scratch_bytes,
+                                       uint32_t worker_count, int4q_parallel_for parallel_for, void *host);
+
+/* Sets what another program has computed: G is matrix[k][k], of which the upper triangle (j >= i) is read, and stands for `rows`
+ * rows. Finite, no negative number on the diagonal, rows at least 1. The channels' means and maxima become 0: they are not known. */
+INT4Q_API int4q_status int4q_gram_set(void *gram, uint64_t gram_bytes, const double *matrix, int64_t stride, int64_t rows);
+
+/* Adds to *into what *from has seen, which stays as it is. Both must be of one k, or INT4Q_ERROR_MISMATCH. Both are validated
+ * first; nothing is changed on failure. */
+INT4Q_API int4q_status int4q_gram_merge(void *into, uint64_t into_bytes, const void *from, uint64_t from_bytes);
+
+/* Checks bytes from anywhere: header, sizes, and that all sums are finite, squares not negative, padding zero.
+ * INT4Q_ERROR_CORRUPT, _BUFFER_TOO_SMALL, _BLOB_VERSION as for observers. gram_bytes may exceed the matrix's own size. */
+INT4Q_API int4q_status int4q_gram_validate(const void *gram, uint64_t gram_bytes);
+
+typedef struct int4q_gram_info {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t total_bytes;
+    int64_t k;
+    int64_t rows;    /* seen, in all merged matrices */
+    int64_t batches;
+} int4q_gram_info;
+
+INT4Q_API int4q_status int4q_gram_get_info(const void *gram, uint64_t gram_bytes, int4q_gram_info *info);
+
+/* An input channel: a column of x. Sums over all rows; zeros before the first. */
+typedef struct int4q_channel {
+    double sum;
+    double sum_magnitudes; /* of |x| */
+    double sum_squares;    /* G[j][j] */
+    float max_magnitude;   /* max |x| */
+    uint32_t reserved;
+} int4q_channel;
+
+/* Writes channels begin..end-1 to channels[0..end-begin-1]. */
+INT4Q_API int4q_status int4q_gram_channels(const void *gram, uint64_t gram_bytes, int64_t begin, int64_t end,
+                                           int4q_channel *channels);
+
+/* Writes rows begin..end-1 of G, all k columns, to the same rows of matrix[k][k] (`matrix` points at row 0). */
+INT4Q_API int4q_status int4q_gram_matrix(const void *gram, uint64_t gram_bytes, double *matrix, int64_t stride, int64_t begin,
+                                         int64_t end);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_loss() needs: about 64 k. */
+INT4Q_API int4q_status int4q_gram_loss_scratch(int64_t k, uint64_t *bytes);
+
+/* Writes to losses[i], for rows row_begin..row_end-1 of source[n][k] and of the tensor, what quantizing does to the layer's output:
+ * (w - v) G (w - v)^T / rows, the mean over all rows x of ((w - v) . x)^2, with w row i of source and v of the dequantized tensor.
+ * In binary64. NaN and infinity in source are INT4Q_ERROR_NOT_FINITE. The loss of a Gram matrix that has seen nothing is 0. */
+INT4Q_API int4q_status int4q_gram_loss(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                       int64_t source_stride, const void *gram, uint64_t gram_bytes, void *scratch,
+                                       uint64_t scratch_bytes, double *losses, int64_t row_begin, int64_t row_end);
+
+/* ---- GPTQ (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022) ----
+ *
+ * Columns of W are rounded one after the other; what rounding did to the layer's output is made up for in the columns that are
+ * still to come, as well as the Gram matrix of its inputs says that they can. Each group's scale (and zero point or offset) is that
+ * which int4q_quantize_rows() would choose for the group as it is when its first column's turn comes. */
+
+/* The order in which columns are rounded. The tensor's columns stay where they are, whatever the order: none needs an index of
+ * groups (g_idx). */
+enum {
+    INT4Q_GPTQ_ORDER_COLUMNS = 0,  /* as they stand */
+    /* Descending diagonal of G ("act-order", "desc_act"). Neighbours in this order belong to different groups, so groups must be
+     * static (INT4Q_GPTQ_STATIC_GROUPS) or whole rows; otherwise INT4Q_ERROR_UNSUPPORTED. */
+    INT4Q_GPTQ_ORDER_ACTIVATIONS = 1,
+    /* Whole groups in descending order of their largest diagonal element, and in each group its columns in descending order of
+     * theirs (GPTQModel's "act_group_aware"). A shorter last group stays last. */
+    INT4Q_GPTQ_ORDER_WITHIN_GROUPS = 2
+};
+
+/* Values of int4q_gptq_options.flags. */
+enum {
+    /* Scales, zero points and offsets are those of the weights as given: int4q_quantize_rows()'s own. */
+    INT4Q_GPTQ_STATIC_GROUPS = 1,
+    /* Weights of dead channels (diagonal 0) count as 0, as in the authors' program. Without it they are rounded to nearest: a
+     * channel that these samples left alone may be used by others. */
+    INT4Q_GPTQ_CLEAR_DEAD_CHANNELS = 2
+};
+
+/* Called on the thread that made the call, with 0 <= done <= total; a result other than 0 ends the call with INT4Q_ERROR_CANCELLED
+ * soon. */
+typedef int32_t (*int4q_progress)(void *context, int64_t done, int64_t total);
+
+typedef struct int4q_gptq_options {
+    uint32_t struct_size;
+    uint32_t flags;        /* INT4Q_GPTQ_*, or 0 */
+    int32_t order;         /* INT4Q_GPTQ_ORDER_* */
+    uint32_t worker_count; /* 1..1024; each adds some scratch */
+    double damping;        /* added to G's diagonal, as a share of its mean over channels that are not dead: 0.01 as a rule. 0..1e6 */
+    double damping_step;   /* added to the damping when the damped matrix is not positive definite in binary32. Above 0, at most 1e6 */
+    int64_t attempts;      /* at most this many dampings are tried, 1..1000 */
+    int4q_progress progress; /* or NULL */
+    void *progress_context;
+} int4q_gptq_options;
+
+typedef struct int4q_gptq_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double damping;        /* that was used: options.damping + retries * options.damping_step */
+    int64_t retries;
+    int64_t rows;          /* samples in the Gram matrix; fewer than k leave it singular but for the damping */
+    int64_t dead_channels;
+    int64_t nearest_rows;  /* rows that rounding to nearest served no worse (to about 5 digits): these have its codes */
+    double loss;           /* the sum of all rows' losses, as int4q_gram_loss() has them, to about 5 digits of the damped loss */
+    double nearest_loss;   /* the same of rounding to nearest */
+} int4q_gptq_report;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for quantizing any n x k matrix: about 2 k^2 for a factor of G in binary32,
+ * 4 k * max(128, group_size), and about 700 k for each worker. */
+INT4Q_API int4q_status int4q_gptq_scratch(const int4q_scheme *scheme, int64_t k, uint32_t worker_count, uint64_t *bytes);
+
+/* Quantizes source[n][k] with the Gram matrix of its inputs (of the tensor's k, or INT4Q_ERROR_MISMATCH) into all of *tensor: every
+ * kind, rule, rounding, width and group size but BINARY and TERNARY (INT4Q_ERROR_UNSUPPORTED). INT4Q_SCALE_GIVEN's groups are
+ * static. No row's loss is worse than int4q_quantize_rows() leaves it: where GPTQ does not improve on
+ * that, the row keeps its codes. Each row's result depends on that row and G alone.
+ *
+ * NaN, infinity, and scales beyond their type: as int4q_quantize_rows(). A Gram matrix that is not finite or has a negative
+ * diagonal is INT4Q_ERROR_CORRUPT; one that is not positive definite with the last damping tried INT4Q_ERROR_INVALID_ARGUMENT
+ * ("options.damping"). After a failure or cancellation the tensor's contents are unspecified. */
+INT4Q_API int4q_status int4q_gptq_quantize(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                           int64_t source_stride, const void *gram, uint64_t gram_bytes,
+                                           const int4q_gptq_options *options, void *scratch, uint64_t scratch_bytes,
+                                           int4q_parallel_for parallel_for, void *host, int4q_gptq_report *report);
 
 #ifdef __cplusplus
 }

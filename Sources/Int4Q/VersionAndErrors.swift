@@ -34,6 +34,7 @@ private func statusName(_ status: Int) -> StaticString {
     case Int(INT4Q_ERROR_MISMATCH): "INT4Q_ERROR_MISMATCH"
     case Int(INT4Q_ERROR_OUT_OF_MEMORY): "INT4Q_ERROR_OUT_OF_MEMORY"
     case Int(INT4Q_ERROR_THREAD): "INT4Q_ERROR_THREAD"
+    case Int(INT4Q_ERROR_CANCELLED): "INT4Q_ERROR_CANCELLED"
     default: "unknown int4q status"
     }
 }

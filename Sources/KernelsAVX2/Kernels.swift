@@ -7,6 +7,7 @@ public func i4q_kernels_avx2() -> i4q_kernels {
     var kernels = i4q_kernels()
     kernels.fillPreparing()
     kernels.fillElementwise()
+    kernels.rank_update = { MatrixUpdate.run($0.unsafelyUnwrapped.pointee) }
     kernels.fillBlocks()
     kernels.tile_f32_name = constant("avx2-f32-fma")
     kernels.tile_f32 = { product, tile in

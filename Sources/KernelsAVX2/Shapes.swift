@@ -16,6 +16,9 @@ enum F32Shapes<Codes: CodeReader>: TileShapes {
 /// Codebooks of rows.
 typealias RowProduct = RowTile<6, 1>
 
+/// Products of panels.
+typealias MatrixUpdate = RankUpdate<4, 1>
+
 enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Panel = NoPanel
     typealias Tall = RegisterProductInt8<4, 1, Dot>

@@ -7,6 +7,7 @@ public func i4q_kernels_avx512vnni() -> i4q_kernels {
     var kernels = i4q_kernels()
     kernels.fillPreparing()
     kernels.fillElementwise()
+    kernels.rank_update = { MatrixUpdate.run($0.unsafelyUnwrapped.pointee) }
     kernels.tile_f32_name = constant("avx512-f32-fma")
     kernels.tile_f32 = { product, tile in
         multiply(F32Shapes<LinearCodes>.self, F32Shapes<TableCodes>.self, RowProduct.self, product.unsafelyUnwrapped.pointee,

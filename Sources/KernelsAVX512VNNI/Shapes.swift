@@ -16,6 +16,9 @@ enum F32Shapes<Codes: CodeReader>: TileShapes {
 /// Codebooks of rows; as a panel's product.
 typealias RowProduct = RowTile<8, 2>
 
+/// Products of panels.
+typealias MatrixUpdate = RankUpdate<8, 2>
+
 enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Panel = NoPanel
     typealias Tall = RegisterProductInt8<6, 2, Dot>

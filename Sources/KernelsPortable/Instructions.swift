@@ -43,6 +43,10 @@ private func roundToOdd(_ sum: SIMD16<Double>, _ error: SIMD16<Double>) -> SIMD1
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { c.addingProduct(a, b) }
 #endif
 
+/// The same out of line, where its length counts for more than its speed.
+@inline(never)
+func compactMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { fusedMultiplyAdd(a, b, c) }
+
 /// binary16 to binary32, exactly. A subnormal is scaled up as one of binary32's own.
 @inline(__always)
 func widenHalves(_ halves: Halves) -> Floats {

@@ -7,6 +7,7 @@ public func i4q_kernels_portable() -> i4q_kernels {
     var kernels = i4q_kernels()
     kernels.fillPreparing()
     kernels.fillElementwise()
+    kernels.rank_update = { MatrixUpdate.run($0.unsafelyUnwrapped.pointee) }
     kernels.fillBlocks()
     kernels.tile_f32_name = constant("portable-f32-fma")
     kernels.tile_f32 = { product, tile in

@@ -70,6 +70,8 @@ extension i4q_kernels {
             decodeRun(decoding.unsafelyUnwrapped.pointee, codes.unsafelyUnwrapped, count: Int(count),
                       floats.unsafelyUnwrapped)
         }
+        wide_product = { multiplyWide($0.unsafelyUnwrapped.pointee) }
+        round_columns = { roundColumns($0.unsafelyUnwrapped.pointee) }
     }
 
     /// Block formats.

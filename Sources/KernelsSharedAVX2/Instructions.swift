@@ -15,6 +15,10 @@ func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats {
     join(i4q_avx2_fma(a.lowHalf, b.lowHalf, c.lowHalf), i4q_avx2_fma(a.highHalf, b.highHalf, c.highHalf))
 }
 
+/// Where its length would count, if it had any.
+@inline(__always)
+func compactMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { fusedMultiplyAdd(a, b, c) }
+
 @inline(__always)
 func widenHalves(_ halves: Halves) -> Floats {
     join(i4q_avx2_widen_half(unsafeBitCast(halves.lowHalf, to: SIMD2<Int64>.self)),

@@ -12,6 +12,10 @@ var asksAheadInShortBlocks: Bool { true }
 @inline(__always)
 func fusedMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { i4q_avx512_fma(a, b, c) }
 
+/// Where its length would count, if it had any.
+@inline(__always)
+func compactMultiplyAdd(_ a: Floats, _ b: Floats, _ c: Floats) -> Floats { fusedMultiplyAdd(a, b, c) }
+
 @inline(__always)
 func widenHalves(_ halves: Halves) -> Floats {
     i4q_avx512_widen_half(unsafeBitCast(halves, to: SIMD4<Int64>.self))

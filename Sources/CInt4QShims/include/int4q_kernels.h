@@ -186,6 +186,68 @@ typedef struct i4q_block_batch {
     void *scratch;                  /* I4Q_QUANTIZING_SCRATCH bytes, aligned to 64 */
 } i4q_block_batch;
 
+/* out[i][j] += sum over p of left[p][i] * right[p][j]. Matrices lie in panels of 16 columns: [panel][row][16]. A sum is a chain of
+ * fused multiply-adds in binary32 over p in ascending order, and is then added to `out` in binary64. */
+typedef struct i4q_rank_update {
+    const float *left;     /* aligned to 64, as all that follows */
+    int64_t left_stride;   /* floats from one panel to the next */
+    int64_t left_panels;
+    const float *right;
+    int64_t right_stride;
+    int64_t right_panels;  /* 1 or 2 */
+    int64_t depth;         /* rows of both */
+    double *out;           /* left_panels * 16 rows of each of right_panels panels */
+    int64_t out_stride;
+} i4q_rank_update;
+
+/* out[j][lane] += sum over p of matrix[p][j] * vectors[p][lane], j and lane 0..15, in binary64: a product is rounded, then added,
+ * p in ascending order. Aligned to 64. */
+typedef struct i4q_wide_product {
+    const double *matrix;  /* [depth][16] */
+    const float *vectors;  /* [depth][16] */
+    int64_t depth;
+    double *out;           /* [16][16] */
+} i4q_wide_product;
+
+/* How the values of one group of each of 16 rows become codes, and codes values: i4q_encoding and i4q_decoding in 16 lanes.
+ * q = clip(round((x * gain - offset) / divisor) + zero, low, high), value = fma(scale, q - zero, shift); with ggml's rounding
+ * the divisor is the reciprocal that is multiplied by. With a table `divisor` is what values are divided by, and the value is
+ * scale * the table's. */
+typedef struct i4q_lane_encoding {
+    float divisor[16];
+    float offset[16];
+    float gain[16];
+    float scale[16];
+    float shift[16];
+    int32_t zero[16];
+    int32_t low[16];
+    int32_t high[16];
+} i4q_lane_encoding;
+
+/* Sixteen rows' codebooks: a value gets entry 0, or i + 1 for the last limit i that it is above. */
+typedef struct i4q_lane_table {
+    float limits[15][16];
+    int32_t codes[16][16];
+    float values[16][16];
+} i4q_lane_table;
+
+/* Rounds columns begin..end-1 of 16 rows one after the other, and spreads each one's error over the columns after it, up to
+ * `columns`: current[j] -= (current[i] - value[i]) / factor[i][i] * factor[i][j]. Lanes are rows. */
+typedef struct i4q_column_rounding {
+    float *current;        /* [columns][16], aligned to 64, as all that follows */
+    const float *factor;   /* upper triangular, panels of 16 columns: [columns / 16][columns][16] */
+    int64_t columns;       /* a multiple of 16 */
+    int64_t begin;
+    int64_t end;
+    const int32_t *groups; /* [columns]: each column's encoding */
+    const i4q_lane_encoding *encodings;
+    const i4q_lane_table *table; /* CODEBOOK only, else NULL */
+    float ggml_bias;       /* ggml's rounding only: 8.5 or 0.5; else 0 */
+    uint8_t *codes;        /* [columns][16] */
+    float *values;         /* [columns][16] */
+    double *losses;        /* [16]: increased by the squares of all errors (current - value) / factor */
+} i4q_column_rounding;
+
 typedef struct i4q_kernels {
     const char *tile_f32_name;
     const char *tile_int8_name;
@@ -222,6 +284,11 @@ typedef struct i4q_kernels {
     /* Quantizes a batch. Returns 0, or a bit for each lane that has values that are not finite or a scale beyond its type's
      * range; then nothing is written. AVX-512's tables leave it NULL: they get AVX2's. */
     int64_t (*quantize_batch)(const i4q_block_batch *batch);
+
+    /* Reconstruction. */
+    void (*rank_update)(const i4q_rank_update *update);
+    void (*wide_product)(const i4q_wide_product *product);
+    void (*round_columns)(const i4q_column_rounding *rounding);
 } i4q_kernels;
 
 i4q_kernels i4q_kernels_portable(void);

@@ -64,6 +64,11 @@ I4Q_INLINE void i4q_atomic_store_u32(uint32_t *p, uint32_t v) { __atomic_store_n
 I4Q_INLINE uint32_t i4q_atomic_add_u32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 I4Q_INLINE int64_t i4q_atomic_add_i64(int64_t *p, int64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 I4Q_INLINE void i4q_atomic_store_i64(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+/* *p = min(*p, v) */
+I4Q_INLINE void i4q_atomic_least_i64(int64_t *p, int64_t v) {
+    int64_t seen = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+    while (v < seen && !__atomic_compare_exchange_n(p, &seen, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+}
 /* Replaces `expected` by `desired`; nonzero if it did. */
 I4Q_INLINE int32_t i4q_atomic_exchange_u32(uint32_t *p, uint32_t expected, uint32_t desired) {
     return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

@@ -21,6 +21,8 @@ typedef uint32_t i4q_u32x16 __attribute__((ext_vector_type(16)));
 typedef uint16_t i4q_u16x16 __attribute__((ext_vector_type(16)));
 typedef uint8_t i4q_u8x16 __attribute__((ext_vector_type(16)));
 
+typedef float i4q_f32x4_near __attribute__((ext_vector_type(4), aligned(4)));
+
 /* Asks for a cache line that will be read soon. Any address is allowed: nothing is read by it. */
 I4Q_VECTOR void i4q_prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
 /* Into the second-level cache only. */
@@ -61,6 +63,60 @@ I4Q_VECTOR i4q_f32x16 i4q_value_if_larger(i4q_u32x16 largest, i4q_f32x16 kept, i
 I4Q_VECTOR i4q_i32x16 i4q_step_above(i4q_i32x16 sum, i4q_f32x16 v, float limit, int32_t step) {
     const i4q_i32x16 is_above = v > (i4q_f32x16)limit;
     return sum + (is_above & (i4q_i32x16)step);
+}
+/* In 16 lanes: codes and values are [16][16], what lanes get that are above no limit, the first of [15][16] limits, the second ...
+ * Codes go to `code`, aligned to 64. In a loop, for the sake of size. */
+I4Q_VECTOR i4q_f32x16 i4q_climb_lanes(const void *limits, const void *codes, const void *values, i4q_f32x16 v, void *code) {
+    const i4q_f32x16 *limit = (const i4q_f32x16 *)limits, *next_value = (const i4q_f32x16 *)values;
+    const i4q_i32x16 *next_code = (const i4q_i32x16 *)codes;
+    i4q_f32x16 value = next_value[0];
+    i4q_i32x16 chosen = next_code[0];
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 15; i++) {
+        const i4q_i32x16 above = v > limit[i];
+        chosen = above ? next_code[i + 1] : chosen;
+        value = above ? next_value[i + 1] : value;
+    }
+    *(i4q_i32x16 *)code = chosen;
+    return value;
+}
+/* v, or 0 from the limit on. NaN becomes 0. */
+I4Q_VECTOR i4q_f32x16 i4q_below(i4q_f32x16 v, float limit) { return v < (i4q_f32x16)limit ? v : (i4q_f32x16)0.0f; }
+I4Q_VECTOR i4q_i32x16 i4q_clip_codes(i4q_i32x16 v, i4q_i32x16 low, i4q_i32x16 high) {
+    const i4q_i32x16 below = v > high ? high : v;
+    return below > low ? below : low;
+}
+/* lanes[0..15] -= v[0..15] * factor in binary64, and sums[0..15] += v[0..15]^2; aligned to 64. In binary64 the product of two binary32
+ * is exact, so that fusing would change nothing. */
+I4Q_VECTOR void i4q_subtract_product(double *lanes, const float *v, float factor) {
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 16; i += 4) {
+        typedef double f64x4 __attribute__((ext_vector_type(4), aligned(8)));
+        const f64x4 product = __builtin_convertvector(*(const i4q_f32x4_near *)(v + i), f64x4) * (double)factor;
+        *(f64x4 *)(lanes + i) -= product;
+    }
+}
+I4Q_VECTOR void i4q_add_squares(double *sums, const double *v) {
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 16; i++) {
+        const double square = v[i] * v[i]; /* a statement of its own: not to be fused */
+        sums[i] += square;
+    }
+}
+/* sums[0..15] += weight * v[0..15]^2 */
+I4Q_VECTOR void i4q_add_weighted_squares(double *sums, const float *v, double weight) {
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 16; i++) {
+        const double square = (double)v[i] * v[i], term = weight * square;
+        sums[i] += term;
+    }
+}
+/* sums[0..15] += v, or v * v, in binary64; aligned to 64. */
+typedef double i4q_doubles __attribute__((ext_vector_type(16), aligned(64)));
+I4Q_VECTOR void i4q_add_lanes(double *sums, i4q_f32x16 v) { *(i4q_doubles *)sums += __builtin_convertvector(v, i4q_f64x16); }
+I4Q_VECTOR void i4q_add_squares_of_lanes(double *sums, i4q_f32x16 v) {
+    const i4q_f64x16 wide = __builtin_convertvector(v, i4q_f64x16);
+    *(i4q_doubles *)sums += wide * wide; /* the square of a binary32 is exact, so that fusing would change nothing */
 }
 I4Q_VECTOR i4q_u32x16 i4q_insert_code(i4q_u32x16 row, i4q_i32x16 code, uint32_t shift) { return row | (i4q_u32x16)code << shift; }
 /* Half to even, plus `zero`; |v| below 2^22. 12582912 is 1.5 * 2^23: the sum's unit in the last place is 1. */
@@ -332,6 +388,22 @@ I4Q_VECTOR void i4q_add_moments_of_each(const float *floats, int64_t count, doub
         sums[i] += v;
         magnitudes[i] += __builtin_fabs(v);
         squares[i] += square;
+    }
+}
+
+/* Sums, sums of magnitudes and largest magnitudes of 16 columns that stand side by side, row after row. */
+I4Q_VECTOR void i4q_add_channels(const float *floats, int64_t rows, double *sums, double *magnitudes, float *maxima) {
+#pragma clang loop unroll(disable)
+    for (int64_t row = 0; row < rows; row++) {
+#pragma clang loop unroll(disable)
+        for (int i = 0; i < 16; i += 4) {
+            typedef double f64x4 __attribute__((ext_vector_type(4), aligned(8)));
+            const i4q_f32x4 v = *(const i4q_f32x4_anywhere *)(floats + 16 * row + i);
+            const i4q_f32x4 magnitude = __builtin_elementwise_abs(v), largest = *(const i4q_f32x4_anywhere *)(maxima + i);
+            *(f64x4 *)(sums + i) += __builtin_convertvector(v, f64x4);
+            *(f64x4 *)(magnitudes + i) += __builtin_convertvector(magnitude, f64x4);
+            *(i4q_f32x4_anywhere *)(maxima + i) = magnitude > largest ? magnitude : largest;
+        }
     }
 }
 

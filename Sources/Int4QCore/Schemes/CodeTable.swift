@@ -6,6 +6,7 @@ import CInt4QShims
 /// belongs to the lower one. So each code takes 15 comparisons, whatever the order of codes.
 extension Scheme {
     /// Writes the table of a codebook into memory.
+    @inline(never)
     func makeTable(_ codebook: UnsafePointer<Float>, at memory: UnsafeMutableRawPointer) -> UnsafePointer<i4q_code_table> {
         let table = memory.bindMemory(to: i4q_code_table.self, capacity: 1)
         table.initialize(to: i4q_code_table())

@@ -33,7 +33,32 @@ struct GivenParameters {
     let offset: Float
 }
 
+extension GroupRange {
+    /// Of a run of values.
+    init(_ part: i4q_group_range, _ values: UnsafePointer<Float>, _ count: Int) {
+        self.init(min: part.min, max: part.max)
+        let largest = largestMagnitude
+        signedLargest = max == largest ? largest : -largest
+        firstSmallest = min
+        if max != -min && min != 0 { return }
+        // Both signs, or zeros of both signs: the first one counts.
+        var isSigned = false, isSmallest = false
+        for index in 0..<count {
+            let value = values[index]
+            if !isSigned && value.magnitude == largest && max == -min {
+                signedLargest = value
+                isSigned = true
+            }
+            if !isSmallest && min == 0 && value == 0 {
+                firstSmallest = value
+                isSmallest = true
+            }
+        }
+    }
+}
+
 extension Scheme {
+    @inline(never)
     func parameters(for range: GroupRange, table: UnsafePointer<i4q_code_table>?) -> GroupParameters {
         switch kind {
         case .symmetric: usesGgmlRounding ? ggmlSymmetric(range) : symmetric(range)

@@ -65,22 +65,30 @@ struct RowQuantizer<Sink: QuantizationSink> {
     }
 
     func quantize(_ row: Int, _ group: Int) throws(Failure) {
+        let columns = columns(group)
+        let parameters = try parameters(row, group)
+        if !sink.scheme.hasGivenScales { sink.put(parameters, row: row, group: group) }
+        encode(parameters, row, columns.lowerBound, columns.upperBound)
+    }
+
+    private func columns(_ group: Int) -> Range<Int> {
         let size = Int(sink.scheme.groupSize(k: Int64(source.columns)))
-        let begin = group * size
-        let end = min(begin + size, source.columns)
-        let range = try findRange(row, begin, end)
-        let parameters: GroupParameters
+        return group * size..<min(group * size + size, source.columns)
+    }
+
+    /// What a group would store, and how its codes would be chosen.
+    func parameters(_ row: Int, _ group: Int) throws(Failure) -> GroupParameters {
+        let columns = columns(group)
+        let range = try findRange(row, columns.lowerBound, columns.upperBound)
         if sink.scheme.hasGivenScales {
             let given = sink.given(row: row, group: group)
             try require(given, row, group)
-            parameters = sink.scheme.parameters(given, range, table: table)
-        } else {
-            parameters = sink.scheme.parameters(for: range, table: table)
-            try requireFits(parameters.scale, row, begin)
-            try requireFits(parameters.offset, row, begin)
-            sink.put(parameters, row: row, group: group)
+            return sink.scheme.parameters(given, range, table: table)
         }
-        encode(parameters, row, begin, end)
+        let parameters = sink.scheme.parameters(for: range, table: table)
+        try requireFits(parameters.scale, row, columns.lowerBound)
+        try requireFits(parameters.offset, row, columns.lowerBound)
+        return parameters
     }
 
     private func load(_ row: Int, _ begin: Int, _ count: Int) {
@@ -103,6 +111,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
 
     // MARK: Range
 
+    @inline(never)
     private func findRange(_ row: Int, _ begin: Int, _ end: Int) throws(Failure) -> GroupRange {
         var range = GroupRange(min: .infinity, max: -.infinity)
         var sums = SIMD4<Double>(repeating: 0)
@@ -219,6 +228,7 @@ struct TensorSink: QuantizationSink {
     }
 }
 
+@inline(never)
 public func quantize(_ tensor: QuantizedTensor, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
     if rows.isEmpty { return }
     let rows = Int(rows.lowerBound)..<Int(rows.upperBound)

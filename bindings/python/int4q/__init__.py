@@ -56,6 +56,7 @@ from ._enums import (
     Distribution,
     DoubleRule,
     Format,
+    GptqOrder,
     HistogramForm,
     Int4Method,
     Isa,
@@ -74,6 +75,7 @@ from ._enums import (
 from ._errors import (
     BlobVersionError,
     BufferTooSmallError,
+    CancelledError,
     CorruptError,
     Int4QError,
     InvalidArgumentError,
@@ -106,6 +108,7 @@ from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
 from ._requantize import requantize, requantize_multiplier
+from ._reconstruction import GptqReport, GramMatrix, gptq
 from ._scheme import Scheme
 from ._selection import Representatives, select_random, select_representatives
 from ._tensor import QuantizedTensor, quantize
@@ -123,6 +126,7 @@ __all__ = [
     "Blocks",
     "Bound",
     "BufferTooSmallError",
+    "CancelledError",
     "CodeRange",
     "CodeReport",
     "Codebook",
@@ -202,6 +206,7 @@ __all__ = [
     "format_scheme",
     "gobo_centroids",
     "gobo_quantize",
+    "gptq",
     "fit_codebook",
     "fit_row_codebooks",
     "isa_active",

@@ -219,3 +219,16 @@ class CodesType(enum.IntEnum):
     INT4 = 3
     UINT4 = 4
     INT32 = 5
+class GptqOrder(enum.IntEnum):
+    """The order in which GPTQ rounds columns; the tensor's stay where they are."""
+
+    COLUMNS = 0
+    ACTIVATIONS = 1
+    WITHIN_GROUPS = 2
+
+
+class GptqFlag(enum.IntFlag):
+    """What else GPTQ may be asked to do."""
+
+    STATIC_GROUPS = 1
+    CLEAR_DEAD_CHANNELS = 2

@@ -89,6 +89,10 @@ class ThreadError(Int4QError, RuntimeError):
     """The system refused to start a thread."""
 
 
+class CancelledError(Int4QError):
+    """A progress callback asked for an end."""
+
+
 ERROR_CLASSES: dict[int, type[Int4QError]] = {
     1: NullPointerError,
     2: StructSizeError,
@@ -103,4 +107,5 @@ ERROR_CLASSES: dict[int, type[Int4QError]] = {
     11: MismatchError,
     12: OutOfMemoryError,
     13: ThreadError,
+    14: CancelledError,
 }

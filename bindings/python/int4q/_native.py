@@ -402,6 +402,58 @@ class RequantizationStruct(_SizedStructure):
     ]
 
 
+class GramInfoStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("total_bytes", c_uint64),
+        ("k", c_int64),
+        ("rows", c_int64),
+        ("batches", c_int64),
+    ]
+
+
+class ChannelStruct(Structure):
+    _fields_ = [
+        ("sum", c_double),
+        ("sum_magnitudes", c_double),
+        ("sum_squares", c_double),
+        ("max_magnitude", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
+Progress = CFUNCTYPE(c_int32, c_void_p, c_int64, c_int64)
+
+
+class GptqOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("order", c_int32),
+        ("worker_count", c_uint32),
+        ("damping", c_double),
+        ("damping_step", c_double),
+        ("attempts", c_int64),
+        ("progress", Progress),
+        ("progress_context", c_void_p),
+    ]
+
+
+class GptqReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("damping", c_double),
+        ("retries", c_int64),
+        ("rows", c_int64),
+        ("dead_channels", c_int64),
+        ("nearest_rows", c_int64),
+        ("loss", c_double),
+        ("nearest_loss", c_double),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -738,6 +790,67 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_int64, c_int32, c_uint32, c_void_p, POINTER(c_float), POINTER(c_int32)],
     ),
     "int4q_dequantize_int4_values": (c_int32, [c_void_p, c_int64, c_float, c_int32, c_void_p]),
+    "int4q_gram_size": (c_int32, [c_int64, POINTER(c_uint64)]),
+    "int4q_gram_init": (c_int32, [c_int64, c_void_p, c_uint64]),
+    "int4q_gram_push_scratch": (c_int32, [c_int64, POINTER(c_uint64)]),
+    "int4q_gram_push": (
+        c_int32,
+        [
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_uint32,
+            ParallelFor,
+            c_void_p,
+        ],
+    ),
+    "int4q_gram_set": (c_int32, [c_void_p, c_uint64, c_void_p, c_int64, c_int64]),
+    "int4q_gram_merge": (c_int32, [c_void_p, c_uint64, c_void_p, c_uint64]),
+    "int4q_gram_validate": (c_int32, [c_void_p, c_uint64]),
+    "int4q_gram_get_info": (c_int32, [c_void_p, c_uint64, POINTER(GramInfoStruct)]),
+    "int4q_gram_channels": (c_int32, [c_void_p, c_uint64, c_int64, c_int64, c_void_p]),
+    "int4q_gram_matrix": (c_int32, [c_void_p, c_uint64, c_void_p, c_int64, c_int64, c_int64]),
+    "int4q_gram_loss_scratch": (c_int32, [c_int64, POINTER(c_uint64)]),
+    "int4q_gram_loss": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_gptq_scratch": (c_int32, [POINTER(SchemeStruct), c_int64, c_uint32, POINTER(c_uint64)]),
+    "int4q_gptq_quantize": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(GptqOptionsStruct),
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            POINTER(GptqReportStruct),
+        ],
+    ),
 }
 """Every function of the header: its result and its arguments."""
 

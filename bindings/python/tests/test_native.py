@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 90
+    assert len(header_functions()) == 104
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -78,6 +78,7 @@ def test_table_equals_the_exports() -> None:
         ("HISTOGRAM", int4q.HistogramForm),
         ("DISTRIBUTION", int4q.Distribution),
         ("CODES", int4q.CodesType),
+        ("GPTQ_ORDER", int4q.GptqOrder),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
@@ -122,6 +123,10 @@ STRUCTS = {
     "int4q_clustering": _native.ClusteringStruct,
     "int4q_representatives": _native.RepresentativesStruct,
     "int4q_requantization": _native.RequantizationStruct,
+    "int4q_gram_info": _native.GramInfoStruct,
+    "int4q_channel": _native.ChannelStruct,
+    "int4q_gptq_options": _native.GptqOptionsStruct,
+    "int4q_gptq_report": _native.GptqReportStruct,
 }
 
 

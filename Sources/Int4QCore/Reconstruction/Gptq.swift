@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// What became of some rows.
+struct GptqOutcome {
+    var loss = 0.0
+    var nearestLoss = 0.0
+    var nearestRows: Int64 = 0
+}
+
+/// A layer on its way through GPTQ: rounded to nearest; then the Gram matrix's factor; then rows, 64 to a task.
+public struct Gptq {
+    let tensor: QuantizedTensor
+    let source: Matrix
+    let options: GptqOptions
+    let scratch: GptqScratch
+    let memory: UnsafeMutableRawPointer
+    let kernels: i4q_kernels
+    var factor: TriangularFactor
+    var retries: Int64 = 0
+    var total = GptqOutcome()
+    /// The first rows that cannot be quantized.
+    var badRow: Int64 = .max
+    /// Of the wave of tasks that is running.
+    var firstTask = 0
+
+    var order: ChannelOrder { factor.source.order }
+    var inverses: UnsafeMutablePointer<Float> { (memory + scratch.inverses).assumingMemoryBound(to: Float.self) }
+    var outcomes: UnsafeMutablePointer<GptqOutcome> { (memory + scratch.outcomes).assumingMemoryBound(to: GptqOutcome.self) }
+    func worker(_ index: UInt32) -> UnsafeMutableRawPointer { memory + scratch.workers + Int(index) &* scratch.workerBytes }
+
+    @inline(never)
+    public init(_ tensor: QuantizedTensor, _ source: Matrix, _ gram: Gram, _ options: GptqOptions, _ scratch: GptqScratch,
+                _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
+        if gram.layout.k != tensor.layout.k {
+            throw Failure(INT4Q_ERROR_MISMATCH, "gram", .integer(gram.layout.k), expected: "a Gram matrix of the tensor's k,",
+                          bound: UInt64(tensor.layout.k))
+        }
+        self.tensor = tensor
+        self.source = source
+        self.options = options
+        self.scratch = scratch
+        self.memory = memory
+        self.kernels = kernels
+        let order = ChannelOrder(columns: memory.assumingMemoryBound(to: Int32.self),
+                                 positions: (memory + scratch.positions).assumingMemoryBound(to: Int32.self))
+        order.fill(gram, order: options.raw.order, groupSize: scratch.groupSize)
+        factor = TriangularFactor(source: try DampedGram(gram, order),
+                                  elements: (memory + scratch.factor).assumingMemoryBound(to: Float.self), kernels: kernels)
+    }
+
+    private var n: Int { Int(tensor.layout.n) }
+    private var tasks: Int { (n + GptqScratch.taskRows - 1) / GptqScratch.taskRows }
+    private var progressTotal: Int { factor.rows + tasks }
+
+    /// All of it. In the host's floating-point mode.
+    @inline(never)
+    public mutating func run(_ parallel: ParallelFor) throws(Failure) {
+        try roundToNearest(parallel)
+        try makeFactor(parallel)
+        try roundRows(parallel)
+    }
+
+    public func write(to report: UnsafeMutablePointer<int4q_gptq_report>) {
+        report.pointee.damping = factor.source.damping
+        report.pointee.retries = retries
+        report.pointee.rows = factor.source.gram.rows
+        report.pointee.dead_channels = factor.source.deadChannels
+        report.pointee.nearest_rows = total.nearestRows
+        report.pointee.loss = total.loss
+        report.pointee.nearest_loss = total.nearestLoss
+    }
+
+    func rows(_ task: Int) -> Range<Int64> {
+        let begin = Int64(task &* GptqScratch.taskRows)
+        return begin..<min(begin &+ Int64(GptqScratch.taskRows), tensor.layout.n)
+    }
+
+    private mutating func roundToNearest(_ parallel: ParallelFor) throws(Failure) {
+        try parallel.run(&self, count: tasks) { work, index, _ in
+            let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self)
+            let rows = gptq.pointee.rows(Int(index))
+            if !gptq.pointee.roundToNearest(rows) { i4q_atomic_least_i64(&gptq.pointee.badRow, rows.lowerBound) }
+        }
+        // Once more, for the sake of the error.
+        if badRow != .max { try quantize(tensor, source, rows: badRow..<tensor.layout.n, kernels) }
+    }
+
+    private func roundToNearest(_ rows: Range<Int64>) -> Bool {
+        do throws(Failure) { try quantize(tensor, source, rows: rows, kernels) } catch { return false }
+        return true
+    }
+
+    private mutating func makeFactor(_ parallel: ParallelFor) throws(Failure) {
+        for attempt in 0..<options.raw.attempts {
+            retries = attempt
+            factor.source.damping = options.raw.damping + Double(attempt) * options.raw.damping_step
+            if try tryFactor(parallel) { return try completeFactor(parallel) }
+        }
+        try factor.source.gram.validate("gram")
+        throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "options.damping", .number(Float(factor.source.damping)),
+                      expected: "a damping with which the Gram matrix is positive definite")
+    }
+
+    private mutating func tryFactor(_ parallel: ParallelFor) throws(Failure) -> Bool {
+        for row in 0..<factor.rows {
+            try options.reportProgress(row, progressTotal)
+            factor.row = row
+            let hostMode = i4q_float_mode_enter()
+            let isDone = factor.makeDiagonal()
+            i4q_float_mode_leave(hostMode)
+            if !isDone { return false }
+            try parallel.run(&factor, count: factor.pairs) { work, index, _ in
+                work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.makePair(Int(index))
+            }
+        }
+        return true
+    }
+
+    private mutating func completeFactor(_ parallel: ParallelFor) throws(Failure) {
+        try parallel.run(&factor, count: (factor.panels + 1) / 2) { work, index, _ in
+            work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.turn(Int(index))
+        }
+        try parallel.run(&self, count: (scratch.padded - 1) / scratch.blockColumns + 1) { work, index, _ in
+            work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee.invert(Int(index))
+        }
+    }
+
+    func block(_ index: Int) -> Range<Int> {
+        let begin = index &* scratch.blockColumns
+        return begin..<min(begin &+ scratch.blockColumns, scratch.padded)
+    }
+
+    private func invert(_ index: Int) {
+        let block = block(index)
+        factor.invert(block.lowerBound, block.upperBound, into: inverse(index))
+    }
+
+    func inverse(_ block: Int) -> UnsafeMutablePointer<Float> { inverses + block &* scratch.blockColumns &* scratch.blockColumns }
+
+    private mutating func roundRows(_ parallel: ParallelFor) throws(Failure) {
+        let wave = Int(options.raw.worker_count) * GptqScratch.tasksPerWave
+        while firstTask < tasks {
+            try options.reportProgress(factor.rows + firstTask, progressTotal)
+            let count = min(wave, tasks - firstTask)
+            try parallel.run(&self, count: count) { work, index, worker in
+                let gptq = UnsafePointer(work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self))
+                let rows = gptq.pointee.rows(gptq.pointee.firstTask &+ Int(index))
+                gptq.pointee.outcomes[Int(index)] = GptqRows(gptq, rows, gptq.pointee.worker(worker)).run()
+            }
+            for index in 0..<count {
+                total.loss += outcomes[index].loss
+                total.nearestLoss += outcomes[index].nearestLoss
+                total.nearestRows += outcomes[index].nearestRows
+            }
+            firstTask += count
+        }
+        try options.reportProgress(progressTotal, progressTotal)
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4Q
+import CInt4QShims
+
+/// Up to 64 rows in blocks of 16, each row in a lane. Columns go by in blocks: what the errors of all earlier columns do to a block
+/// is a product of panels; within the block each column's error is spread at once.
+///
+/// With d the errors of columns (weight - value) and M the factor of H, d M are the parts of the output's error that no later
+/// column can undo: their squares add up to d H d^T, the loss. They are computed for rounding to nearest, too.
+struct GptqRows {
+    private let task: UnsafePointer<Gptq>
+    private let rows: Range<Int64>
+    private let memory: UnsafeMutableRawPointer
+    /// Of this worker: weights of a block as they are now, the values of its codes, each column's group.
+    private let current: UnsafeMutablePointer<Float>
+    private let values: UnsafeMutablePointer<Float>
+    private let groups: UnsafeMutablePointer<Int32>
+    private let room: UnsafeMutableRawPointer
+
+    init(_ task: UnsafePointer<Gptq>, _ rows: Range<Int64>, _ memory: UnsafeMutableRawPointer) {
+        self.task = task
+        self.rows = rows
+        self.memory = memory
+        let columns = task.pointee.scratch.blockColumns
+        let shared = memory + task.pointee.scratch.lanes.bytes &* GptqScratch.laneBlocks
+        current = shared.assumingMemoryBound(to: Float.self)
+        values = current + columns &* 16
+        groups = (shared + columns &* 128).assumingMemoryBound(to: Int32.self)
+        room = shared + columns &* 132
+    }
+
+    private var scratch: GptqScratch { task.pointee.scratch }
+    private var laneBlocks: Int { (rows.count &+ 15) / 16 }
+    private func lanes(_ index: Int) -> GptqLanes {
+        let begin = rows.lowerBound &+ Int64(index &* 16)
+        return GptqLanes(task, begin..<min(begin &+ 16, rows.upperBound), memory + index &* scratch.lanes.bytes)
+    }
+
+    @inline(never)
+    func run() -> GptqOutcome {
+        for index in 0..<laneBlocks { lanes(index).begin() }
+        for block in 0..<((scratch.padded &- 1) / scratch.blockColumns &+ 1) {
+            addEarlier(task.pointee.block(block))
+            for index in 0..<laneBlocks { round(lanes(index), block) }
+        }
+        var outcome = GptqOutcome()
+        for index in 0..<laneBlocks { lanes(index).finish(&outcome) }
+        return outcome
+    }
+
+    /// Sums over all columns before the block.
+    @inline(never)
+    private func addEarlier(_ block: Range<Int>) {
+        var update = i4q_rank_update()
+        update.left_panels = 1
+        update.right_stride = Int64(scratch.padded &* 16)
+        update.right_panels = 2
+        update.depth = Int64(chainLength)
+        update.out_stride = Int64(scratch.blockColumns &* 16)
+        for index in 0..<laneBlocks { lanes(index).clearSums() }
+        var depth = 0
+        while depth < block.lowerBound {
+            for index in 0..<laneBlocks {
+                let lanes = lanes(index)
+                update.right = UnsafePointer(lanes.errors + depth &* 16)
+                for panel in block.lowerBound / 16..<block.upperBound / 16 {
+                    update.left = UnsafePointer(task.pointee.factor.elements + TrianglePanels.place(depth, panel &* 16))
+                    update.out = lanes.sums + (panel &* 16 &- block.lowerBound) &* 16
+                    task.pointee.kernels.rank_update.unsafelyUnwrapped(&update)
+                }
+            }
+            depth &+= chainLength
+        }
+    }
+
+    @inline(never)
+    private func round(_ lanes: GptqLanes, _ index: Int) {
+        let block = task.pointee.block(index)
+        addNearest(lanes, block)
+        update(lanes, block, task.pointee.inverse(index))
+        let end = min(block.upperBound, scratch.k)
+        var rounding = i4q_column_rounding()
+        rounding.current = current
+        rounding.factor = UnsafePointer(task.pointee.inverse(index))
+        rounding.columns = Int64(block.count)
+        rounding.groups = UnsafePointer(groups)
+        rounding.encodings = UnsafePointer(lanes.encodings)
+        rounding.table = lanes.usesTable ? UnsafePointer(lanes.table) : nil
+        rounding.ggml_bias = !task.pointee.tensor.scheme.usesGgmlRounding ? 0 : task.pointee.tensor.scheme.kind == .offset ? 0.5 : 8.5
+        rounding.codes = lanes.codes + block.lowerBound &* 16
+        rounding.values = values
+        rounding.losses = lanes.losses
+        var begin = block.lowerBound
+        while begin < end {
+            let groupEnd = task.pointee.options.isStatic ? end : min(begin &+ scratch.groupSize, end)
+            takeGroups(begin..<groupEnd, block.lowerBound)
+            if !task.pointee.options.isStatic {
+                lanes.fit(Int(groups[begin &- block.lowerBound]), current + (begin &- block.lowerBound) &* 16, groupEnd &- begin, room)
+            }
+            rounding.begin = Int64(begin &- block.lowerBound)
+            rounding.end = Int64(groupEnd &- block.lowerBound)
+            task.pointee.kernels.round_columns.unsafelyUnwrapped(&rounding)
+            begin = groupEnd
+        }
+        let errors = lanes.errors + block.lowerBound &* 16
+        for place in 0..<(end &- block.lowerBound) &* 16 { errors[place] -= values[place] }
+    }
+
+    /// The groups of columns.
+    private func takeGroups(_ range: Range<Int>, _ begin: Int) {
+        for position in range {
+            groups[position &- begin] = task.pointee.order.columns[position] / Int32(truncatingIfNeeded: scratch.groupSize)
+        }
+    }
+
+    /// The block's own part of what rounding to nearest leaves.
+    private func addNearest(_ lanes: GptqLanes, _ block: Range<Int>) {
+        var update = i4q_rank_update()
+        update.left_panels = 1
+        update.right_panels = 1
+        let sums = lanes.sums + scratch.blockColumns &* 16
+        for panel in block.lowerBound / 16..<block.upperBound / 16 {
+            update.out = sums + (panel &* 16 &- block.lowerBound) &* 16
+            add(&update, task.pointee.factor.elements + TrianglePanels.place(block.lowerBound, panel &* 16), lanes.nearest + block.lowerBound &* 16,
+                depth: panel &* 16 &+ 16 &- block.lowerBound)
+        }
+        for column in 0..<block.count { i4q_add_squares(lanes.losses + 16, sums + column &* 16) }
+    }
+
+    /// Chains of at most chainLength.
+    private func add(_ update: inout i4q_rank_update, _ left: UnsafePointer<Float>, _ right: UnsafePointer<Float>, depth: Int) {
+        var begin = 0
+        while begin < depth {
+            update.left = left + begin &* 16
+            update.right = right + begin &* 16
+            update.depth = Int64(min(chainLength, depth &- begin))
+            task.pointee.kernels.rank_update.unsafelyUnwrapped(&update)
+            begin &+= chainLength
+        }
+    }
+
+    /// The block's weights as earlier columns leave them: weight + sums U.
+    @inline(never)
+    private func update(_ lanes: GptqLanes, _ block: Range<Int>, _ inverse: UnsafeMutablePointer<Float>) {
+        let weights = lanes.errors + block.lowerBound &* 16
+        if block.lowerBound == 0 {
+            current.update(from: weights, count: block.count &* 16)
+            return
+        }
+        // The values' place serves for the sums in binary32; their own place for the products.
+        for place in 0..<block.count &* 16 {
+            values[place] = Float(lanes.sums[place])
+            lanes.sums[place] = Double(weights[place])
+        }
+        var update = i4q_rank_update()
+        update.left_panels = 1
+        update.right_panels = 1
+        for panel in 0..<block.count / 16 {
+            update.out = lanes.sums + panel &* 256
+            add(&update, inverse + panel &* block.count &* 16, values, depth: panel &* 16 &+ 16)
+        }
+        for place in 0..<block.count &* 16 { current[place] = Float(lanes.sums[place]) }
+    }
+}

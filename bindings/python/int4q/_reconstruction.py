@@ -1,0 +1,281 @@
+"""Reconstruction: Gram matrices of activations, and GPTQ."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import _native
+from ._arrays import aligned_bytes, input_matrix, is_aligned
+from ._enums import GptqFlag, GptqOrder
+from ._pool import Pool
+from ._rows import for_rows
+from ._scheme import Scheme
+from ._tensor import QuantizedTensor, checked_scheme
+
+CHANNEL = np.dtype(_native.ChannelStruct)
+"""An input channel's sums, as GramMatrix.channels() gives them."""
+
+
+@contextlib.contextmanager
+def _spread(pool: Pool | None) -> Iterator[tuple[int, Any, int | None]]:
+    """Worker count, parallel_for and host."""
+    if pool is None:
+        yield 1, _native.no_parallel_for, None
+        return
+    with pool.in_use() as handle:
+        yield pool.workers, _native.pool_parallel_for, handle
+
+
+def _size(function: str, *arguments: Any) -> int:
+    size = ctypes.c_uint64()
+    _native.call(function, *arguments, ctypes.byref(size))
+    return size.value
+
+
+class GramMatrix:
+    """Sums over rows x of x[i] * x[j], and each channel's sum, sum of |x| and max |x|: what a layer's inputs are like.
+
+    Push batches, merge with those of other machines, save and load. Takes 4 k^2 bytes.
+
+    >>> gram = GramMatrix(3)
+    >>> gram.push(numpy.ones((2, 3), numpy.float32))
+    >>> gram.rows, float(gram.matrix()[0, 2])
+    (2, 2.0)
+    """
+
+    def __init__(self, k: int) -> None:
+        self._bytes = aligned_bytes(_size("int4q_gram_size", k))
+        _native.call("int4q_gram_init", k, *self._memory)
+
+    @classmethod
+    def from_matrix(cls, matrix: Any, rows: int) -> GramMatrix:
+        """From sums[k][k] that stand for `rows` rows and were computed elsewhere; the upper triangle is read."""
+        values = np.ascontiguousarray(matrix, np.float64)
+        if values.ndim != 2 or values.shape[0] != values.shape[1]:
+            raise ValueError(f"matrix has shape {values.shape}; expected a square one")
+        gram = cls(values.shape[0])
+        _native.call("int4q_gram_set", *gram._memory, values.ctypes.data, values.shape[0], rows)
+        return gram
+
+    @classmethod
+    def from_bytes(cls, data: Any) -> GramMatrix:
+        """From saved bytes, which are validated: CorruptError, BufferTooSmallError, BlobVersionError."""
+        source = np.frombuffer(data, np.uint8)
+        gram = cls.__new__(cls)
+        gram._bytes = aligned_bytes(source.size)
+        gram._bytes[:] = source
+        _native.call("int4q_gram_validate", *gram._memory)
+        return gram
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GramMatrix:
+        """From a file that save() has written."""
+        with open(path, "rb") as file:
+            return cls.from_bytes(file.read())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        with open(path, "wb") as file:
+            file.write(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        return self._bytes.tobytes()
+
+    @property
+    def _memory(self) -> tuple[int, int]:
+        if not is_aligned(self._bytes):
+            raise ValueError("a Gram matrix's bytes are not aligned")
+        return int(self._bytes.ctypes.data), self._bytes.nbytes
+
+    @property
+    def info(self) -> _native.GramInfoStruct:
+        info = _native.GramInfoStruct()
+        _native.call("int4q_gram_get_info", *self._memory, ctypes.byref(info))
+        return info
+
+    @property
+    def k(self) -> int:
+        return int(self.info.k)
+
+    @property
+    def rows(self) -> int:
+        """How many rows have been seen."""
+        return int(self.info.rows)
+
+    def push(self, x: Any, *, element_type: Any = None, pool: Pool | None = None) -> None:
+        """Takes a batch x[rows][k]. NotFiniteError for NaN, infinity and magnitudes above 2^59; nothing is taken then."""
+        source = input_matrix(x, "x", element_type)
+        scratch = aligned_bytes(_size("int4q_gram_push_scratch", self.k))
+        with _spread(pool) as (workers, parallel_for, host):
+            _native.call(
+                "int4q_gram_push",
+                *self._memory,
+                source.pointer,
+                source.element_type,
+                source.rows,
+                source.columns,
+                source.stride,
+                scratch.ctypes.data,
+                scratch.nbytes,
+                workers,
+                parallel_for,
+                host,
+            )
+
+    def merge(self, other: GramMatrix) -> None:
+        """Adds what another matrix of the same k has seen."""
+        _native.call("int4q_gram_merge", *self._memory, *other._memory)
+
+    def channels(self) -> np.ndarray:
+        """A structured array, CHANNEL, with one element for each column of x."""
+        result = np.zeros(self.k, CHANNEL)
+        _native.call("int4q_gram_channels", *self._memory, 0, len(result), result.ctypes.data)
+        return result
+
+    def matrix(self) -> np.ndarray:
+        """float64[k][k]: the sums of products, both triangles."""
+        k = self.k
+        result = np.empty((k, k))
+        _native.call("int4q_gram_matrix", *self._memory, result.ctypes.data, k, 0, k)
+        return result
+
+    def loss(
+        self, tensor: QuantizedTensor, weights: Any, *, element_type: Any = None, threads: int | None = None
+    ) -> np.ndarray:
+        """float64[n]: for each row of weights[n][k] the mean square of what quantizing does to the layer's output."""
+        source = input_matrix(weights, "weights", element_type)
+        if (source.rows, source.columns) != tensor.shape:
+            raise ValueError(f"weights has shape {source.array.shape}; expected {tensor.shape}")
+        losses = np.empty(source.rows)
+        struct = tensor.as_struct()
+        size = _size("int4q_gram_loss_scratch", source.columns)
+
+        def work(begin: int, end: int) -> None:
+            scratch = aligned_bytes(size)
+            _native.call(
+                "int4q_gram_loss",
+                ctypes.byref(struct),
+                source.pointer,
+                source.element_type,
+                source.stride,
+                *self._memory,
+                scratch.ctypes.data,
+                scratch.nbytes,
+                losses.ctypes.data,
+                begin,
+                end,
+            )
+
+        for_rows(work, source.rows, source.columns, threads, 16)
+        return losses
+
+
+@dataclasses.dataclass(frozen=True)
+class GptqReport:
+    """What GPTQ did. Losses are means over the samples of the squared error of the layer's output, added over its rows.
+
+    damping        the share of the mean diagonal that was added to the diagonal, after `retries` increases
+    rows           samples in the Gram matrix
+    dead_channels  channels that no sample has used
+    nearest_rows   rows of the weights that GPTQ did not improve: they have the codes of rounding to nearest
+    loss           of the result
+    nearest_loss   of rounding to nearest
+    """
+
+    damping: float
+    retries: int
+    rows: int
+    dead_channels: int
+    nearest_rows: int
+    loss: float
+    nearest_loss: float
+
+
+def gptq(
+    weights: Any,
+    gram: GramMatrix,
+    scheme: Scheme | None = None,
+    *,
+    order: GptqOrder = GptqOrder.COLUMNS,
+    static_groups: bool = False,
+    clear_dead_channels: bool = False,
+    damping: float = 0.01,
+    damping_step: float = 0.0025,
+    attempts: int = 20,
+    progress: Callable[[int, int], Any] | None = None,
+    element_type: Any = None,
+    pool: Pool | None = None,
+) -> tuple[QuantizedTensor, GptqReport]:
+    """Quantizes weights[n][k] so that the layer's outputs change little for inputs as the Gram matrix has seen them.
+
+    order                ACTIVATIONS (act-order; needs static_groups or groups of whole rows) and WITHIN_GROUPS round
+                         columns of large inputs first; the tensor's columns stay in place
+    static_groups        scales are those of the weights as given
+    clear_dead_channels  weights of channels that no sample has used count as 0
+    damping              share of the mean diagonal that is added to the diagonal, raised by damping_step up to
+                         attempts - 1 times where it is not enough
+    progress             called with (done, total); True, or an exception, ends the call (CancelledError, or that exception)
+
+    No row is worse than `quantize` leaves it.
+    """
+    source = input_matrix(weights, "weights", element_type)
+    chosen = checked_scheme(scheme, source.rows)
+    tensor = QuantizedTensor.empty(chosen, source.rows, source.columns)
+    raised: list[BaseException] = []
+
+    def report_progress(_: Any, done: int, total: int) -> int:
+        assert progress is not None
+        try:
+            return int(bool(progress(done, total)))
+        except BaseException as error:  # raised again below: it cannot pass through the library
+            raised.append(error)
+            return 1
+
+    flags = (GptqFlag.STATIC_GROUPS if static_groups else 0) | (GptqFlag.CLEAR_DEAD_CHANNELS if clear_dead_channels else 0)
+    report = _native.GptqReportStruct()
+    with _spread(pool) as (workers, parallel_for, host):
+        options = _native.GptqOptionsStruct(
+            flags=int(flags),
+            order=int(order),
+            worker_count=workers,
+            damping=damping,
+            damping_step=damping_step,
+            attempts=attempts,
+            progress=_native.Progress(report_progress) if progress is not None else _native.Progress(),
+        )
+        size = _size("int4q_gptq_scratch", ctypes.byref(chosen.as_struct()), source.columns, workers)
+        scratch = aligned_bytes(size)
+        try:
+            _native.call(
+                "int4q_gptq_quantize",
+                ctypes.byref(tensor.as_struct()),
+                source.pointer,
+                source.element_type,
+                source.stride,
+                *gram._memory,
+                ctypes.byref(options),
+                scratch.ctypes.data,
+                scratch.nbytes,
+                parallel_for,
+                host,
+                ctypes.byref(report),
+            )
+        except Exception:
+            if raised:
+                raise raised[0] from None
+            raise
+    return tensor, GptqReport(
+        report.damping,
+        report.retries,
+        report.rows,
+        report.dead_channels,
+        report.nearest_rows,
+        report.loss,
+        report.nearest_loss,
+    )
