@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Shapes of register products: a vector of 16 lanes is four registers of SSE2 or NEON.
+///
+/// F32 mode spends its time in emulated multiply-adds, so nothing is shared between rows.
 enum F32Shapes<Codes: CodeReader>: TileShapes {
     typealias Panel = NoPanel
-    typealias Tall = RegisterProductF32<2, 1, Codes>
-    typealias TallEdge = RegisterProductF32<2, 1, Codes>
-    typealias Middle = RegisterProductF32<2, 1, Codes>
-    typealias MiddleEdge = RegisterProductF32<2, 1, Codes>
-    typealias Low = RegisterProductF32<2, 1, Codes>
-    typealias LowEdge = RegisterProductF32<2, 1, Codes>
+    typealias Tall = RegisterProductF32<1, 1, Codes>
+    typealias TallEdge = RegisterProductF32<1, 1, Codes>
+    typealias Middle = RegisterProductF32<1, 1, Codes>
+    typealias MiddleEdge = RegisterProductF32<1, 1, Codes>
+    typealias Low = RegisterProductF32<1, 1, Codes>
+    typealias LowEdge = RegisterProductF32<1, 1, Codes>
     typealias Flat = RegisterProductF32<1, 1, Codes>
     typealias FlatEdge = RegisterProductF32<1, 1, Codes>
 }
 
 /// Codebooks of rows.
-typealias RowProduct = RowTile<2, 1>
+typealias RowProduct = RowTile<1, 1>
 
 /// Products of panels.
 typealias MatrixUpdate = RankUpdate<2, 1>

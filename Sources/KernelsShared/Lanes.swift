@@ -76,3 +76,9 @@ func roundToIntegers(_ values: Floats) -> Ints {
     let magic = Floats(repeating: 12_582_912) // 1.5 * 2^23: the sum's unit in the last place is 1
     return unsafeBitCast(values + magic, to: Ints.self) &- Ints(repeating: 0x4b40_0000)
 }
+
+/// 16 x 16 elements of 32 bits, rows `stride` bytes apart. Out of line: it is much code, and there are several callers.
+@inline(never)
+func transposeSquare(_ source: UnsafeRawPointer, _ stride: Int, into target: UnsafeMutableRawPointer) {
+    i4q_transpose_f32x16(source, Int64(stride), target)
+}

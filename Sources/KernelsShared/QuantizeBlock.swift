@@ -66,8 +66,7 @@ private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: Un
 
 // MARK: Loading
 
-/// Writes 16 values of k from `k` on, of 16 rows, as [k][row]. What lies beyond the matrix is zero. `staging` is a square. Out of line:
-/// transposing is much code, and there are several callers.
+/// Writes 16 values of k from `k` on, of 16 rows, as [k][row]. What lies beyond the matrix is zero. `staging` is a square.
 @inline(never)
 private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: UnsafeMutableRawPointer, _ staging: UnsafeMutableRawPointer) {
     let source = q.source.unsafelyUnwrapped, stride = Int(q.row_bytes)
@@ -76,7 +75,7 @@ private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: Unsa
         // 16 streams are more than a processor follows by itself; into the second-level cache, where rows of a width that is a
         // power of two do not push each other out.
         for row in 0..<lanes { i4q_prefetch_far(source + (row &* stride &+ k &* 4 &+ squareDistance)) }
-        i4q_transpose_f32x16(source + k &* 4, Int64(stride), target)
+        transposeSquare(source + k &* 4, stride, into: target)
         return
     }
     for row in 0..<lanes {
@@ -84,7 +83,7 @@ private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: Unsa
         let values = isThere ? loadElements(source + row &* stride, q.source_type, k, count: count) : Floats(repeating: 0)
         staging.storeBytes(of: values, toByteOffset: row &* 64, as: Floats.self)
     }
-    i4q_transpose_f32x16(staging, 64, target)
+    transposeSquare(staging, 64, into: target)
 }
 
 @inline(__always)

@@ -11,7 +11,7 @@ func unpackCodes(_ u: i4q_code_unpacking) {
             let words = inOrder(block.words((first &+ row) &* codeRowBytes))
             ordered.storeBytes(of: words, toByteOffset: row &* 64, as: Words.self)
         }
-        i4q_transpose_f32x16(ordered, 64, square)
+        transposeSquare(ordered, 64, into: square)
         copy(square, u, byte: first &* 4)
         first &+= lanes
     }
