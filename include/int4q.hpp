@@ -591,8 +591,9 @@ public:
         uint64_t bytes = 0;
         check(int4q_gram_push_scratch(k, &bytes));
         scratch_.reserve(bytes);
-        check(int4q_gram_push(data(), memory_.bytes(), x.data, x.type, x.rows, x.columns, x.stride, scratch_.data(), scratch_.bytes(),
-                              pool ? pool->worker_count() : 1, pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr));
+        check(int4q_gram_push(data(), memory_.bytes(), x.data, x.type, x.rows, x.columns, x.stride, scratch_.data(),
+                              scratch_.bytes(), pool ? pool->worker_count() : 1, pool ? int4q_pool_parallel_for : nullptr,
+                              pool ? pool->get() : nullptr));
     }
     void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
     void *data() const noexcept { return memory_.data(); }
@@ -612,8 +613,8 @@ inline int4q_gptq_options gptq_options() {
     return options;
 }
 
-inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, std::vector<float> codebook = {}, Pool *pool = nullptr,
-                   int4q_gptq_options options = gptq_options(), int4q_gptq_report *report = nullptr) {
+inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, std::vector<float> codebook = {},
+                   Pool *pool = nullptr, int4q_gptq_options options = gptq_options(), int4q_gptq_report *report = nullptr) {
     Tensor result(scheme, w.rows, w.columns, std::move(codebook));
     options.worker_count = pool ? pool->worker_count() : 1;
     uint64_t bytes = 0;
@@ -622,8 +623,9 @@ inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, 
     int4q_gptq_report own{};
     own.struct_size = sizeof own;
     const int4q_tensor tensor = result.view();
-    check(int4q_gptq_quantize(&tensor, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(), scratch.bytes(),
-                              pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr, report ? report : &own));
+    check(int4q_gptq_quantize(&tensor, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(),
+                              scratch.bytes(), pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr,
+                              report ? report : &own));
     return result;
 }
 

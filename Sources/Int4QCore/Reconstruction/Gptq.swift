@@ -54,7 +54,7 @@ public struct Gptq {
     private var tasks: Int { (n + GptqScratch.taskRows - 1) / GptqScratch.taskRows }
     private var progressTotal: Int { factor.rows + tasks }
 
-    /// All of it. In the host's floating-point mode.
+    /// All of it.
     @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         try roundToNearest(parallel)
@@ -105,12 +105,9 @@ public struct Gptq {
 
     private mutating func tryFactor(_ parallel: ParallelFor) throws(Failure) -> Bool {
         for row in 0..<factor.rows {
-            try options.reportProgress(row, progressTotal)
+            try options.reportProgress(row, progressTotal, parallel)
             factor.row = row
-            let hostMode = i4q_float_mode_enter()
-            let isDone = factor.makeDiagonal()
-            i4q_float_mode_leave(hostMode)
-            if !isDone { return false }
+            if !factor.makeDiagonal() { return false }
             try parallel.run(&factor, count: factor.pairs) { work, index, _ in
                 work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.makePair(Int(index))
             }
@@ -142,7 +139,7 @@ public struct Gptq {
     private mutating func roundRows(_ parallel: ParallelFor) throws(Failure) {
         let wave = Int(options.raw.worker_count) * GptqScratch.tasksPerWave
         while firstTask < tasks {
-            try options.reportProgress(factor.rows + firstTask, progressTotal)
+            try options.reportProgress(factor.rows + firstTask, progressTotal, parallel)
             let count = min(wave, tasks - firstTask)
             try parallel.run(&self, count: count) { work, index, worker in
                 let gptq = UnsafePointer(work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self))
@@ -156,6 +153,6 @@ public struct Gptq {
             }
             firstTask += count
         }
-        try options.reportProgress(progressTotal, progressTotal)
+        try options.reportProgress(progressTotal, progressTotal, parallel)
     }
 }

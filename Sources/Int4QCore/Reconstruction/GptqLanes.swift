@@ -45,7 +45,8 @@ struct GptqLanes {
         }
         if !task.pointee.options.isStatic && !usesTable { return }
         try? QuantizingMemory.use { (memory) throws(Failure) in
-            let quantizer = RowQuantizer(TensorSink(tensor: task.pointee.tensor), task.pointee.source, from: Int(rows.lowerBound), task.pointee.kernels, memory)
+            let sink = TensorSink(tensor: task.pointee.tensor)
+            let quantizer = RowQuantizer(sink, task.pointee.source, from: Int(rows.lowerBound), task.pointee.kernels, memory)
             for row in rows {
                 let lane = Int(row &- rows.lowerBound)
                 quantizer.begin(Int(row))
@@ -69,7 +70,9 @@ struct GptqLanes {
             column &+= count
         }
         if !task.pointee.options.clearsDead { return }
-        for position in 0..<task.pointee.scratch.k where task.pointee.factor.source.isDead(position: position) { errors[position &* 16 &+ lane] = 0 }
+        for position in 0..<task.pointee.scratch.k where task.pointee.factor.source.isDead(position: position) {
+            errors[position &* 16 &+ lane] = 0
+        }
     }
 
     private func fill(_ lane: Int, _ source: UnsafePointer<i4q_code_table>, _ row: Int) {
@@ -96,16 +99,18 @@ struct GptqLanes {
     func fit(_ group: Int, _ current: UnsafePointer<Float>, _ count: Int, _ room: UnsafeMutableRawPointer) {
         let values = room.assumingMemoryBound(to: Float.self)
         QuantizingTable.use { memory in
-            var table = usesTable ? scheme.makeTable(task.pointee.tensor.codebook(Int(rows.lowerBound)).unsafelyUnwrapped, at: memory) : nil
+            let tensor = task.pointee.tensor
+            var table = tensor.codebook(Int(rows.lowerBound)).map { scheme.makeTable($0, at: memory) }
             for row in rows {
                 let lane = Int(row &- rows.lowerBound)
                 if scheme.hasRowCodebooks && lane > 0 {
-                    table = scheme.makeTable(task.pointee.tensor.codebook(Int(row)).unsafelyUnwrapped, at: memory)
+                    table = scheme.makeTable(tensor.codebook(Int(row)).unsafelyUnwrapped, at: memory)
                 }
                 for index in 0..<count { values[index] = current[index &* 16 &+ lane] }
                 var part = i4q_group_range()
                 task.pointee.kernels.group_range.unsafelyUnwrapped(values, Int64(count), &part)
-                let parameters = part.first_not_finite >= 0 ? nil : scheme.parameters(for: GroupRange(part, values, count), table: table)
+                let range = GroupRange(part, values, count)
+                let parameters = part.first_not_finite >= 0 ? nil : scheme.parameters(for: range, table: table)
                 if let parameters, parameters.scale.isFinite && parameters.offset.isFinite {
                     put(parameters, group, lane)
                 } else {
@@ -115,12 +120,14 @@ struct GptqLanes {
         }
     }
 
+    @inline(never)
     private func put(_ parameters: GroupParameters, _ group: Int, _ lane: Int) {
         floats(layout.scales)[group &* 16 &+ lane] = parameters.scale
         floats(layout.offsets)[group &* 16 &+ lane] = parameters.offset
         memory.storeBytes(of: parameters.zeroPoint, toByteOffset: layout.zeroPoints &+ group &* 16 &+ lane, as: UInt8.self)
 
-        let decoding = scheme.decoding(scale: parameters.scale, zeroPoint: parameters.zeroPoint, offset: parameters.offset, codebook: nil)
+        let decoding = scheme.decoding(scale: parameters.scale, zeroPoint: parameters.zeroPoint, offset: parameters.offset,
+                                       codebook: nil)
         let fields = UnsafeMutableRawPointer(encodings + group) + lane &* 4
         func store(_ field: Int, _ value: Float) { fields.storeBytes(of: value, toByteOffset: field &* 64, as: Float.self) }
         func store(_ field: Int, _ value: Int32) { fields.storeBytes(of: value, toByteOffset: field &* 64, as: Int32.self) }
@@ -173,7 +180,8 @@ struct GptqLanes {
         for group in 0..<task.pointee.scratch.groups {
             let index = tensor.groupIndex(row, group), place = group &* 16 &+ lane
             type.store(floats(layout.scales)[place], tensor.scales, index)
-            if let zeroPoints = tensor.zeroPoints { zeroPoints[index] = (memory + layout.zeroPoints).load(fromByteOffset: place, as: UInt8.self) }
+            let zeroPoint = memory.load(fromByteOffset: layout.zeroPoints &+ place, as: UInt8.self)
+            if let zeroPoints = tensor.zeroPoints { zeroPoints[index] = zeroPoint }
             if let offsets = tensor.offsets { type.store(floats(layout.offsets)[place], offsets, index) }
         }
         let target = tensor.codesRow(row), positions = task.pointee.order.positions, k = task.pointee.scratch.k

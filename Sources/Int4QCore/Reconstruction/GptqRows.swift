@@ -86,7 +86,8 @@ struct GptqRows {
         rounding.groups = UnsafePointer(groups)
         rounding.encodings = UnsafePointer(lanes.encodings)
         rounding.table = lanes.usesTable ? UnsafePointer(lanes.table) : nil
-        rounding.ggml_bias = !task.pointee.tensor.scheme.usesGgmlRounding ? 0 : task.pointee.tensor.scheme.kind == .offset ? 0.5 : 8.5
+        let scheme = task.pointee.tensor.scheme
+        rounding.ggml_bias = !scheme.usesGgmlRounding ? 0 : scheme.kind == .offset ? 0.5 : 8.5
         rounding.codes = lanes.codes + block.lowerBound &* 16
         rounding.values = values
         rounding.losses = lanes.losses
@@ -95,7 +96,8 @@ struct GptqRows {
             let groupEnd = task.pointee.options.isStatic ? end : min(begin &+ scratch.groupSize, end)
             takeGroups(begin..<groupEnd, block.lowerBound)
             if !task.pointee.options.isStatic {
-                lanes.fit(Int(groups[begin &- block.lowerBound]), current + (begin &- block.lowerBound) &* 16, groupEnd &- begin, room)
+                let first = begin &- block.lowerBound
+                lanes.fit(Int(groups[first]), current + first &* 16, groupEnd &- begin, room)
             }
             rounding.begin = Int64(begin &- block.lowerBound)
             rounding.end = Int64(groupEnd &- block.lowerBound)
@@ -121,8 +123,8 @@ struct GptqRows {
         let sums = lanes.sums + scratch.blockColumns &* 16
         for panel in block.lowerBound / 16..<block.upperBound / 16 {
             update.out = sums + (panel &* 16 &- block.lowerBound) &* 16
-            add(&update, task.pointee.factor.elements + TrianglePanels.place(block.lowerBound, panel &* 16), lanes.nearest + block.lowerBound &* 16,
-                depth: panel &* 16 &+ 16 &- block.lowerBound)
+            let factor = task.pointee.factor.elements + TrianglePanels.place(block.lowerBound, panel &* 16)
+            add(&update, factor, lanes.nearest + block.lowerBound &* 16, depth: panel &* 16 &+ 16 &- block.lowerBound)
         }
         for column in 0..<block.count { i4q_add_squares(lanes.losses + 16, sums + column &* 16) }
     }

@@ -36,23 +36,12 @@ struct GramPush {
 
     /// Converts one row of the pass.
     func pack(_ row: Int) {
-        StackMemory<16>.use { memory in
-            let floats = memory.assumingMemoryBound(to: Float.self)
-            var column = 0
-            while column < x.columns {
-                let count = min(256, x.columns &- column)
-                let source = x.row(rows.lowerBound &+ row) + column &* x.type.size
-                kernels.load.unsafelyUnwrapped(source, Int64(x.type.raw), Int64(count), floats)
-                for index in count..<((count &+ 15) & ~15) { floats[index] = 0 }
-                var index = 0
-                while index < count {
-                    let panel = (column &+ index) / panelWidth
-                    let target = packed + (panel &* panelStride &+ row &* panelWidth)
-                    target.update(from: floats + index, count: panelWidth)
-                    index &+= panelWidth
-                }
-                column &+= 256
-            }
+        let source = x.row(rows.lowerBound &+ row)
+        for panel in 0..<panels {
+            let column = panel &* panelWidth, count = min(panelWidth, x.columns &- column)
+            let target = packed + (panel &* panelStride &+ row &* panelWidth)
+            kernels.load.unsafelyUnwrapped(source + column &* x.type.size, Int64(x.type.raw), Int64(count), target)
+            for index in count..<panelWidth { target[index] = 0 }
         }
     }
 
@@ -125,7 +114,7 @@ struct GramPush {
 }
 
 extension Gram {
-    /// Takes a batch. In the host's floating-point mode.
+    /// Takes a batch.
     @inline(never)
     public func push(_ x: Matrix, rows: Int64, scratch: UnsafeMutableRawPointer, _ kernels: i4q_kernels,
                      _ parallel: ParallelFor) throws(Failure) {
@@ -137,7 +126,8 @@ extension Gram {
             throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, "rows", .integer(rows), expected: "rows that add up to at most",
                           bound: UInt64(Gram.mostRows))
         }
-        var push = GramPush(gram: self, x: x, kernels: kernels, packed: scratch.assumingMemoryBound(to: Float.self), rows: 0..<Int(rows))
+        let packed = scratch.assumingMemoryBound(to: Float.self)
+        var push = GramPush(gram: self, x: x, kernels: kernels, packed: packed, rows: 0..<Int(rows))
         try parallel.run(&push, count: (Int(rows) + GramPush.packedRows - 1) / GramPush.packedRows) { work, index, _ in
             let push = work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self)
             let bad = push.pointee.firstBad(Int(index))
