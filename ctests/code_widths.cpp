@@ -1111,6 +1111,15 @@ TEST(CodeWidths, CppWrapperTakesAndGivesThem) {
         EXPECT_EQ(packed.unpack().codes, tensor.codes);
     }
     EXPECT_THROW(int4q::quantize(matrix, int4q::Scheme::eight_bits(int4q::Scheme::ggml_q4_0())), int4q::Error);
+    int4q_scheme given = int4q::Scheme::symmetric(32, INT4Q_TYPE_F32);
+    given.scale_rule = INT4Q_SCALE_GIVEN;
+    EXPECT_THROW(int4q::quantize(matrix, given), int4q::Error);
+    const int4q::Tensor found = int4q::quantize(matrix, int4q::Scheme::symmetric(32, INT4Q_TYPE_F32));
+    int4q::Tensor target(given, found.n, found.k);
+    target.scales = found.scales;
+    int4q::quantize(matrix, target);
+    EXPECT_EQ(target.codes, found.codes);
+    EXPECT_EQ(target.scales, found.scales);
 }
 
 }  // namespace

@@ -163,8 +163,8 @@ INT4Q_API const char *int4q_isa_name(int4q_isa isa);
  * docs/quantizers.md.
  *
  * All-zero groups come back as exact zeros. A group whose elements all equal c comes back as c rounded to the scale's
- * type: exactly c where c has that type's precision. (Not in INT4Q_ROUNDING_GGML, which does what ggml does, nor with
- * CODEBOOK, whose values are what the codebook can give.)
+ * type: exactly c where c has that type's precision. (Not in INT4Q_ROUNDING_GGML, which does what ggml does, with scales that are
+ * powers of two or the caller's, nor with CODEBOOK and TERNARY, whose values are what they can give.)
  * A scale too small for its type becomes 0 and the group zero (or, OFFSET, the offset).
  * ------------------------------------------------------------------------------------------------------------------ */
 

@@ -337,12 +337,23 @@ void split_rows(int64_t n, Pool *pool, Rows rows) {
 }
 }  // namespace detail
 
-inline Tensor quantize(ConstMatrix w, const int4q_scheme &scheme, std::vector<float> codebook = {}, Pool *pool = nullptr) {
-    Tensor result(scheme, w.rows, w.columns, std::move(codebook));
-    const int4q_tensor tensor = result.view();
+// Into a tensor that is there; with INT4Q_SCALE_GIVEN its scales (zero points, offsets) must be filled in.
+inline void quantize(ConstMatrix w, Tensor &target, Pool *pool = nullptr) {
+    detail::agree(w.rows, target.n, "quantize", "w.rows");
+    detail::agree(w.columns, target.k, "quantize", "w.columns");
+    const int4q_tensor tensor = target.view();
     detail::split_rows(w.rows, pool, [&](int64_t begin, int64_t end) {
         check(int4q_quantize_rows(&tensor, w.data, w.type, w.stride, begin, end));
     });
+}
+
+// With scales of its own: not for INT4Q_SCALE_GIVEN.
+inline Tensor quantize(ConstMatrix w, const int4q_scheme &scheme, std::vector<float> codebook = {}, Pool *pool = nullptr) {
+    if (scheme.scale_rule == INT4Q_SCALE_GIVEN) {
+        throw Error(INT4Q_ERROR_INVALID_ARGUMENT, "quantize", "scheme.scale_rule", "INT4Q_SCALE_GIVEN", "a tensor with scales to quantize into");
+    }
+    Tensor result(scheme, w.rows, w.columns, std::move(codebook));
+    quantize(w, result, pool);
     return result;
 }
 
