@@ -19,7 +19,7 @@ ISAS = available_isas()
 ACTIVATIONS = list(int4q.Activation)
 CURVES = ACTIVATIONS[1:]
 TYPES = list(int4q.Type)
-MODES = list(int4q.Mode)
+MODES = [int4q.Mode.F32, int4q.Mode.INT8, int4q.Mode.BF16]  # BINARY, and other widths: test_widths.py
 ONE = int4q.Blob.quantize(np.ones((1, 1), np.float32))
 """The matrix that leaves float32 as it is (but for the sign of zero): what is left are the steps."""
 

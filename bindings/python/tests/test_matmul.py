@@ -17,7 +17,7 @@ import int4q
 TYPE_STEP = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-11, int4q.Type.BF16: 2.0**-8}
 TYPE_SMALLEST = {int4q.Type.F32: 0.0, int4q.Type.F16: 2.0**-25, int4q.Type.BF16: 0.0}
 ISA_LIMITS = available_isas()
-MODES = [int4q.Mode.F32, int4q.Mode.INT8, int4q.Mode.BF16]
+MODES = [int4q.Mode.F32, int4q.Mode.INT8, int4q.Mode.BF16]  # BINARY, and other widths: test_widths.py
 
 
 def int8_bound(x: np.ndarray, tensor: int4q.QuantizedTensor, weights: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_any_shape(name: str, mode: int4q.Mode, m: int, n: int, k: int, seed: in
         assert_close(tensor.pack().matmul(x, mode=mode), x, tensor, mode)
 
 
-@pytest.mark.parametrize("mode", list(int4q.Mode), ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 @pytest.mark.parametrize("scale_type", list(int4q.Type), ids=lambda t: t.name)
 @pytest.mark.parametrize("y_type", list(int4q.Type), ids=lambda t: t.name)
 @pytest.mark.parametrize("x_type", list(int4q.Type), ids=lambda t: t.name)
@@ -184,7 +184,7 @@ def test_threads_share_a_blob_and_a_pool(generator: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("mode", list(int4q.Mode), ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_not_finite_x_spoils_its_row_only(mode: int4q.Mode, bad: float, generator: np.random.Generator) -> None:
     tensor = int4q.quantize(generator.standard_normal((30, 70)).astype(np.float32), int4q.Scheme.asymmetric())
     blob = tensor.pack()
