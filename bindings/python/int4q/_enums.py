@@ -232,3 +232,4 @@ class GptqFlag(enum.IntFlag):
 
     STATIC_GROUPS = 1
     CLEAR_DEAD_CHANNELS = 2
+    MEASURE_NEAREST = 4
