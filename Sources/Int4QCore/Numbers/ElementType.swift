@@ -13,6 +13,9 @@ public struct ElementType {
         self.raw = raw
     }
 
+    private init(raw: int4q_type) { self.raw = raw }
+    static var f32: ElementType { ElementType(raw: int4q_type(INT4Q_TYPE_F32)) }
+
     public func load(_ pointer: UnsafeRawPointer, _ index: Int) -> Float {
         if size == 4 { return (pointer + index &* 4).loadUnaligned(as: Float.self) }
         let bits = (pointer + index &* 2).loadUnaligned(as: UInt16.self)

@@ -99,6 +99,17 @@ from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._pool import Pool
 from ._reconstruction import GptqReport, GramMatrix, gptq
+from ._reconstruction_methods import (
+    AwqScales,
+    DescentReport,
+    awq_clips,
+    awq_scales,
+    column_maxima,
+    gram_descend,
+    hqq,
+    scale_columns,
+    smooth_factors,
+)
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, quantize
 from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
@@ -107,6 +118,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PER_ROW",
+    "AwqScales",
+    "DescentReport",
     "Activation",
     "Axis",
     "Blob",
@@ -174,7 +187,10 @@ __all__ = [
     "abi_version",
     "aciq_clip",
     "aciq_share_bits",
+    "awq_clips",
+    "awq_scales",
     "codebook_values",
+    "column_maxima",
     "compare",
     "correct_bias",
     "dequantize_int4",
@@ -188,6 +204,8 @@ __all__ = [
     "gobo_centroids",
     "gobo_quantize",
     "gptq",
+    "gram_descend",
+    "hqq",
     "fit_codebook",
     "fit_row_codebooks",
     "isa_active",
@@ -203,7 +221,9 @@ __all__ = [
     "quantize_blocks",
     "search_twin_ranges",
     "quantize_int4",
+    "scale_columns",
     "set_isa_limit",
+    "smooth_factors",
     "split_outliers",
     "twin_candidates",
     "twin_errors",
