@@ -6,7 +6,7 @@ import Int4QCore
 
 // MARK: SmoothQuant
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_column_maxima(_ source: UnsafeRawPointer?, _ source_type: int4q_type, _ rows: Int64, _ columns: Int64,
                                 _ source_stride: Int64, _ maxima: UnsafeMutablePointer<Float>?) -> int4q_status {
     attempt("int4q_column_maxima") { () throws(Failure) in
@@ -16,7 +16,7 @@ public func int4q_column_maxima(_ source: UnsafeRawPointer?, _ source_type: int4
 }
 
 /// A matrix named `source`.
-@inline(never)
+@_optimize(size) @inline(never)
 private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64,
                      _ rowsName: StaticString = "n", _ columnsName: StaticString = "k") throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, rowsName)
@@ -25,14 +25,14 @@ private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64
                       .init("source", stride: "source_stride"))
 }
 
-@inline(never)
+@_optimize(size) @inline(never)
 private func destinationMatrix(_ pointer: UnsafeMutableRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
                                _ stride: Int64) throws(Failure) -> Matrix {
     try Matrix(pointer, try ElementType(type, "destination_type"), rows: n, columns: k, stride: stride,
                .init("destination", stride: "destination_stride"))
 }
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_smooth_factors(_ x_maxima: UnsafePointer<Float>?, _ weight_maxima: UnsafePointer<Float>?, _ k: Int64,
                                  _ alpha: Double, _ factors: UnsafeMutablePointer<Float>?) -> int4q_status {
     attempt("int4q_smooth_factors") { () throws(Failure) in
@@ -43,7 +43,7 @@ public func int4q_smooth_factors(_ x_maxima: UnsafePointer<Float>?, _ weight_max
     }
 }
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_scale_columns(_ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                                 _ factors: UnsafePointer<Float>?, _ operation: Int32, _ destination: UnsafeMutableRawPointer?,
                                 _ destination_type: int4q_type, _ destination_stride: Int64, _ n: Int64, _ k: Int64,
@@ -59,7 +59,7 @@ public func int4q_scale_columns(_ source: UnsafeRawPointer?, _ source_type: int4
 
 // MARK: AWQ
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_awq_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ n: Int64, _ k: Int64, _ worker_count: UInt32,
                               _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_awq_scratch") { () throws(Failure) in
@@ -70,7 +70,7 @@ public func int4q_awq_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ n: Int64
     }
 }
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_awq_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64, _ k: Int64,
                              _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                              _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ options: UnsafePointer<int4q_awq_options>?,
@@ -96,7 +96,7 @@ public func int4q_awq_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook:
     }
 }
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_awq_clip_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64,
                                    _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_awq_clip_scratch") { () throws(Failure) in
@@ -105,10 +105,10 @@ public func int4q_awq_clip_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: 
     }
 }
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64, _ k: Int64,
-                           _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64, _ gram: UnsafeRawPointer?,
-                           _ gram_bytes: UInt64, _ steps: Int32, _ tried: Int32, _ scratch: UnsafeMutableRawPointer?,
+                           _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
+                           _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ steps: Int32, _ tried: Int32, _ scratch: UnsafeMutableRawPointer?,
                            _ scratch_bytes: UInt64, _ clips: UnsafeMutablePointer<Float>?, _ destination: UnsafeMutableRawPointer?,
                            _ destination_type: int4q_type, _ destination_stride: Int64, _ row_begin: Int64,
                            _ row_end: Int64) -> int4q_status {
@@ -129,7 +129,7 @@ public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: U
 
 // MARK: Coordinate descent
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_gram_descend_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64,
                                        _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_gram_descend_scratch") { () throws(Failure) in
@@ -138,7 +138,7 @@ public func int4q_gram_descend_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _
     }
 }
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_gram_descend(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                                _ options: UnsafePointer<int4q_descent_options>?, _ scratch: UnsafeMutableRawPointer?,
@@ -153,7 +153,8 @@ public func int4q_gram_descend(_ tensor: UnsafePointer<int4q_tensor>?, _ source:
         let report = try require(report, "report")
         try requireStructSize(report.pointee.struct_size, of: int4q_descent_report.self, "report.struct_size")
         try requireZero(report.pointee.reserved, "report.reserved")
-        var descent = try GramDescent(tensor, source, gram, try require(options, "options").pointee, size, memory, try activeKernels())
+        let options = try require(options, "options").pointee
+        var descent = try GramDescent(tensor, source, gram, options, size, memory, try activeKernels())
         try tensor.requireCodebooks(row_begin..<row_end)
         try descent.run(row_begin..<row_end)
         descent.write(to: report)
@@ -162,7 +163,7 @@ public func int4q_gram_descend(_ tensor: UnsafePointer<int4q_tensor>?, _ source:
 
 // MARK: HQQ
 
-@c @implementation
+@_optimize(size) @c @implementation
 public func int4q_hqq_quantize(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                _ source_stride: Int64, _ options: UnsafePointer<int4q_hqq_options>?, _ row_begin: Int64,
                                _ row_end: Int64) -> int4q_status {

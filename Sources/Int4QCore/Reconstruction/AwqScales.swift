@@ -6,7 +6,7 @@ public struct AwqOptions {
     let raw: int4q_awq_options
     public var workers: UInt32 { raw.worker_count }
 
-    @inline(never)
+    @_optimize(size) @inline(never)
     public init(_ raw: int4q_awq_options) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_awq_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -34,7 +34,7 @@ public struct AwqScratch {
     let workers: Int
     public let bytes: UInt64
 
-    @inline(never)
+    @_optimize(size) @inline(never)
     public init(_ scheme: Scheme, n: Int64, k: Int64, workers: UInt32) throws(Failure) {
         _ = try TensorLayout(scheme, n: n, k: k)
         rows = try TrialRows(scheme, columns: k)
@@ -59,6 +59,7 @@ public struct AwqSearch {
     private var scales: UnsafeMutablePointer<Float> { (memory + scratch.scales).assumingMemoryBound(to: Float.self) }
     private var k: Int { trial.source.columns }
 
+    @_optimize(size) @inline(never)
     public init(_ trial: QuantizationTrial, _ options: AwqOptions, _ scratch: AwqScratch,
                 _ memory: UnsafeMutableRawPointer) throws(Failure) {
         self.trial = trial
@@ -70,7 +71,7 @@ public struct AwqSearch {
     }
 
     /// In the host's floating-point mode.
-    @inline(never)
+    @_optimize(size) @inline(never)
     public mutating func run(_ parallel: ParallelFor, _ best: UnsafeMutablePointer<Float>,
                              _ report: UnsafeMutablePointer<int4q_awq_report>) throws(Failure) {
         var step: Int32 = -1, bestLoss = Double.infinity
@@ -104,48 +105,45 @@ public struct AwqSearch {
     }
 
     /// Means over rows of each weight's share of its group's largest.
-    @inline(never)
+    @_optimize(size) @inline(never)
     private func measureWeights() throws(Failure) {
-        let source = trial.source, size = Int(trial.scheme.groupSize(k: Int64(k))), unit = 1 / Double(trial.n)
+        let source = trial.source, size = Int(trial.scheme.groupSize(k: Int64(k)))
+        // Of a row's groups.
+        let largest = scales, magnitudes = self.magnitudes
         magnitudes.update(repeating: 0, count: k)
-        try FloatRuns.with(source, "source", trial.kernels) { (runs) throws(Failure) in
-            for row in 0..<Int(trial.n) {
-                for group in 0...(k - 1) / size {
-                    let end = min(group * size + size, k)
-                    var largest: Float = 0, column = group * size
-                    while column < end {
-                        let count = runs.load(row, column, count: min(FloatRuns.length, end - column))
-                        let range = try runs.range(count, row, column)
-                        largest = max(largest, max(-range.min, range.max))
-                        column += count
-                    }
-                    let divisor = Double(largest) + 1e-6
-                    column = group * size
-                    while column < end {
-                        let count = runs.load(row, column, count: min(FloatRuns.length, end - column))
-                        for index in 0..<count { magnitudes[column &+ index] += Double(runs.floats[index].magnitude) / divisor }
-                        column += count
-                    }
+        for row in 0..<trial.n {
+            largest.update(repeating: 0, count: (k &- 1) / size &+ 1)
+            try source.eachRun(row..<row + 1, trial.kernels, isChecked: true) { runs, _, column, count in
+                for index in 0..<count {
+                    let group = (column &+ index) / size
+                    largest[group] = max(largest[group], runs.floats[index].magnitude)
+                }
+            }
+            try source.eachRun(row..<row + 1, trial.kernels, isChecked: false) { runs, _, column, count in
+                for index in 0..<count {
+                    let magnitude = Double(runs.floats[index].magnitude)
+                    magnitudes[column &+ index] += magnitude / (Double(largest[(column &+ index) / size]) + 1e-6)
                 }
             }
         }
-        for column in 0..<k { magnitudes[column] *= unit }
+        for column in 0..<k { magnitudes[column] /= Double(trial.n) }
     }
 
     /// Of a step's ratio; all 1 before the first.
-    @inline(never)
+    @_optimize(size) @inline(never)
     private func makeScales(_ step: Int32) {
         scales.update(repeating: 1, count: k)
         if step < 0 { return }
         let ratio = Double(step) / Double(options.raw.steps)
-        var least = Double.infinity, largest = 0.0
+        var least = Float.infinity, largest: Float = 0
         for column in 0..<k {
-            let scale = scale(column, ratio)
+            let scale = Float(scale(column, ratio))
+            scales[column] = scale
             least = min(least, scale)
             largest = max(largest, scale)
         }
-        let divisor = (least * largest).squareRoot()
-        for column in 0..<k { scales[column] = Float(scale(column, ratio) / divisor) }
+        let divisor = (Double(least) * Double(largest)).squareRoot()
+        for column in 0..<k { scales[column] = Float(Double(scales[column]) / divisor) }
     }
 
     private func scale(_ column: Int, _ ratio: Double) -> Double {
@@ -155,6 +153,7 @@ public struct AwqSearch {
         return max(i4q_pow(activation, ratio) / (i4q_pow(magnitudes[column], 1 - ratio) + 1e-4), 1e-4)
     }
 
+    @_optimize(size) @inline(never)
     private func run(_ task: Int64, _ worker: UInt32) {
         let memory = memory + scratch.workers + Int(worker) &* scratch.rows.bytes
         let form = scratch.rows.form(trial.gram, memory, trial.kernels), scaled = scratch.rows.matrix(memory, k)
@@ -163,7 +162,7 @@ public struct AwqSearch {
             try ColumnScaling(multiplyingBy: scales).apply(trial.source, to: scaled, rows: rows, from: 0, trial.kernels)
             let tensor = try scratch.rows.tensor(memory, rows: rows.count, columns: k, codebook: trial.codebook(rows.lowerBound))
             try quantize(tensor, scaled, rows: own, trial.kernels)
-            try form.load(tensor, scaled, own)
+            try form.load(tensor, scaled, own, trial.kernels)
         } catch {
             losses[Int(task)] = .infinity
             return

@@ -2,19 +2,31 @@
 import CInt4Q
 import CInt4QShims
 
-/// Raises each column's maximum to its largest magnitude.
-@inline(never)
-public func raise(_ maxima: UnsafeMutablePointer<Float>, _ source: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
-    try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
-        for row in rows {
-            var column = 0
-            while column < source.columns {
-                let count = runs.load(Int(row), column)
-                _ = try runs.range(count, Int(row), column)
-                for index in 0..<count { maxima[column &+ index] = max(maxima[column &+ index], runs.floats[index].magnitude) }
-                column += count
+extension Matrix {
+    /// Calls body(runs, row, column, count) for each run of some rows. A value that is not finite ends it, if they are checked.
+    @inline(never)
+    func eachRun(_ rows: Range<Int64>, _ kernels: i4q_kernels, isChecked: Bool,
+                 _ body: (FloatRuns, Int, Int, Int) -> Void) throws(Failure) {
+        try FloatRuns.with(self, "source", kernels) { (runs) throws(Failure) in
+            for row in rows {
+                var column = 0
+                while column < columns {
+                    let count = runs.load(Int(row), column)
+                    if isChecked { _ = try runs.range(count, Int(row), column) }
+                    body(runs, Int(row), column, count)
+                    column += count
+                }
             }
         }
+    }
+}
+
+/// Raises each column's maximum to its largest magnitude.
+@_optimize(size) @inline(never)
+public func raise(_ maxima: UnsafeMutablePointer<Float>, _ source: Matrix, rows: Range<Int64>,
+                  _ kernels: i4q_kernels) throws(Failure) {
+    try source.eachRun(rows, kernels, isChecked: true) { runs, _, column, count in
+        for index in 0..<count { maxima[column &+ index] = max(maxima[column &+ index], runs.floats[index].magnitude) }
     }
 }
 
@@ -24,6 +36,7 @@ public struct SmoothFactors {
     private let weights: UnsafePointer<Float>
     private let alpha: Double
 
+    @_optimize(size) @inline(never)
     public init(x: UnsafePointer<Float>, weights: UnsafePointer<Float>, alpha: Double) throws(Failure) {
         if !(alpha >= 0 && alpha <= 1) {
             throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "alpha", .number(Float(alpha)), expected: "0 to 1")
@@ -33,7 +46,7 @@ public struct SmoothFactors {
         self.alpha = alpha
     }
 
-    @inline(never)
+    @_optimize(size) @inline(never)
     public func write(to factors: UnsafeMutablePointer<Float>, count: Int) throws(Failure) {
         for index in 0..<count {
             let x = try maximum(x, index, "x_maxima"), weight = try maximum(weights, index, "weight_maxima")
@@ -52,7 +65,8 @@ public struct SmoothFactors {
     private func maximum(_ maxima: UnsafePointer<Float>, _ index: Int, _ name: StaticString) throws(Failure) -> Float {
         let value = maxima[index]
         if value >= 0 && value.isFinite { return value }
-        throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .listed(index: Int64(index), value), expected: "finite numbers, none below 0")
+        throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .listed(index: Int64(index), value),
+                      expected: "finite numbers, none below 0")
     }
 }
 
@@ -61,6 +75,7 @@ public struct ColumnScaling {
     let factors: UnsafePointer<Float>
     let divides: Bool
 
+    @_optimize(size) @inline(never)
     public init(_ factors: UnsafePointer<Float>, count: Int, operation: Int32) throws(Failure) {
         divides = operation == int32(INT4Q_COLUMNS_DIVIDE)
         if !divides && operation != int32(INT4Q_COLUMNS_MULTIPLY) {
@@ -79,25 +94,17 @@ public struct ColumnScaling {
     }
 
     /// Both may be the same matrix: a run has been read before it is written.
-    @inline(never)
+    @_optimize(size) @inline(never)
     public func apply(_ source: Matrix, to destination: Matrix, rows: Range<Int64>, from targetRow: Int64,
                       _ kernels: i4q_kernels) throws(Failure) {
-        try FloatRuns.with(source, "source", kernels) { (runs) throws(Failure) in
-            for row in rows {
-                let target = destination.mutableRow(Int(targetRow &+ row &- rows.lowerBound))
-                var column = 0
-                while column < source.columns {
-                    let count = runs.load(Int(row), column), floats = runs.floats, factors = self.factors + column
-                    if divides {
-                        for index in 0..<count { floats[index] /= factors[index] }
-                    } else {
-                        for index in 0..<count { floats[index] *= factors[index] }
-                    }
-                    kernels.store.unsafelyUnwrapped(floats, Int64(count), Int64(destination.type.raw),
-                                                    target + column &* destination.type.size)
-                    column += count
-                }
+        let store = kernels.store.unsafelyUnwrapped
+        try source.eachRun(rows, kernels, isChecked: false) { runs, row, column, count in
+            let target = destination.mutableRow(row &- Int(rows.lowerBound &- targetRow))
+            for index in 0..<count {
+                let factor = factors[column &+ index]
+                runs.floats[index] = divides ? runs.floats[index] / factor : runs.floats[index] * factor
             }
+            store(runs.floats, Int64(count), Int64(destination.type.raw), target + column &* destination.type.size)
         }
     }
 }

@@ -46,6 +46,7 @@ public struct GramDescent {
     private let tensor: QuantizedTensor
     private let source: Matrix
     private let form: GramForm
+    private let kernels: i4q_kernels
     private let sweeps: Int64
     private let refits: Bool
     private let scratch: DescentScratch
@@ -56,12 +57,17 @@ public struct GramDescent {
     private var loss = 0.0
     private var startLoss = 0.0
 
-    public init(_ tensor: QuantizedTensor, _ source: Matrix, _ gram: Gram, _ options: int4q_descent_options, _ scratch: DescentScratch,
-                _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
+    @_optimize(size) @inline(never)
+    public init(_ tensor: QuantizedTensor, _ source: Matrix, _ gram: Gram, _ options: int4q_descent_options,
+                _ scratch: DescentScratch, _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
         try requireStructSize(options.struct_size, of: int4q_descent_options.self, "options.struct_size")
         refits = options.flags == UInt32(INT4Q_DESCENT_REFIT_SCALES)
-        if options.flags != 0 && !refits { throw .invalid("options.flags", Int64(options.flags), expected: "INT4Q_DESCENT_* added up") }
-        if options.sweeps < 1 || options.sweeps > 10000 { throw .invalid("options.sweeps", options.sweeps, expected: "1 to 10000") }
+        if options.flags != 0 && !refits {
+            throw .invalid("options.flags", Int64(options.flags), expected: "INT4Q_DESCENT_* added up")
+        }
+        if options.sweeps < 1 || options.sweeps > 10000 {
+            throw .invalid("options.sweeps", options.sweeps, expected: "1 to 10000")
+        }
         if refits && tensor.scheme.hasUnitScale {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "options.flags", .text("INT4Q_DESCENT_REFIT_SCALES"),
                           expected: "0 where scales are INT4Q_SCALE_ONE")
@@ -69,7 +75,9 @@ public struct GramDescent {
         try gram.requireColumns(tensor.layout.k, "a Gram matrix of the tensor's k,")
         self.tensor = tensor
         self.source = source
-        form = GramForm(gram: gram, kernels: kernels, errors: memory.assumingMemoryBound(to: Float.self),
+        self.kernels = kernels
+        form = GramForm(gram: gram, product: kernels.wide_product.unsafelyUnwrapped,
+                        errors: memory.assumingMemoryBound(to: Float.self),
                         products: (memory + scratch.products).assumingMemoryBound(to: Double.self))
         sweeps = options.sweeps
         self.scratch = scratch
@@ -98,7 +106,7 @@ public struct GramDescent {
         group &* tensor.layout.groupSize..<min((group &+ 1) &* tensor.layout.groupSize, k)
     }
 
-    @inline(never)
+    @_optimize(size) @inline(never)
     public mutating func run(_ rows: Range<Int64>) throws(Failure) {
         var row = rows.lowerBound
         while row < rows.upperBound {
@@ -108,8 +116,9 @@ public struct GramDescent {
         }
     }
 
+    @_optimize(size) @inline(never)
     private mutating func descend(_ rows: Range<Int64>) throws(Failure) {
-        try form.load(tensor, source, rows, weights: floats(scratch.weights))
+        try form.load(tensor, source, rows, kernels, weights: floats(scratch.weights))
         form.add(0..<gram.panels)
         let before = doubles(scratch.losses), after = form.sums
         before.update(from: form.sums, count: 16)
@@ -136,6 +145,7 @@ public struct GramDescent {
 
     // MARK: The tensor
 
+    @_optimize(size) @inline(never)
     private func takeTensor(_ rows: Range<Int64>) {
         let type = tensor.scheme.scaleType
         for row in rows {
@@ -147,6 +157,7 @@ public struct GramDescent {
         }
     }
 
+    @_optimize(size) @inline(never)
     private mutating func write(_ row: Int, _ lane: Int) {
         let packed = tensor.codesRow(row), type = tensor.scheme.scaleType
         for column in 0..<k {
@@ -164,7 +175,7 @@ public struct GramDescent {
     }
 
     /// What each code stands for in a group, as dequantizing gives it.
-    @inline(never)
+    @_optimize(size) @inline(never)
     private func takeValues(_ rows: Range<Int64>, _ group: Int) {
         StackMemory<2>.use { room in
             let all = (room + 64).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
@@ -172,7 +183,7 @@ public struct GramDescent {
             for row in rows {
                 let lane = Int(row - rows.lowerBound)
                 var decoding = decoding(Int(row), lane, group)
-                form.kernels.decode.unsafelyUnwrapped(&decoding, all, 16, decoded)
+                kernels.decode.unsafelyUnwrapped(&decoding, all, 16, decoded)
                 for code in 0..<16 { values[code &* 16 &+ lane] = decoded[code] }
             }
         }
@@ -240,9 +251,9 @@ public struct GramDescent {
     @inline(never)
     private func spread(_ panel: Int, _ changes: UnsafePointer<Float>, own: Bool) {
         let turned = doubles(scratch.turned)
-        var product = i4q_wide_product()
-        product.vectors = changes
-        product.depth = Int64(panelWidth)
+        var operands = i4q_wide_product()
+        operands.vectors = changes
+        operands.depth = Int64(panelWidth)
         for other in 0..<gram.panels where own || other != panel {
             if other < panel {
                 // Only the upper triangle is there.
@@ -250,30 +261,32 @@ public struct GramDescent {
                 for i in 0..<panelWidth {
                     for j in 0..<panelWidth { turned[i &* panelWidth &+ j] = square[j &* panelWidth &+ i] }
                 }
-                product.matrix = UnsafePointer(turned)
+                operands.matrix = UnsafePointer(turned)
             } else {
-                product.matrix = UnsafePointer(gram.products + TrianglePanels.place(panel &* panelWidth, other &* panelWidth))
+                operands.matrix = UnsafePointer(gram.products + TrianglePanels.place(panel &* panelWidth, other &* panelWidth))
             }
-            product.out = residuals + other &* 256
-            form.kernels.wide_product.unsafelyUnwrapped(&product)
+            operands.out = residuals + other &* 256
+            form.product(&operands)
         }
     }
 
     // MARK: Scales
 
     /// With u the levels of a group's codes, scaling by s + x adds x (x u G u^T - 2 u r) to a row's loss.
-    @inline(never)
+    @_optimize(size) @inline(never)
     private func refit(_ rows: Range<Int64>, _ group: Int) -> Bool {
         let columns = columns(group), first = columns.lowerBound / panelWidth, type = tensor.scheme.scaleType
         let panels = first..<(columns.upperBound &+ panelWidth &- 1) / panelWidth
         takeLevels(rows, group, columns)
-        let squares = GramForm(gram: gram, kernels: form.kernels, errors: vectors, products: form.products)
+        let squares = GramForm(gram: gram, product: form.product, errors: vectors, products: form.products)
         squares.add(panels)
         var isChanged = false
         for row in rows {
             let lane = Int(row - rows.lowerBound), square = squares.sums[lane], place = group &* 16 &+ lane
             var slope = 0.0
-            for column in columns { slope += Double(vectors[(column &- columns.lowerBound) &* 16 &+ lane]) * residuals[column &* 16 &+ lane] }
+            for column in columns {
+                slope += Double(vectors[(column &- columns.lowerBound) &* 16 &+ lane]) * residuals[column &* 16 &+ lane]
+            }
             let old = scales[place], new = type.rounded(Float(Double(old) + slope / square)), step = Double(new) - Double(old)
             // Neither overflow nor a change of sign.
             if !(square > 0) || !new.isFinite || !(new * old > 0) || !(step * (step * square - 2 * slope) < 0) { continue }
@@ -296,6 +309,7 @@ public struct GramDescent {
     }
 
     /// Of a group's codes: what is multiplied by the scale.
+    @_optimize(size) @inline(never)
     private func takeLevels(_ rows: Range<Int64>, _ group: Int, _ columns: Range<Int>) {
         vectors.update(repeating: 0, count: ((columns.count &+ 15) & ~15) &* 16)
         for row in rows {

@@ -5,7 +5,7 @@ import CInt4QShims
 /// d G d^T in binary64 for the errors d of 16 rows, or for as many rows of a group and the group's square of G.
 struct GramForm {
     let gram: Gram
-    let kernels: i4q_kernels
+    let product: @convention(c) (UnsafePointer<i4q_wide_product>?) -> Void
     /// [columns rounded up to 16][16]: lanes are rows.
     let errors: UnsafeMutablePointer<Float>
     /// 256 for products, then 16 sums.
@@ -15,10 +15,10 @@ struct GramForm {
     /// What it needs besides errors.
     static var productBytes: Int { 2048 + 128 }
 
-    /// Takes errors from rows of a tensor and of what it stands for; the weights too, if they have a place. All rows' lanes beyond
-    /// the last, and columns up to the next multiple of 16, become zero.
+    /// Takes errors from rows of a tensor and of what it stands for; the weights too, if they have a place. Lanes beyond the last
+    /// row, and columns up to the next multiple of 16, become zero.
     @inline(never)
-    func load(_ tensor: QuantizedTensor, _ source: Matrix, _ rows: Range<Int64>,
+    func load(_ tensor: QuantizedTensor, _ source: Matrix, _ rows: Range<Int64>, _ kernels: i4q_kernels,
               weights: UnsafeMutablePointer<Float>? = nil) throws(Failure) {
         errors.update(repeating: 0, count: ((source.columns &+ 15) & ~15) &* 16)
         try TensorRuns.with(tensor, source, kernels) { (runs) throws(Failure) in
@@ -38,7 +38,8 @@ struct GramForm {
         }
     }
 
-    /// Sums for errors that begin with the first panel's. A panel at a time: twice what is above the diagonal, and the square on it.
+    /// Sums for errors that begin with the first panel's. A panel at a time: twice what is above the diagonal, and the square on
+    /// it.
     @inline(never)
     func add(_ panels: Range<Int>) {
         let first = panels.lowerBound
@@ -53,12 +54,12 @@ struct GramForm {
     }
 
     private func multiply(_ panel: Int, _ first: Int, rows: Range<Int>) {
-        var product = i4q_wide_product()
-        product.matrix = UnsafePointer(gram.products + TrianglePanels.place(rows.lowerBound &* panelWidth, panel &* panelWidth))
-        product.vectors = UnsafePointer(errors + (rows.lowerBound &- first) &* 256)
-        product.depth = Int64(rows.count &* panelWidth)
-        product.out = products
-        kernels.wide_product.unsafelyUnwrapped(&product)
+        var operands = i4q_wide_product()
+        operands.matrix = UnsafePointer(gram.products + TrianglePanels.place(rows.lowerBound &* panelWidth, panel &* panelWidth))
+        operands.vectors = UnsafePointer(errors + (rows.lowerBound &- first) &* 256)
+        operands.depth = Int64(rows.count &* panelWidth)
+        operands.out = products
+        product(&operands)
     }
 }
 

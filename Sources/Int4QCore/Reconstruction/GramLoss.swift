@@ -21,13 +21,16 @@ public struct GramLoss {
     private let tensor: QuantizedTensor
     private let source: Matrix
     private let form: GramForm
+    private let kernels: i4q_kernels
 
     public init(_ tensor: QuantizedTensor, _ source: Matrix, _ gram: Gram, _ scratch: GramLossScratch,
                 _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
         try gram.requireColumns(tensor.layout.k, "a Gram matrix of the tensor's k,")
         self.tensor = tensor
         self.source = source
-        form = GramForm(gram: gram, kernels: kernels, errors: memory.assumingMemoryBound(to: Float.self),
+        self.kernels = kernels
+        form = GramForm(gram: gram, product: kernels.wide_product.unsafelyUnwrapped,
+                        errors: memory.assumingMemoryBound(to: Float.self),
                         products: (memory + scratch.padded * 64).assumingMemoryBound(to: Double.self))
     }
 
@@ -36,7 +39,7 @@ public struct GramLoss {
         var row = rows.lowerBound
         while row < rows.upperBound {
             let end = min(row + 16, rows.upperBound)
-            try form.load(tensor, source, row..<end)
+            try form.load(tensor, source, row..<end, kernels)
             form.add(0..<form.gram.panels)
             for index in row..<end {
                 losses[Int(index)] = form.gram.rows == 0 ? 0 : form.sums[Int(index - row)] / Double(form.gram.rows)

@@ -17,6 +17,7 @@ struct TrialRows {
     private let offsets: Int
     let bytes: Int
 
+    @_optimize(size)
     init(_ scheme: Scheme, columns k: Int64) throws(Failure) {
         try requireAtLeast(k, 1, "k")
         // So that no size overflows, whatever their number.
@@ -36,7 +37,7 @@ struct TrialRows {
     }
 
     func form(_ gram: Gram, _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) -> GramForm {
-        GramForm(gram: gram, kernels: kernels, errors: memory.assumingMemoryBound(to: Float.self),
+        GramForm(gram: gram, product: kernels.wide_product.unsafelyUnwrapped, errors: memory.assumingMemoryBound(to: Float.self),
                  products: (memory + form).assumingMemoryBound(to: Double.self))
     }
 
@@ -45,6 +46,7 @@ struct TrialRows {
         Matrix(base: UnsafeRawPointer(memory + weights), type: .f32, columns: columns, strideBytes: columns * 4)
     }
 
+    @_optimize(size) @inline(never)
     func tensor(_ memory: UnsafeMutableRawPointer, rows: Int, columns: Int,
                 codebook: UnsafePointer<Float>?) throws(Failure) -> QuantizedTensor {
         var raw = int4q_tensor()
@@ -77,7 +79,7 @@ public struct QuantizationTrial {
     let gram: Gram
     let kernels: i4q_kernels
 
-    @inline(never)
+    @_optimize(size) @inline(never)
     public init(_ scheme: Scheme, _ codebook: UnsafePointer<Float>?, n: Int64, _ source: Matrix, _ gram: Gram,
                 _ kernels: i4q_kernels) throws(Failure) {
         self.scheme = scheme

@@ -18,7 +18,7 @@ def quantized(weights: np.ndarray, scheme: object) -> np.ndarray:
 
 
 def losses(difference: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,jk,ik->i", difference, gram, difference)
+    return ((difference @ gram) * difference).sum(axis=1)
 
 
 # ---- SmoothQuant ---------------------------------------------------------------------------------------------------
