@@ -4,6 +4,7 @@
 namespace int4q_bench {
 
 void RegisterCalibrationBenchmarks();
+void RegisterReconstructionBenchmarks();
 void RegisterConversionBenchmarks();
 void RegisterMatmulBenchmarks();
 void RegisterGatedBenchmarks();

@@ -30,6 +30,7 @@ int main(int argc, char **argv) {
         int4q_bench::ReportLimits();
     }
     int4q_bench::RegisterCalibrationBenchmarks();
+    int4q_bench::RegisterReconstructionBenchmarks();
     int4q_bench::RegisterConversionBenchmarks();
     int4q_bench::RegisterMatmulBenchmarks();
     int4q_bench::RegisterGatedBenchmarks();

@@ -114,6 +114,27 @@ TEST(CppWrapper, APlanAndItsScratchServeManyProducts) {
     EXPECT_EQ(first, second);
 }
 
+TEST(CppWrapper, GptqFromBatchesOfActivations) {
+    constexpr int64_t n = 20, k = 48, rows = 90;
+    Random random(9);
+    std::vector<float> x(rows * k), w(n * k);
+    for (float &value : w) value = random.Normal();
+    for (int64_t i = 0; i < rows * k; i++) x[static_cast<size_t>(i)] = random.Normal() + (i % k ? x[static_cast<size_t>(i - 1)] : 0);
+    int4q::Pool pool(2);
+    int4q::Gram gram(k), other(k);
+    gram.push({x.data(), INT4Q_TYPE_F32, 40, k}, &pool);
+    other.push({x.data() + 40 * k, INT4Q_TYPE_F32, rows - 40, k});
+    gram.merge(other);
+    int4q_scheme scheme{};
+    scheme.kind = INT4Q_KIND_ASYMMETRIC, scheme.group_size = 16, scheme.scale_type = INT4Q_TYPE_F16;
+    int4q_gptq_report report{};
+    report.struct_size = sizeof report;
+    const int4q::Tensor tensor = int4q::gptq({w, n, k}, gram, scheme, {}, &pool, int4q::gptq_options(), &report);
+    EXPECT_EQ(report.rows, rows);
+    EXPECT_LT(report.loss, 0.8 * report.nearest_loss);
+    EXPECT_EQ(tensor.codes, int4q::gptq({w, n, k}, gram, scheme).codes);
+}
+
 TEST(CppWrapper, AnExceptionInATaskReachesTheCaller) {
     int4q::Pool pool(3);
     std::atomic<int> ran{0};

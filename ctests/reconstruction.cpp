@@ -3,7 +3,7 @@
 // (bindings/python/tests/test_reconstruction.py), against the published algorithm in binary64.
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <cfenv>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -30,7 +30,9 @@ Source Activations(int64_t rows, int64_t k, int4q_type type = INT4Q_TYPE_F32, ui
     Source x(type, rows, k, k + 3);
     for (int64_t row = 0; row < rows; row++) {
         const float common = random.Normal();
-        for (int64_t column = 0; column < k; column++) x.Set(row, column, random.Normal() + common * static_cast<float>(column % 5) / 4);
+        for (int64_t column = 0; column < k; column++) {
+            x.Set(row, column, random.Normal() + common * static_cast<float>(column % 5) / 4);
+        }
     }
     return x;
 }
@@ -141,6 +143,44 @@ TEST(Gptq, AnyOrderAndAnyWorkersGiveTheSameBits) {
     EXPECT_LT(report.loss, report.nearest_loss);
 }
 
+int32_t Rounding(void *modes, int64_t, int64_t) {
+    static_cast<std::vector<int> *>(modes)->push_back(std::fegetround());
+    return 0;
+}
+
+// Runs tasks as they come, and remembers the rounding mode that it is called in.
+void Listening(void *modes, int64_t count, uint32_t, int4q_task task, void *context) {
+    Rounding(modes, 0, 0);
+    for (int64_t i = 0; i < count; i++) task(context, i, 0);
+}
+
+TEST(Gptq, TheHostsRoundingIsTheHostsOwn) {
+    const int64_t n = 70, k = 150;
+    const int4q_scheme scheme = MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16);
+    const Source x = Activations(300, k), source = Activations(n, k, INT4Q_TYPE_F32, 5);
+    TestGram expected_gram(k), gram(k);
+    TensorMemory expected(scheme, n, k), tensor(scheme, n, k);
+    int4q_gptq_report expected_report = Report(), report = Report();
+    ASSERT_OK(expected_gram.Push(x));
+    ASSERT_OK(Quantize(expected, source, expected_gram, Options(), &expected_report));
+    std::vector<int> modes;
+    int4q_gptq_options options = Options();
+    options.progress = Rounding, options.progress_context = &modes;
+    std::fesetround(FE_UPWARD);
+    const int4q_status pushed = gram.Push(x, 1, Listening, &modes);
+    const int4q_status quantized = Quantize(tensor, source, gram, options, &report, Listening, &modes);
+    const int mode = std::fegetround();
+    std::fesetround(FE_TONEAREST);
+    ASSERT_OK(pushed);
+    ASSERT_OK(quantized);
+    EXPECT_EQ(mode, FE_UPWARD);
+    EXPECT_GT(modes.size(), 10u);
+    for (int seen : modes) EXPECT_EQ(seen, FE_UPWARD);
+    EXPECT_EQ(gram.Bytes(), expected_gram.Bytes());
+    EXPECT_EQ(tensor.Codes(), expected.Codes());
+    EXPECT_EQ(BytesOf(report), BytesOf(expected_report));
+}
+
 // A host that names workers and indices that there are not.
 void Wrongly(void *host, int64_t count, uint32_t workers, int4q_task task, void *context) {
     if (static_cast<bool *>(host)[0]) {
@@ -161,8 +201,8 @@ TEST(Gptq, AHostThatMisusesTasksIsTold) {
         const int4q_scheme scheme = MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16);
         TensorMemory tensor(scheme, 60, k);
         int4q_gptq_report report = Report();
-        EXPECT_TRUE(FailsLike(Quantize(tensor, x, gram, Options(2), &report, Wrongly, &by_worker), {kInvalid}, "int4q_gptq_quantize",
-                              {"parallel_for"}));
+        const int4q_status status = Quantize(tensor, x, gram, Options(2), &report, Wrongly, &by_worker);
+        EXPECT_TRUE(FailsLike(status, {kInvalid}, "int4q_gptq_quantize", {"parallel_for"}));
     }
 }
 
@@ -194,7 +234,7 @@ TEST(Gptq, AGramMatrixThatIsNotOneIsRefused) {
 struct Call {
     static constexpr int64_t kRows = 33, kColumns = 40;
     alignas(64) float x_memory[kRows * 41 + 1];
-    alignas(64) unsigned char gram_memory[10240], other_memory[10240];
+    alignas(64) unsigned char gram_memory[16384], other_memory[16384];
     std::vector<unsigned char> scratch_memory = std::vector<unsigned char>(1 << 20);
     alignas(64) double square[kColumns * 41];
     int4q_gram_info info_memory{};
@@ -234,8 +274,9 @@ struct Call {
     }
     Call(const Call &) = delete;
     std::string Outputs() const {
-        return std::string(reinterpret_cast<const char *>(gram_memory), sizeof gram_memory) + BytesOf(square) + BytesOf(info_memory) +
-               BytesOf(channel_memory) + BytesOf(loss_memory) + small.Bytes() + BytesOf(report_memory) + BytesOf(size);
+        return std::string(reinterpret_cast<const char *>(gram_memory), sizeof gram_memory) + BytesOf(square) +
+               BytesOf(info_memory) + BytesOf(channel_memory) + BytesOf(loss_memory) + small.Bytes() +
+               BytesOf(report_memory) + BytesOf(size);
     }
 };
 
@@ -244,7 +285,8 @@ void AddGram(BadTable<C> &table, const char *name = "gram", const char *bytes_na
     AddPointer(table, name, &C::gram, {1, 8, 32});
     AddTooSmall(table, bytes_name, &C::bytes);
     for (size_t byte : {0, 7, 16, 24, 100, 127}) {
-        table.push_back({"a damaged header at " + std::to_string(byte), [=](C &c) { c.gram_memory[byte] ^= 0x40; }, kCorrupt, name});
+        table.push_back({"a damaged header at " + std::to_string(byte), [=](C &c) { c.gram_memory[byte] ^= 0x40; }, kCorrupt,
+                         name});
     }
     table.push_back({"another version", [](C &c) { c.gram_memory[8] = 2; }, INT4Q_ERROR_BLOB_VERSION, name});
 }
@@ -355,9 +397,11 @@ TEST(BadReconstructionArguments, Merge) {
     AddPointer(table, "from", &C::other, {1, 32});
     AddTooSmall(table, "from_bytes", &C::other_bytes);
     const double nan = std::nan("");
-    table.push_back({"a sum that is not finite", [=](C &c) { std::memcpy(c.other_memory + c.bytes - 8, &nan, 8); }, kCorrupt, "from"});
+    table.push_back({"a sum that is not finite", [=](C &c) { std::memcpy(c.other_memory + c.bytes - 8, &nan, 8); }, kCorrupt,
+                     "from"});
     table.push_back({"rows below zero", [](C &c) { c.other_memory[39] = 0x80; }, kCorrupt, "from"});
-    table.push_back({"another k", [](C &c) { EXPECT_OK(int4q_gram_init(39, c.other_memory, sizeof c.other_memory)); }, kMismatch, "from"});
+    table.push_back({"another k", [](C &c) { EXPECT_OK(int4q_gram_init(39, c.other_memory, sizeof c.other_memory)); },
+                     kMismatch, "from"});
     ExpectRefused("int4q_gram_merge", table);
 }
 

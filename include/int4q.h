@@ -1300,7 +1300,7 @@ INT4Q_API int4q_status int4q_gram_push(void *gram, uint64_t gram_bytes, const vo
                                        uint32_t worker_count, int4q_parallel_for parallel_for, void *host);
 
 /* Sets what another program has computed: G is matrix[k][k], of which the upper triangle (j >= i) is read, and stands for `rows`
- * rows. Finite, no negative number on the diagonal, rows at least 1. The channels' means and maxima become 0: they are not known. */
+ * rows. Finite, no negative number on the diagonal, rows at least 1. The channels' other sums and maxima become 0. */
 INT4Q_API int4q_status int4q_gram_set(void *gram, uint64_t gram_bytes, const double *matrix, int64_t stride, int64_t rows);
 
 /* Adds to *into what *from has seen, which stays as it is. Both must be of one k, or INT4Q_ERROR_MISMATCH. Both are validated
@@ -1385,8 +1385,8 @@ typedef struct int4q_gptq_options {
     uint32_t flags;        /* INT4Q_GPTQ_*, or 0 */
     int32_t order;         /* INT4Q_GPTQ_ORDER_* */
     uint32_t worker_count; /* 1..1024; each adds some scratch */
-    double damping;        /* added to G's diagonal, as a share of its mean over channels that are not dead: 0.01 as a rule. 0..1e6 */
-    double damping_step;   /* added to the damping when the damped matrix is not positive definite in binary32. Above 0, at most 1e6 */
+    double damping;        /* added to G's diagonal, as a share of its mean over live channels: 0.01 as a rule; 0..1e6 */
+    double damping_step;   /* added to it while the damped matrix is not positive definite in binary32; above 0, at most 1e6 */
     int64_t attempts;      /* at most this many dampings are tried, 1..1000 */
     int4q_progress progress; /* or NULL */
     void *progress_context;
@@ -1404,8 +1404,8 @@ typedef struct int4q_gptq_report {
     double nearest_loss;   /* the same of rounding to nearest */
 } int4q_gptq_report;
 
-/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for quantizing any n x k matrix: about 2 k^2 for a factor of G in binary32,
- * 4 k * max(128, group_size), and about 700 k for each worker. */
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for quantizing any n x k matrix: about 2 k^2 for a factor of G in
+ * binary32, 4 k * max(128, group_size), and 600 k to 800 k for each worker. */
 INT4Q_API int4q_status int4q_gptq_scratch(const int4q_scheme *scheme, int64_t k, uint32_t worker_count, uint64_t *bytes);
 
 /* Quantizes source[n][k] with the Gram matrix of its inputs (of the tensor's k, or INT4Q_ERROR_MISMATCH) into all of *tensor: every

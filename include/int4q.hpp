@@ -395,6 +395,57 @@ inline int4q_metrics compare(ConstMatrix reference, ConstMatrix candidate) {
     return metrics;
 }
 
+// What a layer's inputs are like: sums of products of their channels.
+class Gram {
+public:
+    explicit Gram(int64_t k_) : k(k_) {
+        uint64_t bytes = 0;
+        check(int4q_gram_size(k, &bytes));
+        memory_.reserve(bytes);
+        check(int4q_gram_init(k, data(), bytes));
+    }
+    void push(ConstMatrix x, Pool *pool = nullptr) {
+        uint64_t bytes = 0;
+        check(int4q_gram_push_scratch(k, &bytes));
+        scratch_.reserve(bytes);
+        check(int4q_gram_push(data(), memory_.bytes(), x.data, x.type, x.rows, x.columns, x.stride, scratch_.data(),
+                              scratch_.bytes(), pool ? pool->worker_count() : 1, pool ? int4q_pool_parallel_for : nullptr,
+                              pool ? pool->get() : nullptr));
+    }
+    void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
+    void *data() const noexcept { return memory_.data(); }
+    uint64_t bytes() const noexcept { return memory_.bytes(); }
+
+    int64_t k;
+
+private:
+    Scratch memory_, scratch_;
+};
+
+// Usual damping; the worker count is set by gptq().
+inline int4q_gptq_options gptq_options() {
+    int4q_gptq_options options{};
+    options.struct_size = sizeof options;
+    options.damping = 0.01, options.damping_step = 0.0025, options.attempts = 20;
+    return options;
+}
+
+inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, std::vector<float> codebook = {},
+                   Pool *pool = nullptr, int4q_gptq_options options = gptq_options(), int4q_gptq_report *report = nullptr) {
+    Tensor result(scheme, w.rows, w.columns, std::move(codebook));
+    options.worker_count = pool ? pool->worker_count() : 1;
+    uint64_t bytes = 0;
+    check(int4q_gptq_scratch(&scheme, w.columns, options.worker_count, &bytes));
+    Scratch scratch(bytes);
+    int4q_gptq_report own{};
+    own.struct_size = sizeof own;
+    const int4q_tensor tensor = result.view();
+    check(int4q_gptq_quantize(&tensor, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(),
+                              scratch.bytes(), pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr,
+                              report ? report : &own));
+    return result;
+}
+
 }  // namespace int4q
 
 #endif  // INT4Q_HPP

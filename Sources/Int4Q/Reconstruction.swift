@@ -5,7 +5,8 @@ import Int4QCore
 // Section 12 of the header.
 
 @inline(never)
-func requireScratch(_ scratch: UnsafeMutableRawPointer?, _ declared: UInt64, needed: UInt64) throws(Failure) -> UnsafeMutableRawPointer {
+func requireScratch(_ scratch: UnsafeMutableRawPointer?, _ declared: UInt64,
+                    needed: UInt64) throws(Failure) -> UnsafeMutableRawPointer {
     let memory = try require(scratch, "scratch", alignment: Int(INT4Q_ALIGNMENT))
     try requireBytes(declared, needed: needed, "scratch_bytes")
     return memory
@@ -53,21 +54,23 @@ public func int4q_gram_push(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt
                             _ scratch_bytes: UInt64, _ worker_count: UInt32, _ parallel_for: int4q_parallel_for?,
                             _ host: UnsafeMutableRawPointer?) -> int4q_status {
     attemptInHostMode("int4q_gram_push") { () throws(Failure) in
-        let gram = try Gram(gram, bytes: gram_bytes, .usual)
-        try requireAtLeast(rows, 1, "rows")
-        try requireAtLeast(columns, 1, "columns")
-        let x = try Matrix(x, try ElementType(x_type, "x_type"), rows: rows, columns: columns, stride: ldx, .init("x", stride: "ldx"))
-        let size = try GramPushScratch(gram.layout)
-        let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
-        try requireWorkers(worker_count, "worker_count")
-        try gram.push(x, rows: rows, scratch: memory, try activeKernels(),
-                      ParallelFor(parallel_for, host: host, workers: worker_count))
+        try ParallelFor.with(parallel_for, host: host, workers: worker_count) { (parallel) throws(Failure) in
+            let gram = try Gram(gram, bytes: gram_bytes, .usual)
+            try requireAtLeast(rows, 1, "rows")
+            try requireAtLeast(columns, 1, "columns")
+            let x = try Matrix(x, try ElementType(x_type, "x_type"), rows: rows, columns: columns, stride: ldx,
+                               .init("x", stride: "ldx"))
+            let size = try GramPushScratch(gram.layout)
+            let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
+            try requireWorkers(worker_count, "worker_count")
+            try gram.push(x, rows: rows, scratch: memory, try activeKernels(), parallel)
+        }
     }
 }
 
 @c @implementation
-public func int4q_gram_set(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ matrix: UnsafePointer<Double>?, _ stride: Int64,
-                           _ rows: Int64) -> int4q_status {
+public func int4q_gram_set(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ matrix: UnsafePointer<Double>?,
+                           _ stride: Int64, _ rows: Int64) -> int4q_status {
     attempt("int4q_gram_set") { () throws(Failure) in
         let gram = try Gram(gram, bytes: gram_bytes, .usual)
         try requireSquare(matrix, gram.layout.k, stride)
@@ -184,19 +187,20 @@ public func int4q_gptq_quantize(_ tensor: UnsafePointer<int4q_tensor>?, _ source
                                 _ scratch_bytes: UInt64, _ parallel_for: int4q_parallel_for?, _ host: UnsafeMutableRawPointer?,
                                 _ report: UnsafeMutablePointer<int4q_gptq_report>?) -> int4q_status {
     attemptInHostMode("int4q_gptq_quantize") { () throws(Failure) in
-        let (tensor, source) = try pair(tensor, source, source_type, source_stride)
-        let gram = try Gram(gram, bytes: gram_bytes, .usual)
-        let options = try GptqOptions(try require(options, "options").pointee, tensor.scheme, k: tensor.layout.k)
-        let size = try GptqScratch(tensor.scheme, k: tensor.layout.k, workers: options.workers)
-        let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
-        let report = try require(report, "report")
-        try requireStructSize(report.pointee.struct_size, of: int4q_gptq_report.self, "report.struct_size")
-        try requireZero(report.pointee.reserved, "report.reserved")
-        try tensor.requireCodebooks(0..<tensor.layout.n)
-        let parallel = ParallelFor(parallel_for, host: host, workers: options.workers)
-        var gptq: Gptq?
-        try inOwnMode { () throws(Failure) in gptq = try Gptq(tensor, source, gram, options, size, memory, try activeKernels()) }
-        try gptq?.run(parallel)
-        gptq?.write(to: report)
+        let workers = try require(options, "options").pointee.worker_count
+        try ParallelFor.with(parallel_for, host: host, workers: workers) { (parallel) throws(Failure) in
+            let (tensor, source) = try pair(tensor, source, source_type, source_stride)
+            let gram = try Gram(gram, bytes: gram_bytes, .usual)
+            let options = try GptqOptions(try require(options, "options").pointee, tensor.scheme, k: tensor.layout.k)
+            let size = try GptqScratch(tensor.scheme, k: tensor.layout.k, workers: workers)
+            let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
+            let report = try require(report, "report")
+            try requireStructSize(report.pointee.struct_size, of: int4q_gptq_report.self, "report.struct_size")
+            try requireZero(report.pointee.reserved, "report.reserved")
+            try tensor.requireCodebooks(0..<tensor.layout.n)
+            var gptq = try Gptq(tensor, source, gram, options, size, memory, try activeKernels())
+            try gptq.run(parallel)
+            gptq.write(to: report)
+        }
     }
 }

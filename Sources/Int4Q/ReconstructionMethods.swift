@@ -78,21 +78,20 @@ public func int4q_awq_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook:
                              _ host: UnsafeMutableRawPointer?, _ scales: UnsafeMutablePointer<Float>?,
                              _ report: UnsafeMutablePointer<int4q_awq_report>?) -> int4q_status {
     attemptInHostMode("int4q_awq_search") { () throws(Failure) in
-        let scheme = try Scheme(try require(scheme, "scheme").pointee)
-        let source = try weights(source, source_type, n, k, source_stride)
-        let gram = try Gram(gram, bytes: gram_bytes, .usual)
-        let options = try AwqOptions(try require(options, "options").pointee)
-        let size = try AwqScratch(scheme, n: n, k: k, workers: options.workers)
-        let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
-        let scales = try require(scales, "scales"), report = try require(report, "report")
-        try requireStructSize(report.pointee.struct_size, of: int4q_awq_report.self, "report.struct_size")
-        let parallel = ParallelFor(parallel_for, host: host, workers: options.workers)
-        var search: AwqSearch?
-        try inOwnMode { () throws(Failure) in
+        let workers = try require(options, "options").pointee.worker_count
+        try ParallelFor.with(parallel_for, host: host, workers: workers) { (parallel) throws(Failure) in
+            let scheme = try Scheme(try require(scheme, "scheme").pointee)
+            let source = try weights(source, source_type, n, k, source_stride)
+            let gram = try Gram(gram, bytes: gram_bytes, .usual)
+            let options = try AwqOptions(try require(options, "options").pointee)
+            let size = try AwqScratch(scheme, n: n, k: k, workers: workers)
+            let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
+            let scales = try require(scales, "scales"), report = try require(report, "report")
+            try requireStructSize(report.pointee.struct_size, of: int4q_awq_report.self, "report.struct_size")
             let trial = try QuantizationTrial(scheme, codebook, n: n, source, gram, try activeKernels())
-            search = try AwqSearch(trial, options, size, memory)
+            var search = try AwqSearch(trial, options, size, memory)
+            try search.run(parallel, scales, report)
         }
-        try search?.run(parallel, scales, report)
     }
 }
 

@@ -25,7 +25,7 @@ final class TriangularFactorTests: XCTestCase {
 
     /// X^T X for `samples` rows of k numbers, some columns depending on others.
     private func gram(_ k: Int, samples: Int) throws -> (Gram, [[Double]]) {
-        var generator = SystemRandomNumberGenerator()
+        var generator = SplitMix64(state: UInt64(1000 * k + samples))
         var products = [[Double]](repeating: [Double](repeating: 0, count: k), count: k)
         for _ in 0..<samples {
             var row = (0..<k).map { _ in Double.random(in: -1...1, using: &generator) }
@@ -39,8 +39,8 @@ final class TriangularFactorTests: XCTestCase {
         return (gram, products)
     }
 
-    private func factor(_ gram: Gram, damping: Double, order: Int32 = Int32(INT4Q_GPTQ_ORDER_COLUMNS), isa: InstructionSet = .portable,
-                        groupSize: Int = 32) throws -> TriangularFactor? {
+    private func factor(_ gram: Gram, damping: Double, order: Int32 = Int32(INT4Q_GPTQ_ORDER_COLUMNS),
+                        isa: InstructionSet = .portable, groupSize: Int = 32) throws -> TriangularFactor? {
         let size = gram.layout.padded
         let order_ = ChannelOrder(columns: memory(size * 4).assumingMemoryBound(to: Int32.self),
                                   positions: memory(size * 4).assumingMemoryBound(to: Int32.self))
@@ -125,7 +125,8 @@ final class TriangularFactorTests: XCTestCase {
                 for j in 0..<height {
                     var sum = 0.0
                     for p in 0..<height {
-                        sum += element(factor, range.lowerBound + i, range.lowerBound + p) * Double(inverse[(j / 16 * height + p) * 16 + j % 16])
+                        let other = Double(inverse[(j / 16 * height + p) * 16 + j % 16])
+                        sum += element(factor, range.lowerBound + i, range.lowerBound + p) * other
                     }
                     comparisons.expect(abs(sum - (i == j ? 1 : 0)) < 1e-5, "\(range), (\(i), \(j)): \(sum)")
                 }
@@ -155,7 +156,8 @@ final class TriangularFactorTests: XCTestCase {
         let descending = { (a: Int, b: Int) in products[a][a] > products[b][b] || (products[a][a] == products[b][b] && a < b) }
         let byActivations = try XCTUnwrap(try factor(gram, damping: 0.01, order: Int32(INT4Q_GPTQ_ORDER_ACTIVATIONS)))
         XCTAssertEqual((0..<k).map { Int(byActivations.source.order.columns[$0]) }, (0..<k).sorted(by: descending))
-        let within = try XCTUnwrap(try factor(gram, damping: 0.01, order: Int32(INT4Q_GPTQ_ORDER_WITHIN_GROUPS), groupSize: 16)).source.order
+        let inGroups = Int32(INT4Q_GPTQ_ORDER_WITHIN_GROUPS)
+        let within = try XCTUnwrap(try factor(gram, damping: 0.01, order: inGroups, groupSize: 16)).source.order
         var groups = (0..<4).map { group in (group * 16..<group * 16 + 16).sorted(by: descending) }
         groups.sort { descending($0[0], $1[0]) }
         XCTAssertEqual((0..<k).map { Int(within.columns[$0]) }, groups.flatMap { $0 } + (64..<70).sorted(by: descending))

@@ -4,7 +4,6 @@ import CInt4QShims
 
 public struct AwqOptions {
     let raw: int4q_awq_options
-    public var workers: UInt32 { raw.worker_count }
 
     @_optimize(size) @inline(never)
     public init(_ raw: int4q_awq_options) throws(Failure) {
@@ -15,9 +14,9 @@ public struct AwqOptions {
         self.raw = raw
     }
 
-    func reportProgress(_ done: Int32) throws(Failure) {
+    func reportProgress(_ done: Int32, _ parallel: ParallelFor) throws(Failure) {
         guard let progress = raw.progress else { return }
-        if progress(raw.progress_context, Int64(done), Int64(raw.steps) + 1) != 0 {
+        if parallel.inHostMode({ progress(raw.progress_context, Int64(done), Int64(raw.steps) + 1) }) != 0 {
             throw Failure(INT4Q_ERROR_CANCELLED, "options.progress", .text("a wish to end"), expected: "0 to go on")
         }
     }
@@ -70,20 +69,16 @@ public struct AwqSearch {
         try measureWeights()
     }
 
-    /// In the host's floating-point mode.
     @_optimize(size) @inline(never)
     public mutating func run(_ parallel: ParallelFor, _ best: UnsafeMutablePointer<Float>,
                              _ report: UnsafeMutablePointer<int4q_awq_report>) throws(Failure) {
         var step: Int32 = -1, bestLoss = Double.infinity
         while step < options.raw.steps {
-            try options.reportProgress(step + 1)
-            var hostMode = i4q_float_mode_enter()
+            try options.reportProgress(step + 1, parallel)
             makeScales(step)
-            i4q_float_mode_leave(hostMode)
             try parallel.run(&self, count: scratch.tasks) { work, index, worker in
                 work.unsafelyUnwrapped.assumingMemoryBound(to: AwqSearch.self).pointee.run(Int64(index), worker)
             }
-            hostMode = i4q_float_mode_enter()
             var loss = 0.0
             for index in 0..<scratch.tasks { loss += losses[index] }
             if loss.isFinite { loss *= trial.gram.share }
@@ -93,10 +88,9 @@ public struct AwqSearch {
                 report.pointee.step = step
                 best.update(from: scales, count: k)
             }
-            i4q_float_mode_leave(hostMode)
             step += 1
         }
-        try options.reportProgress(options.raw.steps + 1)
+        try options.reportProgress(options.raw.steps + 1, parallel)
         if !bestLoss.isFinite {
             throw Failure(INT4Q_ERROR_NOT_FINITE, "source", .text("a matrix with groups too large"),
                           expected: "groups whose scale and offset fit scheme.scale_type")

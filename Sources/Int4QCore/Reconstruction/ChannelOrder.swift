@@ -11,7 +11,7 @@ struct ChannelOrder {
     func fill(_ gram: Gram, order: Int32, groupSize: Int) {
         let k = Int(gram.layout.k)
         for column in 0..<k { columns[column] = Int32(truncatingIfNeeded: column) }
-        if order == int32(INT4Q_GPTQ_ORDER_ACTIVATIONS) { sort(columns, count: k) { gram.diagonal(Int($0)) } }
+        if order == int32(INT4Q_GPTQ_ORDER_ACTIVATIONS) { sort(columns, count: k, gram) }
         if order == int32(INT4Q_GPTQ_ORDER_WITHIN_GROUPS) { sortGroups(gram, k, groupSize) }
         for position in 0..<k { positions[Int(columns[position])] = Int32(truncatingIfNeeded: position) }
     }
@@ -20,26 +20,26 @@ struct ChannelOrder {
     private func sortGroups(_ gram: Gram, _ k: Int, _ groupSize: Int) {
         let whole = k / groupSize
         for group in 0..<whole {
-            sort(columns + group &* groupSize, count: groupSize) { gram.diagonal(Int($0)) }
+            sort(columns + group &* groupSize, count: groupSize, gram)
             positions[group] = columns[group &* groupSize]
         }
-        sort(columns + whole &* groupSize, count: k &- whole &* groupSize) { gram.diagonal(Int($0)) }
+        sort(columns + whole &* groupSize, count: k &- whole &* groupSize, gram)
         // A group is named by its first column.
-        sort(positions, count: whole) { gram.diagonal(Int($0)) }
+        sort(positions, count: whole, gram)
         for group in 0..<whole {
             let begin = Int(positions[group]) / groupSize &* groupSize
             for index in 0..<groupSize { columns[group &* groupSize &+ index] = Int32(truncatingIfNeeded: begin &+ index) }
-            sort(columns + group &* groupSize, count: groupSize) { gram.diagonal(Int($0)) }
+            sort(columns + group &* groupSize, count: groupSize, gram)
         }
     }
 }
 
-/// Sorts columns by descending key, of equal keys the lower column first: heapsort, in place. A NaN counts as zero.
+/// Sorts columns by descending diagonal, of equal elements the lower column first: heapsort, in place.
 @inline(never)
-private func sort(_ columns: UnsafeMutablePointer<Int32>, count: Int, _ key: (Int32) -> Double) {
+private func sort(_ columns: UnsafeMutablePointer<Int32>, count: Int, _ gram: Gram) {
     // Whether a belongs before b.
     func precedes(_ a: Int32, _ b: Int32) -> Bool {
-        let first = key(a), second = key(b)
+        let first = gram.diagonal(Int(a)), second = gram.diagonal(Int(b))
         return first > second || (!(second > first) && a < b)
     }
     func sink(_ start: Int, _ end: Int) {

@@ -54,7 +54,7 @@ public struct Gptq {
     private var tasks: Int { (n + GptqScratch.taskRows - 1) / GptqScratch.taskRows }
     private var progressTotal: Int { factor.rows + tasks }
 
-    /// All of it. In the host's floating-point mode.
+    /// All of it.
     @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         try roundToNearest(parallel)
@@ -81,14 +81,15 @@ public struct Gptq {
         try parallel.run(&self, count: tasks) { work, index, _ in
             let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self)
             let rows = gptq.pointee.rows(Int(index))
-            do throws(Failure) {
-                try quantize(gptq.pointee.tensor, gptq.pointee.source, rows: rows, gptq.pointee.kernels)
-            } catch {
-                i4q_atomic_least_i64(&gptq.pointee.badRow, rows.lowerBound)
-            }
+            if !gptq.pointee.roundToNearest(rows) { i4q_atomic_least_i64(&gptq.pointee.badRow, rows.lowerBound) }
         }
         // Once more, for the sake of the error.
         if badRow != .max { try quantize(tensor, source, rows: badRow..<tensor.layout.n, kernels) }
+    }
+
+    private func roundToNearest(_ rows: Range<Int64>) -> Bool {
+        do throws(Failure) { try quantize(tensor, source, rows: rows, kernels) } catch { return false }
+        return true
     }
 
     private mutating func makeFactor(_ parallel: ParallelFor) throws(Failure) {
@@ -104,12 +105,9 @@ public struct Gptq {
 
     private mutating func tryFactor(_ parallel: ParallelFor) throws(Failure) -> Bool {
         for row in 0..<factor.rows {
-            try options.reportProgress(row, progressTotal)
+            try options.reportProgress(row, progressTotal, parallel)
             factor.row = row
-            let hostMode = i4q_float_mode_enter()
-            let isDone = factor.makeDiagonal()
-            i4q_float_mode_leave(hostMode)
-            if !isDone { return false }
+            if !factor.makeDiagonal() { return false }
             try parallel.run(&factor, count: factor.pairs) { work, index, _ in
                 work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.makePair(Int(index))
             }
@@ -122,9 +120,7 @@ public struct Gptq {
             work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.turn(Int(index))
         }
         try parallel.run(&self, count: (scratch.padded - 1) / scratch.blockColumns + 1) { work, index, _ in
-            let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee
-            let block = gptq.block(Int(index))
-            gptq.factor.invert(block.lowerBound, block.upperBound, into: gptq.inverse(Int(index)))
+            work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee.invert(Int(index))
         }
     }
 
@@ -133,17 +129,22 @@ public struct Gptq {
         return begin..<min(begin &+ scratch.blockColumns, scratch.padded)
     }
 
+    private func invert(_ index: Int) {
+        let block = block(index)
+        factor.invert(block.lowerBound, block.upperBound, into: inverse(index))
+    }
+
     func inverse(_ block: Int) -> UnsafeMutablePointer<Float> { inverses + block &* scratch.blockColumns &* scratch.blockColumns }
 
     private mutating func roundRows(_ parallel: ParallelFor) throws(Failure) {
         let wave = Int(options.raw.worker_count) * GptqScratch.tasksPerWave
         while firstTask < tasks {
-            try options.reportProgress(factor.rows + firstTask, progressTotal)
+            try options.reportProgress(factor.rows + firstTask, progressTotal, parallel)
             let count = min(wave, tasks - firstTask)
             try parallel.run(&self, count: count) { work, index, worker in
-                let gptq = work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee
-                let task = GptqRows(gptq, gptq.rows(gptq.firstTask &+ Int(index)), gptq.worker(worker))
-                gptq.outcomes[Int(index)] = task.run()
+                let gptq = UnsafePointer(work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self))
+                let rows = gptq.pointee.rows(gptq.pointee.firstTask &+ Int(index))
+                gptq.pointee.outcomes[Int(index)] = GptqRows(gptq, rows, gptq.pointee.worker(worker)).run()
             }
             for index in 0..<count {
                 total.loss += outcomes[index].loss
@@ -152,6 +153,6 @@ public struct Gptq {
             }
             firstTask += count
         }
-        try options.reportProgress(progressTotal, progressTotal)
+        try options.reportProgress(progressTotal, progressTotal, parallel)
     }
 }

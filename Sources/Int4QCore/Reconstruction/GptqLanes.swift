@@ -4,18 +4,18 @@ import CInt4QShims
 
 /// Sixteen rows, or fewer at the matrix's end, and what is kept of them (GptqLanesLayout).
 struct GptqLanes {
-    private let gptq: Gptq
+    private let task: UnsafePointer<Gptq>
     private let rows: Range<Int64>
     private let memory: UnsafeMutableRawPointer
 
-    init(_ gptq: Gptq, _ rows: Range<Int64>, _ memory: UnsafeMutableRawPointer) {
-        self.gptq = gptq
+    init(_ task: UnsafePointer<Gptq>, _ rows: Range<Int64>, _ memory: UnsafeMutableRawPointer) {
+        self.task = task
         self.rows = rows
         self.memory = memory
     }
 
-    private var layout: GptqLanesLayout { gptq.scratch.lanes }
-    private var scheme: Scheme { gptq.tensor.scheme }
+    private var layout: GptqLanesLayout { task.pointee.scratch.lanes }
+    private var scheme: Scheme { task.pointee.tensor.scheme }
     private func floats(_ offset: Int) -> UnsafeMutablePointer<Float> { (memory + offset).assumingMemoryBound(to: Float.self) }
     private func doubles(_ offset: Int) -> UnsafeMutablePointer<Double> { (memory + offset).assumingMemoryBound(to: Double.self) }
 
@@ -31,7 +31,7 @@ struct GptqLanes {
     /// Of GPTQ, then of rounding to nearest.
     var losses: UnsafeMutablePointer<Double> { doubles(layout.losses) }
 
-    func clearSums() { sums.update(repeating: 0, count: 2 &* gptq.scratch.blockColumns &* 16) }
+    func clearSums() { sums.update(repeating: 0, count: 2 &* task.pointee.scratch.blockColumns &* 16) }
 
     // MARK: Begin
 
@@ -40,18 +40,19 @@ struct GptqLanes {
     func begin() {
         memory.initializeMemory(as: UInt8.self, repeating: 0, count: layout.bytes)
         // Neither fails: rounding to nearest has been done.
-        try? TensorRuns.with(gptq.tensor, gptq.source, gptq.kernels) { (runs) throws(Failure) in
+        try? TensorRuns.with(task.pointee.tensor, task.pointee.source, task.pointee.kernels) { (runs) throws(Failure) in
             for row in rows { try load(runs, row) }
         }
-        if !gptq.options.isStatic && !usesTable { return }
+        if !task.pointee.options.isStatic && !usesTable { return }
         try? QuantizingMemory.use { (memory) throws(Failure) in
-            let quantizer = RowQuantizer(TensorSink(tensor: gptq.tensor), gptq.source, from: Int(rows.lowerBound), gptq.kernels, memory)
+            let sink = TensorSink(tensor: task.pointee.tensor)
+            let quantizer = RowQuantizer(sink, task.pointee.source, from: Int(rows.lowerBound), task.pointee.kernels, memory)
             for row in rows {
                 let lane = Int(row &- rows.lowerBound)
                 quantizer.begin(Int(row))
                 if let table = quantizer.table { fill(lane, table, Int(row)) }
-                if !gptq.options.isStatic { continue }
-                for group in 0..<gptq.scratch.groups { put(try quantizer.parameters(Int(row), group), group, lane) }
+                if !task.pointee.options.isStatic { continue }
+                for group in 0..<task.pointee.scratch.groups { put(try quantizer.parameters(Int(row), group), group, lane) }
             }
         }
     }
@@ -59,21 +60,23 @@ struct GptqLanes {
     private func load(_ runs: TensorRuns, _ row: Int64) throws(Failure) {
         let lane = Int(row &- rows.lowerBound)
         var column = 0
-        while column < gptq.scratch.k {
+        while column < task.pointee.scratch.k {
             let count = try runs.load(Int(row), column)
             for index in 0..<count {
-                let place = Int(gptq.order.positions[column &+ index]) &* 16 &+ lane
+                let place = Int(task.pointee.order.positions[column &+ index]) &* 16 &+ lane
                 errors[place] = runs.source[index]
                 nearest[place] = runs.source[index] - runs.decoded[index]
             }
             column &+= count
         }
-        if !gptq.options.clearsDead { return }
-        for position in 0..<gptq.scratch.k where gptq.factor.source.isDead(position: position) { errors[position &* 16 &+ lane] = 0 }
+        if !task.pointee.options.clearsDead { return }
+        for position in 0..<task.pointee.scratch.k where task.pointee.factor.source.isDead(position: position) {
+            errors[position &* 16 &+ lane] = 0
+        }
     }
 
     private func fill(_ lane: Int, _ source: UnsafePointer<i4q_code_table>, _ row: Int) {
-        let codebook = gptq.tensor.codebook(row).unsafelyUnwrapped
+        let codebook = task.pointee.tensor.codebook(row).unsafelyUnwrapped
         let steps = (UnsafeRawPointer(source) + 64).assumingMemoryBound(to: Int32.self)
         let limits = UnsafeMutableRawPointer(table).assumingMemoryBound(to: Float.self)
         let codes = (UnsafeMutableRawPointer(table) + 15 &* 64).assumingMemoryBound(to: Int32.self)
@@ -96,16 +99,18 @@ struct GptqLanes {
     func fit(_ group: Int, _ current: UnsafePointer<Float>, _ count: Int, _ room: UnsafeMutableRawPointer) {
         let values = room.assumingMemoryBound(to: Float.self)
         QuantizingTable.use { memory in
-            var table = usesTable ? scheme.makeTable(gptq.tensor.codebook(Int(rows.lowerBound)).unsafelyUnwrapped, at: memory) : nil
+            let tensor = task.pointee.tensor
+            var table = tensor.codebook(Int(rows.lowerBound)).map { scheme.makeTable($0, at: memory) }
             for row in rows {
                 let lane = Int(row &- rows.lowerBound)
                 if scheme.hasRowCodebooks && lane > 0 {
-                    table = scheme.makeTable(gptq.tensor.codebook(Int(row)).unsafelyUnwrapped, at: memory)
+                    table = scheme.makeTable(tensor.codebook(Int(row)).unsafelyUnwrapped, at: memory)
                 }
                 for index in 0..<count { values[index] = current[index &* 16 &+ lane] }
                 var part = i4q_group_range()
-                gptq.kernels.group_range.unsafelyUnwrapped(values, Int64(count), &part)
-                let parameters = part.first_not_finite >= 0 ? nil : scheme.parameters(for: GroupRange(part, values, count), table: table)
+                task.pointee.kernels.group_range.unsafelyUnwrapped(values, Int64(count), &part)
+                let range = GroupRange(part, values, count)
+                let parameters = part.first_not_finite >= 0 ? nil : scheme.parameters(for: range, table: table)
                 if let parameters, parameters.scale.isFinite && parameters.offset.isFinite {
                     put(parameters, group, lane)
                 } else {
@@ -115,12 +120,14 @@ struct GptqLanes {
         }
     }
 
+    @inline(never)
     private func put(_ parameters: GroupParameters, _ group: Int, _ lane: Int) {
         floats(layout.scales)[group &* 16 &+ lane] = parameters.scale
         floats(layout.offsets)[group &* 16 &+ lane] = parameters.offset
         memory.storeBytes(of: parameters.zeroPoint, toByteOffset: layout.zeroPoints &+ group &* 16 &+ lane, as: UInt8.self)
 
-        let decoding = scheme.decoding(scale: parameters.scale, zeroPoint: parameters.zeroPoint, offset: parameters.offset, codebook: nil)
+        let decoding = scheme.decoding(scale: parameters.scale, zeroPoint: parameters.zeroPoint, offset: parameters.offset,
+                                       codebook: nil)
         let fields = UnsafeMutableRawPointer(encodings + group) + lane &* 4
         func store(_ field: Int, _ value: Float) { fields.storeBytes(of: value, toByteOffset: field &* 64, as: Float.self) }
         func store(_ field: Int, _ value: Int32) { fields.storeBytes(of: value, toByteOffset: field &* 64, as: Int32.self) }
@@ -148,8 +155,8 @@ struct GptqLanes {
     func finish(_ outcome: inout GptqOutcome) {
         StackMemory<4>.use { memory in
             // What damping, and the unit diagonal of dead channels, have added to the losses.
-            let added = memory.assumingMemoryBound(to: Double.self), source = gptq.factor.source
-            for position in 0..<gptq.scratch.k {
+            let added = memory.assumingMemoryBound(to: Double.self), source = task.pointee.factor.source
+            for position in 0..<task.pointee.scratch.k {
                 let weight = source.dampedShare + (source.isDead(position: position) ? source.mean : 0)
                 i4q_add_weighted_squares(added, errors + position &* 16, weight)
                 i4q_add_weighted_squares(added + 16, nearest + position &* 16, weight)
@@ -169,14 +176,15 @@ struct GptqLanes {
     }
 
     private func write(_ row: Int, _ lane: Int) {
-        let tensor = gptq.tensor, type = scheme.scaleType
-        for group in 0..<gptq.scratch.groups {
+        let tensor = task.pointee.tensor, type = scheme.scaleType
+        for group in 0..<task.pointee.scratch.groups {
             let index = tensor.groupIndex(row, group), place = group &* 16 &+ lane
             type.store(floats(layout.scales)[place], tensor.scales, index)
-            if let zeroPoints = tensor.zeroPoints { zeroPoints[index] = (memory + layout.zeroPoints).load(fromByteOffset: place, as: UInt8.self) }
+            let zeroPoint = memory.load(fromByteOffset: layout.zeroPoints &+ place, as: UInt8.self)
+            if let zeroPoints = tensor.zeroPoints { zeroPoints[index] = zeroPoint }
             if let offsets = tensor.offsets { type.store(floats(layout.offsets)[place], offsets, index) }
         }
-        let target = tensor.codesRow(row), positions = gptq.order.positions, k = gptq.scratch.k
+        let target = tensor.codesRow(row), positions = task.pointee.order.positions, k = task.pointee.scratch.k
         for pair in 0..<(k &+ 1) / 2 {
             let low = codes[Int(positions[2 &* pair]) &* 16 &+ lane]
             let high = 2 &* pair &+ 1 < k ? codes[Int(positions[2 &* pair &+ 1]) &* 16 &+ lane] : 0

@@ -5,7 +5,6 @@ import CInt4QShims
 /// Options that were checked, for a scheme that they fit.
 public struct GptqOptions {
     let raw: int4q_gptq_options
-    public var workers: UInt32 { raw.worker_count }
     let isStatic: Bool
     let clearsDead: Bool
 
@@ -32,10 +31,9 @@ public struct GptqOptions {
         }
     }
 
-    /// Nil goes on.
-    func reportProgress(_ done: Int, _ total: Int) throws(Failure) {
+    func reportProgress(_ done: Int, _ total: Int, _ parallel: ParallelFor) throws(Failure) {
         guard let progress = raw.progress else { return }
-        if progress(raw.progress_context, Int64(done), Int64(total)) != 0 {
+        if parallel.inHostMode({ progress(raw.progress_context, Int64(done), Int64(total)) }) != 0 {
             throw Failure(INT4Q_ERROR_CANCELLED, "options.progress", .text("a wish to end"), expected: "0 to go on")
         }
     }

@@ -8,7 +8,7 @@ import CInt4QShims
 /// With d the errors of columns (weight - value) and M the factor of H, d M are the parts of the output's error that no later
 /// column can undo: their squares add up to d H d^T, the loss. They are computed for rounding to nearest, too.
 struct GptqRows {
-    private let gptq: Gptq
+    private let task: UnsafePointer<Gptq>
     private let rows: Range<Int64>
     private let memory: UnsafeMutableRawPointer
     /// Of this worker: weights of a block as they are now, the values of its codes, each column's group.
@@ -17,29 +17,30 @@ struct GptqRows {
     private let groups: UnsafeMutablePointer<Int32>
     private let room: UnsafeMutableRawPointer
 
-    init(_ gptq: Gptq, _ rows: Range<Int64>, _ memory: UnsafeMutableRawPointer) {
-        self.gptq = gptq
+    init(_ task: UnsafePointer<Gptq>, _ rows: Range<Int64>, _ memory: UnsafeMutableRawPointer) {
+        self.task = task
         self.rows = rows
         self.memory = memory
-        let shared = memory + gptq.scratch.lanes.bytes &* GptqScratch.laneBlocks, columns = gptq.scratch.blockColumns
+        let columns = task.pointee.scratch.blockColumns
+        let shared = memory + task.pointee.scratch.lanes.bytes &* GptqScratch.laneBlocks
         current = shared.assumingMemoryBound(to: Float.self)
         values = current + columns &* 16
         groups = (shared + columns &* 128).assumingMemoryBound(to: Int32.self)
         room = shared + columns &* 132
     }
 
-    private var scratch: GptqScratch { gptq.scratch }
+    private var scratch: GptqScratch { task.pointee.scratch }
     private var laneBlocks: Int { (rows.count &+ 15) / 16 }
     private func lanes(_ index: Int) -> GptqLanes {
         let begin = rows.lowerBound &+ Int64(index &* 16)
-        return GptqLanes(gptq, begin..<min(begin &+ 16, rows.upperBound), memory + index &* scratch.lanes.bytes)
+        return GptqLanes(task, begin..<min(begin &+ 16, rows.upperBound), memory + index &* scratch.lanes.bytes)
     }
 
     @inline(never)
     func run() -> GptqOutcome {
         for index in 0..<laneBlocks { lanes(index).begin() }
         for block in 0..<((scratch.padded &- 1) / scratch.blockColumns &+ 1) {
-            addEarlier(gptq.block(block))
+            addEarlier(task.pointee.block(block))
             for index in 0..<laneBlocks { round(lanes(index), block) }
         }
         var outcome = GptqOutcome()
@@ -63,9 +64,9 @@ struct GptqRows {
                 let lanes = lanes(index)
                 update.right = UnsafePointer(lanes.errors + depth &* 16)
                 for panel in block.lowerBound / 16..<block.upperBound / 16 {
-                    update.left = UnsafePointer(gptq.factor.elements + TrianglePanels.place(depth, panel &* 16))
+                    update.left = UnsafePointer(task.pointee.factor.elements + TrianglePanels.place(depth, panel &* 16))
                     update.out = lanes.sums + (panel &* 16 &- block.lowerBound) &* 16
-                    gptq.kernels.rank_update.unsafelyUnwrapped(&update)
+                    task.pointee.kernels.rank_update.unsafelyUnwrapped(&update)
                 }
             }
             depth &+= chainLength
@@ -74,31 +75,33 @@ struct GptqRows {
 
     @inline(never)
     private func round(_ lanes: GptqLanes, _ index: Int) {
-        let block = gptq.block(index)
+        let block = task.pointee.block(index)
         addNearest(lanes, block)
-        update(lanes, block, gptq.inverse(index))
+        update(lanes, block, task.pointee.inverse(index))
         let end = min(block.upperBound, scratch.k)
         var rounding = i4q_column_rounding()
         rounding.current = current
-        rounding.factor = UnsafePointer(gptq.inverse(index))
+        rounding.factor = UnsafePointer(task.pointee.inverse(index))
         rounding.columns = Int64(block.count)
         rounding.groups = UnsafePointer(groups)
         rounding.encodings = UnsafePointer(lanes.encodings)
         rounding.table = lanes.usesTable ? UnsafePointer(lanes.table) : nil
-        rounding.ggml_bias = !gptq.tensor.scheme.usesGgmlRounding ? 0 : gptq.tensor.scheme.kind == .offset ? 0.5 : 8.5
+        let scheme = task.pointee.tensor.scheme
+        rounding.ggml_bias = !scheme.usesGgmlRounding ? 0 : scheme.kind == .offset ? 0.5 : 8.5
         rounding.codes = lanes.codes + block.lowerBound &* 16
         rounding.values = values
         rounding.losses = lanes.losses
         var begin = block.lowerBound
         while begin < end {
-            let groupEnd = gptq.options.isStatic ? end : min(begin &+ scratch.groupSize, end)
+            let groupEnd = task.pointee.options.isStatic ? end : min(begin &+ scratch.groupSize, end)
             takeGroups(begin..<groupEnd, block.lowerBound)
-            if !gptq.options.isStatic {
-                lanes.fit(Int(groups[begin &- block.lowerBound]), current + (begin &- block.lowerBound) &* 16, groupEnd &- begin, room)
+            if !task.pointee.options.isStatic {
+                let first = begin &- block.lowerBound
+                lanes.fit(Int(groups[first]), current + first &* 16, groupEnd &- begin, room)
             }
             rounding.begin = Int64(begin &- block.lowerBound)
             rounding.end = Int64(groupEnd &- block.lowerBound)
-            gptq.kernels.round_columns.unsafelyUnwrapped(&rounding)
+            task.pointee.kernels.round_columns.unsafelyUnwrapped(&rounding)
             begin = groupEnd
         }
         let errors = lanes.errors + block.lowerBound &* 16
@@ -108,7 +111,7 @@ struct GptqRows {
     /// The groups of columns.
     private func takeGroups(_ range: Range<Int>, _ begin: Int) {
         for position in range {
-            groups[position &- begin] = gptq.order.columns[position] / Int32(truncatingIfNeeded: scratch.groupSize)
+            groups[position &- begin] = task.pointee.order.columns[position] / Int32(truncatingIfNeeded: scratch.groupSize)
         }
     }
 
@@ -120,8 +123,8 @@ struct GptqRows {
         let sums = lanes.sums + scratch.blockColumns &* 16
         for panel in block.lowerBound / 16..<block.upperBound / 16 {
             update.out = sums + (panel &* 16 &- block.lowerBound) &* 16
-            add(&update, gptq.factor.elements + TrianglePanels.place(block.lowerBound, panel &* 16), lanes.nearest + block.lowerBound &* 16,
-                depth: panel &* 16 &+ 16 &- block.lowerBound)
+            let factor = task.pointee.factor.elements + TrianglePanels.place(block.lowerBound, panel &* 16)
+            add(&update, factor, lanes.nearest + block.lowerBound &* 16, depth: panel &* 16 &+ 16 &- block.lowerBound)
         }
         for column in 0..<block.count { i4q_add_squares(lanes.losses + 16, sums + column &* 16) }
     }
@@ -133,7 +136,7 @@ struct GptqRows {
             update.left = left + begin &* 16
             update.right = right + begin &* 16
             update.depth = Int64(min(chainLength, depth &- begin))
-            gptq.kernels.rank_update.unsafelyUnwrapped(&update)
+            task.pointee.kernels.rank_update.unsafelyUnwrapped(&update)
             begin &+= chainLength
         }
     }

@@ -36,23 +36,12 @@ struct GramPush {
 
     /// Converts one row of the pass.
     func pack(_ row: Int) {
-        StackMemory<16>.use { memory in
-            let floats = memory.assumingMemoryBound(to: Float.self)
-            var column = 0
-            while column < x.columns {
-                let count = min(256, x.columns &- column)
-                let source = x.row(rows.lowerBound &+ row) + column &* x.type.size
-                kernels.load.unsafelyUnwrapped(source, Int64(x.type.raw), Int64(count), floats)
-                for index in count..<((count &+ 15) & ~15) { floats[index] = 0 }
-                var index = 0
-                while index < count {
-                    let panel = (column &+ index) / panelWidth
-                    let target = packed + (panel &* panelStride &+ row &* panelWidth)
-                    target.update(from: floats + index, count: panelWidth)
-                    index &+= panelWidth
-                }
-                column &+= 256
-            }
+        let source = x.row(rows.lowerBound &+ row)
+        for panel in 0..<panels {
+            let column = panel &* panelWidth, count = min(panelWidth, x.columns &- column)
+            let target = packed + (panel &* panelStride &+ row &* panelWidth)
+            kernels.load.unsafelyUnwrapped(source + column &* x.type.size, Int64(x.type.raw), Int64(count), target)
+            for index in count..<panelWidth { target[index] = 0 }
         }
     }
 
@@ -106,6 +95,7 @@ struct GramPush {
     }
 
     /// Whether a row can be taken.
+    @inline(never)
     func check(_ row: Int) throws(Failure) {
         try FloatRuns.with(x, "x", kernels) { (runs) throws(Failure) in
             var column = 0
@@ -124,7 +114,7 @@ struct GramPush {
 }
 
 extension Gram {
-    /// Takes a batch. In the host's floating-point mode.
+    /// Takes a batch.
     @inline(never)
     public func push(_ x: Matrix, rows: Int64, scratch: UnsafeMutableRawPointer, _ kernels: i4q_kernels,
                      _ parallel: ParallelFor) throws(Failure) {
@@ -136,14 +126,14 @@ extension Gram {
             throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, "rows", .integer(rows), expected: "rows that add up to at most",
                           bound: UInt64(Gram.mostRows))
         }
-        var push = GramPush(gram: self, x: x, kernels: kernels, packed: scratch.assumingMemoryBound(to: Float.self), rows: 0..<Int(rows))
+        let packed = scratch.assumingMemoryBound(to: Float.self)
+        var push = GramPush(gram: self, x: x, kernels: kernels, packed: packed, rows: 0..<Int(rows))
         try parallel.run(&push, count: (Int(rows) + GramPush.packedRows - 1) / GramPush.packedRows) { work, index, _ in
             let push = work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self)
-            push.pointee.rows(Int(index)) { row in
-                do throws(Failure) { try push.pointee.check(row) } catch { i4q_atomic_least_i64(&push.pointee.badRow, Int64(row)) }
-            }
+            let bad = push.pointee.firstBad(Int(index))
+            if bad >= 0 { i4q_atomic_least_i64(&push.pointee.badRow, Int64(bad)) }
         }
-        if push.badRow != .max { try push.check(Int(push.badRow)) }
+        if push.badRow != .max { try push.check(Int(push.badRow)) } // once more, for the sake of the error
         var begin = 0
         while begin < Int(rows) {
             push.rows = begin..<min(begin + GramPush.passRows, Int(rows))
@@ -156,22 +146,35 @@ extension Gram {
 }
 
 extension GramPush {
-    /// A task's rows of all.
-    fileprivate func rows(_ task: Int, _ body: (Int) -> Void) {
+    private func rows(_ task: Int) -> Range<Int> {
         let begin = task &* GramPush.packedRows
-        for row in begin..<min(begin &+ GramPush.packedRows, rows.count) { body(row) }
+        return begin..<min(begin &+ GramPush.packedRows, rows.count)
+    }
+
+    /// Of a task's rows; -1 if all can be taken.
+    fileprivate func firstBad(_ task: Int) -> Int {
+        for row in rows(task) {
+            do throws(Failure) { try check(row) } catch { return row }
+        }
+        return -1
+    }
+
+    private func pack(task: Int) {
+        for row in rows(task) { pack(row) }
+    }
+
+    private func add(_ index: Int) {
+        let count = squares &* (squares &+ 1) / 2
+        if index < count { addSquare(index) } else { addChannels(index &- count) }
     }
 
     fileprivate mutating func takePass(_ parallel: ParallelFor) throws(Failure) {
         try parallel.run(&self, count: (rows.count + GramPush.packedRows - 1) / GramPush.packedRows) { work, index, _ in
-            let push = work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self).pointee
-            push.rows(Int(index)) { push.pack($0) }
+            work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self).pointee.pack(task: Int(index))
         }
         // Squares first: they take longest.
         try parallel.run(&self, count: squares * (squares + 1) / 2 + panels) { work, index, _ in
-            let push = work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self).pointee
-            let count = push.squares &* (push.squares &+ 1) / 2
-            if Int(index) < count { push.addSquare(Int(index)) } else { push.addChannels(Int(index) &- count) }
+            work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self).pointee.add(Int(index))
         }
     }
 }

@@ -114,8 +114,8 @@ extension Gram {
         for index in channels {
             let channel = Int(index)
             target[Int(index - channels.lowerBound)] = int4q_channel(
-                sum: sums[channel], sum_magnitudes: magnitudes[channel], sum_squares: diagonal(channel), max_magnitude: maxima[channel],
-                reserved: 0)
+                sum: sums[channel], sum_magnitudes: magnitudes[channel], sum_squares: diagonal(channel),
+                max_magnitude: maxima[channel], reserved: 0)
         }
     }
 
@@ -175,7 +175,8 @@ extension Gram {
         for row in 0..<Int(layout.k) {
             let source = matrix + row &* Int(stride)
             for column in row..<Int(layout.k) where !source[column].isFinite || (row == column && source[column] < 0) {
-                throw Failure(INT4Q_ERROR_NOT_FINITE, "matrix", .element(row: Int64(row), column: Int64(column), Float(source[column])),
+                throw Failure(INT4Q_ERROR_NOT_FINITE, "matrix",
+                              .element(row: Int64(row), column: Int64(column), Float(source[column])),
                               expected: "finite numbers, on the diagonal not negative")
             }
         }

@@ -6,14 +6,25 @@ import CInt4QShims
 public struct ParallelFor {
     typealias Body = @convention(c) (UnsafeMutableRawPointer?, Int64, UInt32) -> Void
 
-    let function: int4q_parallel_for?
-    let host: UnsafeMutableRawPointer?
-    let workers: UInt32
+    private let function: int4q_parallel_for?
+    private let host: UnsafeMutableRawPointer?
+    private let workers: UInt32
+    private let hostMode: UInt64
 
-    public init(_ function: int4q_parallel_for?, host: UnsafeMutableRawPointer?, workers: UInt32) {
-        self.function = function
-        self.host = host
-        self.workers = workers
+    /// Runs a body in the library's own floating-point mode. The host is called in its own.
+    @inline(never)
+    public static func with(_ function: int4q_parallel_for?, host: UnsafeMutableRawPointer?, workers: UInt32,
+                            _ body: (ParallelFor) throws(Failure) -> Void) throws(Failure) {
+        let hostMode = i4q_float_mode_enter()
+        defer { i4q_float_mode_leave(hostMode) }
+        try body(ParallelFor(function: function, host: host, workers: workers, hostMode: hostMode))
+    }
+
+    @inline(__always)
+    func inHostMode<Result>(_ body: () -> Result) -> Result {
+        i4q_float_mode_leave(hostMode)
+        defer { _ = i4q_float_mode_enter() }
+        return body()
     }
 
     /// What the tasks of one run share; lives on the caller's stack until all are done.
@@ -26,7 +37,7 @@ public struct ParallelFor {
         var misused: UInt32 = 0
     }
 
-    /// Calls body(work, i, worker) for each i below count, in the library's own floating-point mode. To be called in the host's.
+    /// Calls body(work, i, worker) for each i below count.
     func run<Work>(_ work: inout Work, count: Int, _ body: Body) throws(Failure) {
         if count == 0 { return }
         try withUnsafeMutablePointer(to: &work) { (pointer) throws(Failure) in
@@ -37,23 +48,23 @@ public struct ParallelFor {
     @inline(never)
     private func run(erased work: UnsafeMutableRawPointer, count: Int64, _ body: Body) throws(Failure) {
         guard let function else {
-            let hostMode = i4q_float_mode_enter()
             for index in 0..<count { body(work, index, 0) }
-            i4q_float_mode_leave(hostMode)
             return
         }
         var shared = Shared(body: body, work: work, count: count, workers: workers)
         let misused = withUnsafeMutablePointer(to: &shared) { pointer in
-            function(host, count, workers, { context, index, worker in
-                guard let shared = context?.assumingMemoryBound(to: Shared.self) else { return }
-                if index < 0 || index >= shared.pointee.count || worker >= shared.pointee.workers {
-                    i4q_atomic_store_u32(&shared.pointee.misused, 1)
-                    return
-                }
-                let hostMode = i4q_float_mode_enter()
-                shared.pointee.body(shared.pointee.work, index, worker)
-                i4q_float_mode_leave(hostMode)
-            }, UnsafeMutableRawPointer(pointer))
+            inHostMode {
+                function(host, count, workers, { context, index, worker in
+                    guard let shared = context?.assumingMemoryBound(to: Shared.self) else { return }
+                    if index < 0 || index >= shared.pointee.count || worker >= shared.pointee.workers {
+                        i4q_atomic_store_u32(&shared.pointee.misused, 1)
+                        return
+                    }
+                    let hostMode = i4q_float_mode_enter()
+                    shared.pointee.body(shared.pointee.work, index, worker)
+                    i4q_float_mode_leave(hostMode)
+                }, UnsafeMutableRawPointer(pointer))
+            }
             return i4q_atomic_load_u32(&pointer.pointee.misused)
         }
         if misused != 0 {

@@ -140,8 +140,12 @@ struct TriangularFactor {
         for row in 0..<panelWidth {
             let values = sums + row &* panelWidth
             let matrixRow = rowPanel &* panelWidth &+ row
-            for column in 0..<panelWidth { values[column] = source.element(matrixRow, panel &* panelWidth &+ column) - values[column] }
-            for above in 0..<row { i4q_subtract_product(values, target + above &* panelWidth, diagonal[above &* panelWidth &+ row]) }
+            for column in 0..<panelWidth {
+                values[column] = source.element(matrixRow, panel &* panelWidth &+ column) - values[column]
+            }
+            for above in 0..<row {
+                i4q_subtract_product(values, target + above &* panelWidth, diagonal[above &* panelWidth &+ row])
+            }
             if isDiagonal {
                 let pivot = values[row]
                 if !(pivot > TriangularFactor.leastPivot * source.element(matrixRow, matrixRow) && pivot.isFinite) { return false }
@@ -165,7 +169,8 @@ struct TriangularFactor {
             var column = row
             while row &+ column < panels {
                 let here = elements + TrianglePanels.place(row &* panelWidth, column &* panelWidth)
-                let there = elements + TrianglePanels.place((panels &- 1 &- column) &* panelWidth, (panels &- 1 &- row) &* panelWidth)
+                let last = panels &- 1
+                let there = elements + TrianglePanels.place((last &- column) &* panelWidth, (last &- row) &* panelWidth)
                 for i in 0..<panelWidth {
                     for j in 0..<panelWidth {
                         mine[i &* panelWidth &+ j] = here[(15 &- j) &* panelWidth &+ 15 &- i]
@@ -197,7 +202,8 @@ struct TriangularFactor {
                     row &-= 1
                     for lane in 0..<panelWidth { lanes[lane] = panel &* panelWidth &+ lane == row ? 1 : 0 }
                     for below in row &+ 1..<panel &* panelWidth &+ panelWidth {
-                        i4q_subtract_product(lanes, inverse + below &* panelWidth, elements[TrianglePanels.place(begin &+ row, begin &+ below)])
+                        let element = elements[TrianglePanels.place(begin &+ row, begin &+ below)]
+                        i4q_subtract_product(lanes, inverse + below &* panelWidth, element)
                     }
                     let divisor = Double(elements[TrianglePanels.place(begin &+ row, begin &+ row)])
                     for lane in 0..<panelWidth { inverse[row &* panelWidth &+ lane] = Float(lanes[lane] / divisor) }
