@@ -247,7 +247,7 @@ TEST(AwqSearch, AnyOrderAndAnyWorkersGiveTheSameBits) {
 struct Call {
     static constexpr int64_t kRows = 33, kColumns = 40;
     alignas(64) float x_memory[kRows * 41 + 1], target_memory[kRows * 41 + 1]{};
-    alignas(64) unsigned char gram_memory[10240];
+    alignas(64) unsigned char gram_memory[16384];
     std::vector<unsigned char> scratch_memory = std::vector<unsigned char>(1 << 18);
     float factor_memory[kColumns], other_memory[kColumns], output_memory[kColumns]{}, clip_memory[kRows * 3]{};
     SmallTensor small;

@@ -42,20 +42,15 @@ public struct AwqClips {
     public func run(_ rows: Range<Int64>) throws(Failure) {
         try trial.codebooks?.check(rows, "codebook")
         let k = trial.source.columns, size = min(Int(trial.scheme.groupSize(k: Int64(k))), k), groups = (k - 1) / size + 1
-        let clips = self.clips
         var row = rows.lowerBound
         while row < rows.upperBound {
             let end = min(row + 16, rows.upperBound)
             // First of all the largest magnitudes.
-            (clips + Int(row) * groups).update(repeating: 0, count: Int(end - row) * groups)
-            try trial.source.eachRun(row..<end, trial.kernels, isChecked: true) { runs, row, column, count in
-                for index in 0..<count {
-                    let place = row &* groups &+ (column &+ index) / size
-                    clips[place] = max(clips[place], runs.floats[index].magnitude)
-                }
-            }
+            let own = clips + Int(row) * groups
+            own.update(repeating: 0, count: Int(end - row) * groups)
+            try raise(own, trial.source, rows: row..<end, size: size, stride: groups, trial.kernels)
             for group in 0..<groups {
-                try search(row..<end, group * size..<min(group * size + size, k), clips + Int(row) * groups + group, stride: groups)
+                try search(row..<end, group * size..<min(group * size + size, k), own + group, stride: groups)
             }
             row = end
         }

@@ -107,12 +107,7 @@ public struct AwqSearch {
         magnitudes.update(repeating: 0, count: k)
         for row in 0..<trial.n {
             largest.update(repeating: 0, count: (k &- 1) / size &+ 1)
-            try source.eachRun(row..<row + 1, trial.kernels, isChecked: true) { runs, _, column, count in
-                for index in 0..<count {
-                    let group = (column &+ index) / size
-                    largest[group] = max(largest[group], runs.floats[index].magnitude)
-                }
-            }
+            try raise(largest, source, rows: row..<row + 1, size: size, trial.kernels)
             try source.eachRun(row..<row + 1, trial.kernels, isChecked: false) { runs, _, column, count in
                 for index in 0..<count {
                     let magnitude = Double(runs.floats[index].magnitude)

@@ -21,12 +21,17 @@ extension Matrix {
     }
 }
 
-/// Raises each column's maximum to its largest magnitude.
+/// Raises the maxima of columns, or of `size` neighbours each, to the largest magnitude. Each row may have its own, `stride` apart
+/// from the first row's on.
 @_optimize(size) @inline(never)
-public func raise(_ maxima: UnsafeMutablePointer<Float>, _ source: Matrix, rows: Range<Int64>,
+public func raise(_ maxima: UnsafeMutablePointer<Float>, _ source: Matrix, rows: Range<Int64>, size: Int = 1, stride: Int = 0,
                   _ kernels: i4q_kernels) throws(Failure) {
-    try source.eachRun(rows, kernels, isChecked: true) { runs, _, column, count in
-        for index in 0..<count { maxima[column &+ index] = max(maxima[column &+ index], runs.floats[index].magnitude) }
+    try source.eachRun(rows, kernels, isChecked: true) { runs, row, column, count in
+        let own = maxima + (row &- Int(rows.lowerBound)) &* stride
+        for index in 0..<count {
+            let place = (column &+ index) / size
+            own[place] = max(own[place], runs.floats[index].magnitude)
+        }
     }
 }
 

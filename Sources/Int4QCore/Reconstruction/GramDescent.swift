@@ -174,25 +174,23 @@ public struct GramDescent {
         }
     }
 
-    /// What each code stands for in a group, as dequantizing gives it.
+    /// What each code stands for in a group, as dequantizing gives it; or what the scale is multiplied by.
     @_optimize(size) @inline(never)
-    private func takeValues(_ rows: Range<Int64>, _ group: Int) {
+    private func takeValues(_ rows: Range<Int64>, _ group: Int, isLevel: Bool = false) {
         StackMemory<2>.use { room in
             let all = (room + 64).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
             for pair in 0..<8 { all[pair] = UInt8(truncatingIfNeeded: pair &* 0x22 &+ 0x10) }
             for row in rows {
                 let lane = Int(row - rows.lowerBound)
-                var decoding = decoding(Int(row), lane, group)
+                let index = tensor.groupIndex(Int(row), group)
+                let offset: Float = isLevel ? 0 : tensor.offsets.map { tensor.scheme.scaleType.load($0, index) } ?? 0
+                var decoding = tensor.scheme.decoding(scale: isLevel ? 1 : scales[group &* 16 &+ lane],
+                                                      zeroPoint: tensor.zeroPoints?[index] ?? 0, offset: offset,
+                                                      codebook: tensor.codebook(Int(row)))
                 kernels.decode.unsafelyUnwrapped(&decoding, all, 16, decoded)
                 for code in 0..<16 { values[code &* 16 &+ lane] = decoded[code] }
             }
         }
-    }
-
-    private func decoding(_ row: Int, _ lane: Int, _ group: Int) -> i4q_decoding {
-        let index = tensor.groupIndex(row, group), type = tensor.scheme.scaleType
-        return tensor.scheme.decoding(scale: scales[group &* 16 &+ lane], zeroPoint: tensor.zeroPoints?[index] ?? 0,
-                                      offset: tensor.offsets.map { type.load($0, index) } ?? 0, codebook: tensor.codebook(row))
     }
 
     // MARK: Codes
@@ -311,13 +309,12 @@ public struct GramDescent {
     /// Of a group's codes: what is multiplied by the scale.
     @_optimize(size) @inline(never)
     private func takeLevels(_ rows: Range<Int64>, _ group: Int, _ columns: Range<Int>) {
+        takeValues(rows, group, isLevel: true)
         vectors.update(repeating: 0, count: ((columns.count &+ 15) & ~15) &* 16)
-        for row in rows {
-            let lane = Int(row - rows.lowerBound), decoding = decoding(Int(row), lane, group)
-            for column in columns {
-                let code = codes[column &* 16 &+ lane]
-                let level = decoding.codebook.map { $0[Int(code)] } ?? Float(Int32(code) &- decoding.zero)
-                vectors[(column &- columns.lowerBound) &* 16 &+ lane] = level
+        for column in columns {
+            for lane in 0..<rows.count {
+                let code = Int(codes[column &* 16 &+ lane])
+                vectors[(column &- columns.lowerBound) &* 16 &+ lane] = values[code &* 16 &+ lane]
             }
         }
     }

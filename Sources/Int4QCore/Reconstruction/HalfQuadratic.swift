@@ -65,7 +65,8 @@ public struct HalfQuadratic {
             offset = tensor.scheme.scaleType.rounded(Float(next))
             iteration += 1
         }
-        parameters.encoding?.offset = parameters.offset * (parameters.encoding?.gain ?? 1)
+        let gain = parameters.encoding?.gain ?? 1
+        parameters.encoding?.offset = parameters.offset * gain
     }
 
     /// The sum of |d| with an offset, and the offset that it leads to.

@@ -75,6 +75,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
     }
 
     /// What a group would store, and how its codes would be chosen.
+    @inline(never)
     func parameters(_ row: Int, _ group: Int) throws(Failure) -> GroupParameters {
         let columns = columns(group)
         let range = try findRange(row, columns.lowerBound, columns.upperBound)
@@ -140,6 +141,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
                       expected: "a group whose scale and offset fit scheme.scale_type")
     }
 
+    @inline(never)
     private func encode(_ parameters: GroupParameters, _ row: Int, _ begin: Int, _ end: Int) {
         let isLoaded = end - begin <= RowQuantizer.chunk
         var index = begin

@@ -1,4 +1,4 @@
-"""SmoothQuant, AWQ, coordinate descent and HQQ in float64, from docs/reconstruction-methods.md. Nothing here calls the library."""
+"""SmoothQuant, AWQ, coordinate descent and HQQ in float64, from docs/reconstruction.md. Nothing here calls the library."""
 
 from __future__ import annotations
 

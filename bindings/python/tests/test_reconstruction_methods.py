@@ -241,7 +241,7 @@ def stored(tensor: int4q.QuantizedTensor) -> tuple[np.ndarray, ...]:
 
 
 def exact_losses(tensor: int4q.QuantizedTensor, weights: np.ndarray, gram: GramMatrix) -> np.ndarray:
-    return gptq_reference.losses(weights, exact_weights(tensor), gram.matrix(), max(gram.rows, 1))
+    return gptq_reference.losses(weights, tensor.dequantize(), gram.matrix(), max(gram.rows, 1))
 
 
 @pytest.mark.parametrize("k", [1, 40, 100])
