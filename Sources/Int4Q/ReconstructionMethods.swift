@@ -59,15 +59,29 @@ public func int4q_scale_columns(_ source: UnsafeRawPointer?, _ source_type: int4
 
 // MARK: AWQ
 
-@_optimize(size) @c @implementation
+private enum Scratch { case awq, clip, descent }
+
+/// One function for all, since most of it is what they share.
+@_optimize(size) @inline(never)
+private func writeSize(_ function: StaticString, of kind: Scratch, _ scheme: UnsafePointer<int4q_scheme>?, n: Int64, k: Int64,
+                       workers: UInt32, to bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
+    attempt(function) { () throws(Failure) in
+        let scheme = try Scheme(try require(scheme, "scheme").pointee)
+        try requireWorkers(workers, "worker_count")
+        let size: UInt64
+        switch kind {
+        case .awq: size = try AwqScratch(scheme, n: n, k: k, workers: workers).bytes
+        case .clip: size = try AwqClipScratch(scheme, k: k).bytes
+        case .descent: size = try DescentScratch(scheme, k: k).bytes
+        }
+        try require(bytes, "bytes").pointee = size
+    }
+}
+
+@c @implementation
 public func int4q_awq_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ n: Int64, _ k: Int64, _ worker_count: UInt32,
                               _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
-    attempt("int4q_awq_scratch") { () throws(Failure) in
-        let scheme = try Scheme(try require(scheme, "scheme").pointee)
-        try requireWorkers(worker_count, "worker_count")
-        let scratch = try AwqScratch(scheme, n: n, k: k, workers: worker_count)
-        try require(bytes, "bytes").pointee = scratch.bytes
-    }
+    writeSize("int4q_awq_scratch", of: .awq, scheme, n: n, k: k, workers: worker_count, to: bytes)
 }
 
 @_optimize(size) @c @implementation
@@ -95,13 +109,10 @@ public func int4q_awq_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook:
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_awq_clip_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64,
                                    _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
-    attempt("int4q_awq_clip_scratch") { () throws(Failure) in
-        let scratch = try AwqClipScratch(try Scheme(try require(scheme, "scheme").pointee), k: k)
-        try require(bytes, "bytes").pointee = scratch.bytes
-    }
+    writeSize("int4q_awq_clip_scratch", of: .clip, scheme, n: 1, k: k, workers: 1, to: bytes)
 }
 
 @_optimize(size) @c @implementation
@@ -128,13 +139,10 @@ public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: U
 
 // MARK: Coordinate descent
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_descend_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64,
                                        _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
-    attempt("int4q_gram_descend_scratch") { () throws(Failure) in
-        let scratch = try DescentScratch(try Scheme(try require(scheme, "scheme").pointee), k: k)
-        try require(bytes, "bytes").pointee = scratch.bytes
-    }
+    writeSize("int4q_gram_descend_scratch", of: .descent, scheme, n: 1, k: k, workers: 1, to: bytes)
 }
 
 @_optimize(size) @c @implementation

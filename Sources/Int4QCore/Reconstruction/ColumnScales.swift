@@ -4,7 +4,8 @@ import CInt4QShims
 
 extension Matrix {
     /// Calls body(runs, row, column, count) for each run of some rows. A value that is not finite ends it, if they are checked.
-    @inline(never)
+    /// The work is the body's and the kernels'; optimized, this is a copy for each body.
+    @_optimize(none) @inline(never)
     func eachRun(_ rows: Range<Int64>, _ kernels: i4q_kernels, isChecked: Bool,
                  _ body: (FloatRuns, Int, Int, Int) -> Void) throws(Failure) {
         try FloatRuns.with(self, "source", kernels) { (runs) throws(Failure) in
@@ -62,6 +63,7 @@ public struct SmoothFactors {
         for index in 0..<count { factors[index] = Float(factor(x[index], weights[index])) }
     }
 
+    @inline(never)
     private func factor(_ x: Float, _ weight: Float) -> Double {
         if x == 0 || weight == 0 { return 1 }
         return max(i4q_pow(Double(x), alpha) / i4q_pow(Double(weight), 1 - alpha), 1e-5)

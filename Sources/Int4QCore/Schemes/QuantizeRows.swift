@@ -63,6 +63,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
 
     func quantize(_ row: Int, _ group: Int) throws(Failure) { put(try parameters(row, group), row, group) }
 
+    @inline(never)
     func put(_ parameters: GroupParameters, _ row: Int, _ group: Int) {
         let columns = columns(group)
         sink.put(parameters, row: row, group: group)
@@ -141,7 +142,6 @@ struct RowQuantizer<Sink: QuantizationSink> {
                       expected: "a group whose scale and offset fit scheme.scale_type")
     }
 
-    @inline(never)
     private func encode(_ parameters: GroupParameters, _ row: Int, _ begin: Int, _ end: Int) {
         let isLoaded = end - begin <= RowQuantizer.chunk
         var index = begin
