@@ -1552,6 +1552,141 @@ INT4Q_API int4q_status int4q_gptq_quantize(const int4q_tensor *tensor, const voi
                                            const int4q_gptq_options *options, void *scratch, uint64_t scratch_bytes,
                                            int4q_parallel_for parallel_for, void *host, int4q_gptq_report *report);
 
+/* ---- SmoothQuant (Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
+ * 2022): x[j] / s[j] and W[i][j] * s[j] make the same outputs, and factors s move what is hard to quantize from one to the
+ * other ---- */
+
+/* Raises maxima[j] to the largest |W[i][j]| of source[rows][columns]. To begin with maxima are zeros; further matrices that share
+ * the input add theirs by further calls. NaN and infinity are INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_column_maxima(const void *source, int4q_type source_type, int64_t rows, int64_t columns,
+                                           int64_t source_stride, float *maxima);
+
+/* factors[j] = max(x_maxima[j]^alpha / weight_maxima[j]^(1 - alpha), 1e-5), computed in binary64; 1 where either maximum is 0 (a
+ * dead channel). x_maxima: max_magnitude of int4q_gram_channels(), or an observer's. alpha 0..1, 0.5 as a rule. Maxima are finite
+ * and not negative; a factor beyond binary32 is INT4Q_ERROR_NOT_FINITE. factors may be either of the maxima. */
+INT4Q_API int4q_status int4q_smooth_factors(const float *x_maxima, const float *weight_maxima, int64_t k, double alpha,
+                                            float *factors);
+
+enum {
+    INT4Q_COLUMNS_MULTIPLY = 0,
+    INT4Q_COLUMNS_DIVIDE = 1
+};
+
+/* destination[i][j] = source[i][j] times, or divided by, factors[j], for rows row_begin..row_end-1 of n x k: weights times factors,
+ * the norm's weight before them (n 1), or x, divided by them. In binary32, then rounded to the destination's type; beyond its range
+ * infinity. NaN and infinity pass. destination may be source, with its type and stride. Factors are finite and above 0. */
+INT4Q_API int4q_status int4q_scale_columns(const void *source, int4q_type source_type, int64_t source_stride,
+                                           const float *factors, int32_t operation, void *destination,
+                                           int4q_type destination_type, int64_t destination_stride, int64_t n, int64_t k,
+                                           int64_t row_begin, int64_t row_end);
+
+/* ---- AWQ (Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", 2023): weights of
+ * channels with large inputs are scaled up before quantizing, and their inputs down. Losses are those of int4q_gram_loss(), exact
+ * for the rows that the Gram matrix has seen, where the authors' program runs the layer on samples. Scheme and codebook: as in
+ * int4q_quantize_pack_rows() ---- */
+
+typedef struct int4q_awq_options {
+    uint32_t struct_size;
+    uint32_t worker_count;   /* 1..1024; each adds some scratch */
+    int32_t steps;           /* ratios r = 0, 1 / steps ... (steps - 1) / steps are tried: 20 as a rule, 1..1000 */
+    uint32_t reserved;
+    int4q_progress progress; /* or NULL */
+    void *progress_context;
+} int4q_awq_options;
+
+typedef struct int4q_awq_report {
+    uint32_t struct_size;
+    int32_t step;      /* of the best ratio, step / steps; -1 if none is better than no scales: then all are 1 */
+    double loss;       /* of W * scales, quantized, and divided by scales: all rows' losses added up */
+    double plain_loss; /* of quantizing W itself */
+} int4q_awq_report;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for an n x k matrix: about 12 k + n / 2, and 150 k for each worker. */
+INT4Q_API int4q_status int4q_awq_scratch(const int4q_scheme *scheme, int64_t n, int64_t k, uint32_t worker_count, uint64_t *bytes);
+
+/* Writes to scales[k] what to multiply W's columns with before quantizing (int4q_scale_columns), and to divide x by. For each
+ * ratio r: t[j] = max(a[j]^r / (b[j]^(1 - r) + 1e-4), 1e-4), divided by sqrt(max t * min t); a[j] is the mean |x[j]| (where a
+ * matrix of int4q_gram_set() does not know it: the root of the mean square), b[j] the mean over all rows of |W[i][j]| / (the
+ * largest magnitude of its group + 1e-6). Written are the t of the least loss. Matrices that share the input are searched as one, their
+ * rows below each other. NaN and infinity in source are INT4Q_ERROR_NOT_FINITE, and so are scales of groups that do not fit
+ * scheme.scale_type with any t. */
+INT4Q_API int4q_status int4q_awq_search(const int4q_scheme *scheme, const float *codebook, int64_t n, int64_t k,
+                                        const void *source, int4q_type source_type, int64_t source_stride, const void *gram,
+                                        uint64_t gram_bytes, const int4q_awq_options *options, void *scratch,
+                                        uint64_t scratch_bytes, int4q_parallel_for parallel_for, void *host, float *scales,
+                                        int4q_awq_report *report);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_awq_clip() needs: about 150 times the group size. */
+INT4Q_API int4q_status int4q_awq_clip_scratch(const int4q_scheme *scheme, int64_t k, uint64_t *bytes);
+
+/* For each group of rows row_begin..row_end-1 tries to clip its weights w to +-c, c = (1 - i / steps) times its largest magnitude
+ * for i = 0 ... tried - 1, and writes to clips[n][groups_per_row] the c with the least (w - v) G (w - v)^T, of the first of them; v
+ * are the group's clipped and quantized weights, G the square of the Gram matrix that is the group's own. steps 1..1000 (20
+ * as a rule), tried 1..steps (10 as a rule). Writes the clipped weights to destination[n][k], if it is not NULL, for any quantizer;
+ * it may be source, with its type and stride. NaN and infinity in source are INT4Q_ERROR_NOT_FINITE. A clip whose scale does not
+ * fit scheme.scale_type is not taken; where none fits, nothing is clipped. */
+INT4Q_API int4q_status int4q_awq_clip(const int4q_scheme *scheme, const float *codebook, int64_t n, int64_t k, const void *source,
+                                      int4q_type source_type, int64_t source_stride, const void *gram, uint64_t gram_bytes,
+                                      int32_t steps, int32_t tried, void *scratch, uint64_t scratch_bytes, float *clips,
+                                      void *destination, int4q_type destination_type, int64_t destination_stride,
+                                      int64_t row_begin, int64_t row_end);
+
+/* ---- Coordinate descent: after any quantizer, one code at a time takes the value that is best given all others ---- */
+
+/* Values of int4q_descent_options.flags. */
+enum {
+    /* After each sweep each group's scale becomes that which is best for its codes, by least squares, rounded to its type, if that
+     * lowers the loss. Not with INT4Q_SCALE_ONE (INT4Q_ERROR_UNSUPPORTED). */
+    INT4Q_DESCENT_REFIT_SCALES = 1
+};
+
+typedef struct int4q_descent_options {
+    uint32_t struct_size;
+    uint32_t flags;  /* INT4Q_DESCENT_*, or 0 */
+    int64_t sweeps;  /* over all columns, at most; 1..10000. Sixteen rows end when a sweep changes none of them */
+} int4q_descent_options;
+
+typedef struct int4q_descent_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t sweeps;         /* the most that any row needed, with the last one, which changed nothing */
+    int64_t changed_codes;
+    int64_t changed_scales;
+    double loss;            /* the sum of the rows' losses, as int4q_gram_loss() has them */
+    double start_loss;      /* the same, before */
+} int4q_descent_report;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_descend() needs: about 350 k. */
+INT4Q_API int4q_status int4q_gram_descend_scratch(const int4q_scheme *scheme, int64_t k, uint64_t *bytes);
+
+/* Improves rows row_begin..row_end-1 of *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its
+ * inputs. With r = G (w - v), a code of column j gets, of its group's values, the nearest to v[j] + r[j] / G[j][j]; r follows each
+ * change. A row whose loss is not lower in the end keeps what it had. Columns with G[j][j] = 0 are left alone. Each row's result depends
+ * on itself and G alone, but for `sweeps` (rows 16 i ... 16 i + 15 after row_begin end together). NaN and infinity in source are
+ * INT4Q_ERROR_NOT_FINITE; rows before them are done. */
+INT4Q_API int4q_status int4q_gram_descend(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                          int64_t source_stride, const void *gram, uint64_t gram_bytes,
+                                          const int4q_descent_options *options, void *scratch, uint64_t scratch_bytes,
+                                          int64_t row_begin, int64_t row_end, int4q_descent_report *report);
+
+/* ---- HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023): needs no activations ---- */
+
+typedef struct int4q_hqq_options {
+    uint32_t struct_size;
+    int32_t iterations; /* at most; 20 as a rule, 0..1000 */
+    double p;           /* of the norm |w - v|^p that is minimised: 0.7 as a rule. Above 0, at most 1 */
+    double beta;        /* how closely e (below) follows w - v: 10 as a rule. Above 0, finite */
+} int4q_hqq_options;
+
+/* Quantizes rows row_begin..row_end-1 of source[n][k] into *tensor, as int4q_quantize_rows() does, but for the offsets: each
+ * group's is improved, with its scale s as it is. In each iteration, with v = s q + o the nearest values and d = w - v:
+ * e = sign(d) * max(|d| - |d|^(p - 1) / beta, 0), o = mean(w - e - s q), rounded to its type; ends when a group's mean |d| is no
+ * longer falling (the authors' program: the whole tensor's), and keeps the offset of the least. OFFSET with
+ * INT4Q_ROUNDING_NEAREST_EVEN alone; others are INT4Q_ERROR_UNSUPPORTED. NaN, infinity: as int4q_quantize_rows(). */
+INT4Q_API int4q_status int4q_hqq_quantize(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                          int64_t source_stride, const int4q_hqq_options *options, int64_t row_begin,
+                                          int64_t row_end);
+
 #ifdef __cplusplus
 }
 #endif

@@ -5,8 +5,8 @@ import Int4QCore
 // Section 12 of the header.
 
 @inline(never)
-private func requireScratch(_ scratch: UnsafeMutableRawPointer?, _ declared: UInt64,
-                            needed: UInt64) throws(Failure) -> UnsafeMutableRawPointer {
+func requireScratch(_ scratch: UnsafeMutableRawPointer?, _ declared: UInt64,
+                    needed: UInt64) throws(Failure) -> UnsafeMutableRawPointer {
     let memory = try require(scratch, "scratch", alignment: Int(INT4Q_ALIGNMENT))
     try requireBytes(declared, needed: needed, "scratch_bytes")
     return memory
@@ -142,7 +142,7 @@ public func int4q_gram_loss_scratch(_ k: Int64, _ bytes: UnsafeMutablePointer<UI
 
 /// A tensor and the matrix that it stands for, or is to stand for.
 @inline(never)
-private func pair(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ type: int4q_type,
+func pair(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ type: int4q_type,
                   _ stride: Int64) throws(Failure) -> (QuantizedTensor, Matrix) {
     let tensor = try QuantizedTensor(try require(tensor, "tensor").pointee)
     let matrix = try Matrix(source, try ElementType(type, "source_type"), rows: tensor.layout.n, columns: tensor.layout.k,

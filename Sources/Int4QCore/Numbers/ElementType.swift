@@ -13,12 +13,17 @@ public struct ElementType {
         self.raw = raw
     }
 
+    private init(raw: int4q_type) { self.raw = raw }
+    static var f32: ElementType { ElementType(raw: int4q_type(INT4Q_TYPE_F32)) }
+
+    @inline(never)
     public func load(_ pointer: UnsafeRawPointer, _ index: Int) -> Float {
         if size == 4 { return (pointer + index &* 4).loadUnaligned(as: Float.self) }
         let bits = (pointer + index &* 2).loadUnaligned(as: UInt16.self)
         return raw == int4q_type(INT4Q_TYPE_F16) ? Float16Bits.float(bits) : BFloat16Bits.float(bits)
     }
 
+    @inline(never)
     public func store(_ value: Float, _ pointer: UnsafeMutableRawPointer, _ index: Int) {
         if size == 4 { (pointer + index &* 4).storeBytes(of: value, as: Float.self); return }
         let bits = raw == int4q_type(INT4Q_TYPE_F16) ? Float16Bits.bits(value) : BFloat16Bits.bits(value)
@@ -26,6 +31,7 @@ public struct ElementType {
     }
 
     /// The value that is left after storing and loading.
+    @inline(never)
     public func rounded(_ value: Float) -> Float {
         if size == 4 { return value }
         return raw == int4q_type(INT4Q_TYPE_F16)

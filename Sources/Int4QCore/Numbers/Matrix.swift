@@ -32,6 +32,14 @@ public struct Matrix {
         strideBytes = rows == 1 ? 0 : Int(stride) * type.size
     }
 
+    /// Of memory that is the library's own, or within a matrix that was checked.
+    init(base: UnsafeRawPointer, type: ElementType, columns: Int, strideBytes: Int) {
+        self.base = base
+        self.type = type
+        self.columns = columns
+        self.strideBytes = strideBytes
+    }
+
     public func row(_ index: Int) -> UnsafeRawPointer { base + index &* strideBytes }
     public func mutableRow(_ index: Int) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(mutating: row(index)) }
 }

@@ -64,19 +64,22 @@ struct RowQuantizer<Sink: QuantizationSink> {
         _ = sink.scheme.makeTable(codebook, at: UnsafeMutableRawPointer(mutating: table))
     }
 
-    func quantize(_ row: Int, _ group: Int) throws(Failure) {
+    func quantize(_ row: Int, _ group: Int) throws(Failure) { put(try parameters(row, group), row, group) }
+
+    @inline(never)
+    func put(_ parameters: GroupParameters, _ row: Int, _ group: Int) {
         let columns = columns(group)
-        let parameters = try parameters(row, group)
         if !sink.scheme.hasGivenScales { sink.put(parameters, row: row, group: group) }
         encode(parameters, row, columns.lowerBound, columns.upperBound)
     }
 
-    private func columns(_ group: Int) -> Range<Int> {
+    func columns(_ group: Int) -> Range<Int> {
         let size = Int(sink.scheme.groupSize(k: Int64(source.columns)))
         return group * size..<min(group * size + size, source.columns)
     }
 
     /// What a group would store, and how its codes would be chosen.
+    @inline(never)
     func parameters(_ row: Int, _ group: Int) throws(Failure) -> GroupParameters {
         let columns = columns(group)
         let range = try findRange(row, columns.lowerBound, columns.upperBound)
@@ -91,7 +94,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
         return parameters
     }
 
-    private func load(_ row: Int, _ begin: Int, _ count: Int) {
+    func load(_ row: Int, _ begin: Int, _ count: Int) {
         let pointer = source.row(row) + begin * source.type.size
         kernels.load.unsafelyUnwrapped(pointer, Int64(source.type.raw), Int64(count), floats)
     }

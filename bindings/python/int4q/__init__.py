@@ -109,6 +109,17 @@ from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, 
 from ._pool import Pool
 from ._requantize import requantize, requantize_multiplier
 from ._reconstruction import GptqReport, GramMatrix, gptq
+from ._reconstruction_methods import (
+    AwqScales,
+    DescentReport,
+    awq_clips,
+    awq_scales,
+    column_maxima,
+    gram_descend,
+    hqq,
+    scale_columns,
+    smooth_factors,
+)
 from ._scheme import Scheme
 from ._selection import Representatives, select_random, select_representatives
 from ._tensor import QuantizedTensor, quantize
@@ -118,6 +129,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PER_ROW",
+    "AwqScales",
+    "DescentReport",
     "Activation",
     "Axis",
     "Blob",
@@ -192,7 +205,10 @@ __all__ = [
     "aciq_clip",
     "aciq_share_bits",
     "candidate_schemes",
+    "awq_clips",
+    "awq_scales",
     "codebook_values",
+    "column_maxima",
     "compare",
     "correct_bias",
     "dequantize_int4",
@@ -207,6 +223,8 @@ __all__ = [
     "gobo_centroids",
     "gobo_quantize",
     "gptq",
+    "gram_descend",
+    "hqq",
     "fit_codebook",
     "fit_row_codebooks",
     "isa_active",
@@ -226,7 +244,9 @@ __all__ = [
     "search_twin_ranges",
     "select_random",
     "select_representatives",
+    "scale_columns",
     "set_isa_limit",
+    "smooth_factors",
     "split_outliers",
     "twin_candidates",
     "twin_errors",

@@ -233,3 +233,9 @@ class GptqFlag(enum.IntFlag):
     STATIC_GROUPS = 1
     CLEAR_DEAD_CHANNELS = 2
     MEASURE_NEAREST = 4
+
+
+class DescentFlag(enum.IntFlag):
+    """What else coordinate descent may be asked to do."""
+
+    REFIT_SCALES = 1

@@ -454,6 +454,55 @@ class GptqReportStruct(_SizedStructure):
     ]
 
 
+class AwqOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("worker_count", c_uint32),
+        ("steps", c_int32),
+        ("reserved", c_uint32),
+        ("progress", Progress),
+        ("progress_context", c_void_p),
+    ]
+
+
+class AwqReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("step", c_int32),
+        ("loss", c_double),
+        ("plain_loss", c_double),
+    ]
+
+
+class DescentOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("sweeps", c_int64),
+    ]
+
+
+class DescentReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("sweeps", c_int64),
+        ("changed_codes", c_int64),
+        ("changed_scales", c_int64),
+        ("loss", c_double),
+        ("start_loss", c_double),
+    ]
+
+
+class HqqOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("iterations", c_int32),
+        ("p", c_double),
+        ("beta", c_double),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -849,6 +898,102 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             ParallelFor,
             c_void_p,
             POINTER(GptqReportStruct),
+        ],
+    ),
+    "int4q_column_maxima": (c_int32, [c_void_p, c_int32, c_int64, c_int64, c_int64, c_void_p]),
+    "int4q_smooth_factors": (c_int32, [c_void_p, c_void_p, c_int64, c_double, c_void_p]),
+    "int4q_scale_columns": (
+        c_int32,
+        [
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_awq_scratch": (c_int32, [POINTER(SchemeStruct), c_int64, c_int64, c_uint32, POINTER(c_uint64)]),
+    "int4q_awq_search": (
+        c_int32,
+        [
+            POINTER(SchemeStruct),
+            c_void_p,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(AwqOptionsStruct),
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            c_void_p,
+            POINTER(AwqReportStruct),
+        ],
+    ),
+    "int4q_awq_clip_scratch": (c_int32, [POINTER(SchemeStruct), c_int64, POINTER(c_uint64)]),
+    "int4q_awq_clip": (
+        c_int32,
+        [
+            POINTER(SchemeStruct),
+            c_void_p,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_int32,
+            c_int32,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_gram_descend_scratch": (c_int32, [POINTER(SchemeStruct), c_int64, POINTER(c_uint64)]),
+    "int4q_gram_descend": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(DescentOptionsStruct),
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+            POINTER(DescentReportStruct),
+        ],
+    ),
+    "int4q_hqq_quantize": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            POINTER(HqqOptionsStruct),
+            c_int64,
+            c_int64,
         ],
     ),
 }

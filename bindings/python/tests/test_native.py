@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 104
+    assert len(header_functions()) == 114
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -79,6 +79,7 @@ def test_table_equals_the_exports() -> None:
         ("DISTRIBUTION", int4q.Distribution),
         ("CODES", int4q.CodesType),
         ("GPTQ_ORDER", int4q.GptqOrder),
+        ("DESCENT", _enums.DescentFlag),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
@@ -127,6 +128,11 @@ STRUCTS = {
     "int4q_channel": _native.ChannelStruct,
     "int4q_gptq_options": _native.GptqOptionsStruct,
     "int4q_gptq_report": _native.GptqReportStruct,
+    "int4q_awq_options": _native.AwqOptionsStruct,
+    "int4q_awq_report": _native.AwqReportStruct,
+    "int4q_descent_options": _native.DescentOptionsStruct,
+    "int4q_descent_report": _native.DescentReportStruct,
+    "int4q_hqq_options": _native.HqqOptionsStruct,
 }
 
 
