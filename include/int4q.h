@@ -1660,7 +1660,7 @@ typedef struct int4q_descent_report {
 INT4Q_API int4q_status int4q_gram_descend_scratch(const int4q_scheme *scheme, int64_t k, uint64_t *bytes);
 
 /* Improves rows row_begin..row_end-1 of *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its
- * inputs. With r = G (w - v), a code of column j gets, of its group's values, the nearest to v[j] + r[j] / G[j][j]; r follows each
+ * inputs; codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED. With r = G (w - v), a code of column j gets, of its group's values, the nearest to v[j] + r[j] / G[j][j]; r follows each
  * change. A row whose loss is not lower in the end keeps what it had. Columns with G[j][j] = 0 are left alone. Each row's result depends
  * on itself and G alone, but for `sweeps` (rows 16 i ... 16 i + 15 after row_begin end together). NaN and infinity in source are
  * INT4Q_ERROR_NOT_FINITE; rows before them are done. */

@@ -470,3 +470,40 @@ def test_ternary_and_eight_bits_are_gguf_pys() -> None:
     ours = int4q.quantize(w, make("symmetric", 32)).dequantize()
     assert (ours != theirs).mean() < 0.02
     assert np.square(ours - w).mean() <= np.square(theirs - w).mean() * (1 + 1e-9)
+
+
+# ---- Methods that use activations ----------------------------------------------------------------------------------
+
+
+def correlated(rng: np.random.Generator, rows: int, k: int) -> np.ndarray:
+    return (rng.standard_normal((rows, k)) @ (rng.standard_normal((k, k)) / np.sqrt(k) + 0.4 * np.eye(k))).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "offset"])
+def test_gptq_of_eight_bits(kind: str) -> None:
+    rng = np.random.default_rng(21)
+    x, w = correlated(rng, 500, 100), rng.standard_normal((20, 100)).astype(np.float32)
+    gram = int4q.GramMatrix(100)
+    gram.push(x)
+    scheme = make(kind, 32, Type.F32)
+    tensor, report = int4q.gptq(w, gram, scheme)
+    nearest = int4q.quantize(w, scheme)
+    loss = lambda t: float(np.square(x.astype(np.float64) @ (exact_weights(t) - w).T).sum() / len(x))
+    assert loss(tensor) < 0.9 * loss(nearest)
+    assert abs(loss(tensor) - report.loss) <= 1e-3 * report.loss
+    assert (tensor.code_matrix() > 15).any()
+
+
+def test_what_has_no_code_for_a_width() -> None:
+    rng = np.random.default_rng(22)
+    w = rng.standard_normal((16, 64)).astype(np.float32)
+    gram = int4q.GramMatrix(64)
+    gram.push(correlated(rng, 200, 64))
+    for scheme in (make("binary", 32), make("ternary", 32)):
+        with pytest.raises(int4q.UnsupportedError, match="scheme.kind"):
+            int4q.gptq(w, gram, scheme)
+    wide = make("symmetric", 32)
+    with pytest.raises(int4q.UnsupportedError, match="code_bits"):
+        int4q.gram_descend(int4q.quantize(w, wide), w, gram)
+    with pytest.raises(int4q.UnsupportedError, match="code_bits"):
+        int4q.diagnose_codes(int4q.quantize(w, wide))
