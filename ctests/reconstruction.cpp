@@ -498,7 +498,7 @@ TEST(BadReconstructionArguments, Gptq) {
     }
     BadTable<O> fields;
     AddStructSizes(fields, &O::struct_size, sizeof(O));
-    AddValues(fields, "flags", &O::flags, {4, 7, UINT32_MAX});
+    AddValues(fields, "flags", &O::flags, {8, 15, UINT32_MAX});
     AddEnumerators(fields, "order", &O::order, {-1, 3});
     AddValues(fields, "worker_count", &O::worker_count, {0, 1025, UINT32_MAX});
     AddValues(fields, "attempts", &O::attempts, {0, -1, 1001, kMin64, kMax64});

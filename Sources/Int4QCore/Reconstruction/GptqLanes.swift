@@ -28,10 +28,10 @@ struct GptqLanes {
     var table: UnsafeMutablePointer<i4q_lane_table> { (memory + layout.table).assumingMemoryBound(to: i4q_lane_table.self) }
     var usesTable: Bool { scheme.kind == .codebook }
     var sums: UnsafeMutablePointer<Double> { doubles(layout.sums) }
-    /// Of GPTQ, then of rounding to nearest.
+    /// Of GPTQ, then of rounding to nearest; what damping has added to the one and the other.
     var losses: UnsafeMutablePointer<Double> { doubles(layout.losses) }
 
-    func clearSums() { sums.update(repeating: 0, count: 2 &* task.pointee.scratch.blockColumns &* 16) }
+    func clearSums() { sums.update(repeating: 0, count: task.pointee.scratch.blockColumns &* 16) }
 
     // MARK: Begin
 
@@ -150,28 +150,39 @@ struct GptqLanes {
 
     // MARK: End
 
-    /// Decides for each row, and writes those that GPTQ has improved to the tensor.
+    /// What damping, and the diagonal of dead channels, add to the losses.
+    @inline(never)
+    func addDamping() {
+        let source = task.pointee.factor.source
+        for position in 0..<task.pointee.scratch.k {
+            let weight = source.dampedShare + (source.isDead(position: position) ? source.mean : 0)
+            i4q_add_weighted_squares(losses + 32, errors + position &* 16, weight)
+            i4q_add_weighted_squares(losses + 48, nearest + position &* 16, weight)
+        }
+    }
+
+    private func loss(_ lane: Int) -> Double { max(losses[lane] - losses[32 &+ lane], 0) }
+
+    /// Whether GPTQ has improved a row. Both losses are known to about six digits of the damped ones. More of rounding to nearest's
+    /// can only confirm it.
+    private func isBetter(_ lane: Int) -> Bool { loss(16 &+ lane) - loss(lane) > 1e-5 * (losses[lane] + losses[16 &+ lane]) }
+
+    var isBetterEverywhere: Bool {
+        for lane in 0..<rows.count where !isBetter(lane) { return false }
+        return true
+    }
+
+    /// Writes the rows that GPTQ has improved to the tensor.
     @inline(never)
     func finish(_ outcome: inout GptqOutcome) {
-        StackMemory<4>.use { memory in
-            // What damping, and the unit diagonal of dead channels, have added to the losses.
-            let added = memory.assumingMemoryBound(to: Double.self), source = task.pointee.factor.source
-            for position in 0..<task.pointee.scratch.k {
-                let weight = source.dampedShare + (source.isDead(position: position) ? source.mean : 0)
-                i4q_add_weighted_squares(added, errors + position &* 16, weight)
-                i4q_add_weighted_squares(added + 16, nearest + position &* 16, weight)
-            }
-            let samples = Double(source.gram.rows)
-            let unit = samples == 0 ? 0 : 1 / (source.scale * samples)
-            for row in rows {
-                let lane = Int(row &- rows.lowerBound)
-                let loss = max(losses[lane] - added[lane], 0), nearestLoss = max(losses[16 &+ lane] - added[16 &+ lane], 0)
-                // Both are known to about six digits of the damped losses.
-                let isBetter = nearestLoss - loss > 1e-5 * (losses[lane] + losses[16 &+ lane])
-                if isBetter { write(Int(row), lane) } else { outcome.nearestRows += 1 }
-                outcome.loss += (isBetter ? loss : nearestLoss) * unit
-                outcome.nearestLoss += nearestLoss * unit
-            }
+        let source = task.pointee.factor.source, samples = Double(source.gram.rows)
+        let unit = samples == 0 ? 0 : 1 / (source.scale * samples)
+        for row in rows {
+            let lane = Int(row &- rows.lowerBound)
+            let isBetter = isBetter(lane)
+            if isBetter { write(Int(row), lane) } else { outcome.nearestRows += 1 }
+            outcome.loss += loss(isBetter ? lane : 16 &+ lane) * unit
+            outcome.nearestLoss += loss(16 &+ lane) * unit
         }
     }
 

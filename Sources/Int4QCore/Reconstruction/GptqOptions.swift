@@ -7,11 +7,12 @@ public struct GptqOptions {
     let raw: int4q_gptq_options
     let isStatic: Bool
     let clearsDead: Bool
+    let measuresNearest: Bool
 
     @inline(never)
     public init(_ raw: int4q_gptq_options, _ scheme: Scheme, k: Int64) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_gptq_options.self, "options.struct_size")
-        let known = UInt32(INT4Q_GPTQ_STATIC_GROUPS) | UInt32(INT4Q_GPTQ_CLEAR_DEAD_CHANNELS)
+        let known = UInt32(INT4Q_GPTQ_STATIC_GROUPS) | UInt32(INT4Q_GPTQ_CLEAR_DEAD_CHANNELS) | UInt32(INT4Q_GPTQ_MEASURE_NEAREST)
         if raw.flags & ~known != 0 { throw .invalid("options.flags", Int64(raw.flags), expected: "INT4Q_GPTQ_* added up") }
         if raw.order < int32(INT4Q_GPTQ_ORDER_COLUMNS) || raw.order > int32(INT4Q_GPTQ_ORDER_WITHIN_GROUPS) {
             throw .invalid("options.order", Int64(raw.order), expected: "one of INT4Q_GPTQ_ORDER_*")
@@ -25,6 +26,7 @@ public struct GptqOptions {
         let isWhole = scheme.groupSize(k: k) >= k
         isStatic = raw.flags & UInt32(INT4Q_GPTQ_STATIC_GROUPS) != 0 || isWhole
         clearsDead = raw.flags & UInt32(INT4Q_GPTQ_CLEAR_DEAD_CHANNELS) != 0
+        measuresNearest = raw.flags & UInt32(INT4Q_GPTQ_MEASURE_NEAREST) != 0
         if raw.order == int32(INT4Q_GPTQ_ORDER_ACTIVATIONS) && !isStatic {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "options.order", .integer(Int64(raw.order)),
                           expected: "another order, or INT4Q_GPTQ_STATIC_GROUPS: a tensor has no index of groups")
@@ -104,8 +106,8 @@ private func rounded(_ bytes: Int) -> Int { (bytes + 63) & ~63 }
 ///
 ///     [padded] weights, and once a column has been rounded its error     [padded] errors of rounding to nearest
 ///     [padded] codes, a byte each     [groups] encodings     [groups] scales     [groups] offsets     [groups] zero points
-///     [table] [2][blockColumns] sums of what earlier columns do to the block's, binary64
-///     [2] sums of squares of what is left, binary64
+///     [table] [blockColumns] sums of what earlier columns do to the block's, binary64
+///     [2] sums of squares of what is left, [2] what damping has added to them, binary64
 struct GptqLanesLayout {
     let errors: Int
     let nearest: Int
@@ -129,7 +131,7 @@ struct GptqLanesLayout {
         zeroPoints = offsets + groups * 64
         table = rounded(zeroPoints + groups * 16)
         sums = table + rounded(MemoryLayout<i4q_lane_table>.stride)
-        losses = sums + 2 * blockColumns * 128
-        bytes = losses + 2 * 128
+        losses = sums + blockColumns * 128
+        bytes = losses + 4 * 128
     }
 }

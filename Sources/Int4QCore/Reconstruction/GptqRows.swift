@@ -39,35 +39,59 @@ struct GptqRows {
     @inline(never)
     func run() -> GptqOutcome {
         for index in 0..<laneBlocks { lanes(index).begin() }
-        for block in 0..<((scratch.padded &- 1) / scratch.blockColumns &+ 1) {
-            addEarlier(task.pointee.block(block))
+        for block in 0..<blocks {
+            add(task.pointee.block(block), before: true)
             for index in 0..<laneBlocks { round(lanes(index), block) }
         }
+        for index in 0..<laneBlocks { lanes(index).addDamping() }
+        addNearest()
         var outcome = GptqOutcome()
         for index in 0..<laneBlocks { lanes(index).finish(&outcome) }
         return outcome
     }
 
-    /// Sums over all columns before the block.
-    @inline(never)
-    private func addEarlier(_ block: Range<Int>) {
-        var update = i4q_rank_update()
-        update.left_panels = 1
-        update.right_stride = Int64(scratch.padded &* 16)
-        update.right_panels = 2
-        update.depth = Int64(chainLength)
-        update.out_stride = Int64(scratch.blockColumns &* 16)
-        for index in 0..<laneBlocks { lanes(index).clearSums() }
-        var depth = 0
-        while depth < block.lowerBound {
+    private var blocks: Int { (scratch.padded &- 1) / scratch.blockColumns &+ 1 }
+
+    /// Rounding to nearest's losses. The last columns come first: what all channels have in common is there, and most of the loss.
+    private func addNearest() {
+        var block = blocks
+        while block > 0 {
+            block &-= 1
+            let columns = task.pointee.block(block)
+            add(columns, before: false)
+            var isDecided = !task.pointee.options.measuresNearest
             for index in 0..<laneBlocks {
                 let lanes = lanes(index)
-                update.right = UnsafePointer(lanes.errors + depth &* 16)
-                for panel in block.lowerBound / 16..<block.upperBound / 16 {
+                for column in 0..<columns.count { i4q_add_squares(lanes.losses + 16, lanes.sums + column &* 16) }
+                isDecided = isDecided && lanes.isBetterEverywhere
+            }
+            if isDecided { return }
+        }
+    }
+
+    /// Products of errors and the block's columns of M, two blocks of rows at a time: GPTQ's errors in columns before the block, or
+    /// rounding to nearest's in all up to the diagonal.
+    @inline(never)
+    private func add(_ block: Range<Int>, before: Bool) {
+        var update = i4q_rank_update()
+        update.left_panels = 1
+        update.right_stride = Int64(scratch.lanes.bytes / 4)
+        update.out_stride = Int64(scratch.lanes.bytes / 8)
+        for index in 0..<laneBlocks { lanes(index).clearSums() }
+        var depth = 0
+        while depth < (before ? block.lowerBound : block.upperBound) {
+            var index = 0
+            while index < laneBlocks {
+                let lanes = lanes(index)
+                update.right = UnsafePointer((before ? lanes.errors : lanes.nearest) + depth &* 16)
+                update.right_panels = Int64(min(2, laneBlocks &- index))
+                for panel in block.lowerBound / 16..<block.upperBound / 16 where depth < panel &* 16 &+ 16 {
+                    update.depth = Int64(min(chainLength, panel &* 16 &+ 16 &- depth))
                     update.left = UnsafePointer(task.pointee.factor.elements + TrianglePanels.place(depth, panel &* 16))
                     update.out = lanes.sums + (panel &* 16 &- block.lowerBound) &* 16
                     task.pointee.kernels.rank_update.unsafelyUnwrapped(&update)
                 }
+                index &+= 2
             }
             depth &+= chainLength
         }
@@ -76,7 +100,6 @@ struct GptqRows {
     @inline(never)
     private func round(_ lanes: GptqLanes, _ index: Int) {
         let block = task.pointee.block(index)
-        addNearest(lanes, block)
         update(lanes, block, task.pointee.inverse(index))
         let end = min(block.upperBound, scratch.k)
         var rounding = i4q_column_rounding()
@@ -113,20 +136,6 @@ struct GptqRows {
         for position in range {
             groups[position &- begin] = task.pointee.order.columns[position] / Int32(truncatingIfNeeded: scratch.groupSize)
         }
-    }
-
-    /// The block's own part of what rounding to nearest leaves.
-    private func addNearest(_ lanes: GptqLanes, _ block: Range<Int>) {
-        var update = i4q_rank_update()
-        update.left_panels = 1
-        update.right_panels = 1
-        let sums = lanes.sums + scratch.blockColumns &* 16
-        for panel in block.lowerBound / 16..<block.upperBound / 16 {
-            update.out = sums + (panel &* 16 &- block.lowerBound) &* 16
-            let factor = task.pointee.factor.elements + TrianglePanels.place(block.lowerBound, panel &* 16)
-            add(&update, factor, lanes.nearest + block.lowerBound &* 16, depth: panel &* 16 &+ 16 &- block.lowerBound)
-        }
-        for column in 0..<block.count { i4q_add_squares(lanes.losses + 16, sums + column &* 16) }
     }
 
     /// Chains of at most chainLength.

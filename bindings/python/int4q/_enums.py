@@ -219,6 +219,7 @@ class GptqFlag(enum.IntFlag):
 
     STATIC_GROUPS = 1
     CLEAR_DEAD_CHANNELS = 2
+    MEASURE_NEAREST = 4
 
 
 class DescentFlag(enum.IntFlag):

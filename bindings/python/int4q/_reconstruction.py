@@ -208,6 +208,7 @@ def gptq(
     damping: float = 0.01,
     damping_step: float = 0.0025,
     attempts: int = 20,
+    measure_nearest: bool = True,
     progress: Callable[[int, int], Any] | None = None,
     element_type: Any = None,
     pool: Pool | None = None,
@@ -220,6 +221,7 @@ def gptq(
     clear_dead_channels  weights of channels that no sample has used count as 0
     damping              share of the mean diagonal that is added to the diagonal, raised by damping_step up to
                          attempts - 1 times where it is not enough
+    measure_nearest      False: the report's nearest_loss is a part of it that shows that GPTQ does better; faster
     progress             called with (done, total); True, or an exception, ends the call (CancelledError, or that exception)
 
     No row is worse than `quantize` leaves it.
@@ -237,11 +239,15 @@ def gptq(
             raised.append(error)
             return 1
 
-    flags = (GptqFlag.STATIC_GROUPS if static_groups else 0) | (GptqFlag.CLEAR_DEAD_CHANNELS if clear_dead_channels else 0)
+    chosen_flags = {
+        GptqFlag.STATIC_GROUPS: static_groups,
+        GptqFlag.CLEAR_DEAD_CHANNELS: clear_dead_channels,
+        GptqFlag.MEASURE_NEAREST: measure_nearest,
+    }
     report = _native.GptqReportStruct()
     with _spread(pool) as (workers, parallel_for, host):
         options = _native.GptqOptionsStruct(
-            flags=int(flags),
+            flags=sum(int(flag) for flag, is_set in chosen_flags.items() if is_set),
             order=int(order),
             worker_count=workers,
             damping=damping,

@@ -349,6 +349,18 @@ def test_gptq_has_the_same_bits_everywhere(generator: np.random.Generator) -> No
     assert np.array_equal(alone.codes, expected.codes[77:78])
 
 
+@pytest.mark.parametrize("common", [0.0, 0.3, 5.0])
+def test_the_loss_of_rounding_to_nearest_need_not_be_whole(common: float, generator: np.random.Generator) -> None:
+    x = generator.standard_normal((700, 520)) + common * generator.standard_normal((700, 1))
+    gram, weights = gram_of(x.astype(np.float32)), weights_of(generator, 150, 520)
+    tensor, report = int4q.gptq(weights, gram)
+    same, other = int4q.gptq(weights, gram, measure_nearest=False)
+    assert np.array_equal(tensor.codes, same.codes) and tensor.scales.tobytes() == same.scales.tobytes()
+    assert other.loss == report.loss and other.nearest_rows == report.nearest_rows
+    assert report.loss < other.nearest_loss <= report.nearest_loss
+    assert common == 0 or other.nearest_loss < report.nearest_loss
+
+
 @pytest.mark.parametrize("element_type", [int4q.Type.F16, int4q.Type.BF16], ids=lambda t: t.name)
 def test_gptq_of_narrow_weights(element_type: int4q.Type, generator: np.random.Generator) -> None:
     gram = gram_of(activations(generator, 200, 70))
