@@ -17,8 +17,8 @@ public struct Comparison {
         count = Double(rows) * Double(reference.columns)
         for row in 0..<rows {
             for column in 0..<reference.columns {
-                let expected = reference.type.load(reference.row(Int(row)), column)
-                let actual = candidate.type.load(candidate.row(Int(row)), column)
+                let expected = reference.type.loadInline(reference.row(Int(row)), column)
+                let actual = candidate.type.loadInline(candidate.row(Int(row)), column)
                 if !expected.isFinite { throw notFinite("reference", row, column, expected) }
                 if !actual.isFinite { throw notFinite("candidate", row, column, actual) }
                 add(Double(expected), Double(actual), row, Int64(column))

@@ -17,7 +17,11 @@ public struct ElementType {
     static var f32: ElementType { ElementType(raw: int4q_type(INT4Q_TYPE_F32)) }
 
     @inline(never)
-    public func load(_ pointer: UnsafeRawPointer, _ index: Int) -> Float {
+    public func load(_ pointer: UnsafeRawPointer, _ index: Int) -> Float { loadInline(pointer, index) }
+
+    /// The same for loops in which a call counts.
+    @inline(__always)
+    func loadInline(_ pointer: UnsafeRawPointer, _ index: Int) -> Float {
         if size == 4 { return (pointer + index &* 4).loadUnaligned(as: Float.self) }
         let bits = (pointer + index &* 2).loadUnaligned(as: UInt16.self)
         return raw == int4q_type(INT4Q_TYPE_F16) ? Float16Bits.float(bits) : BFloat16Bits.float(bits)

@@ -63,9 +63,9 @@ private func dequantize(_ tensor: QuantizedTensor, _ row: Int, _ destination: Un
         let begin = group * tensor.layout.groupSize
         let end = min(begin + tensor.layout.groupSize, Int(tensor.layout.k))
         let index = tensor.groupIndex(row, group)
-        let decoding = tensor.scheme.decoding(scale: type.load(tensor.scales, index),
+        let decoding = tensor.scheme.decoding(scale: type.loadInline(tensor.scales, index),
                                               zeroPoint: tensor.zeroPoints?[index] ?? 0,
-                                              offset: tensor.offsets.map { type.load($0, index) } ?? 0,
+                                              offset: tensor.offsets.map { type.loadInline($0, index) } ?? 0,
                                               codebook: tensor.codebook(row))
         decoder.decode(decoding, tensor.codesRow(row) + tensor.scheme.width.bytes(begin), count: end - begin,
                        into: destination + begin * decoder.type.size)
