@@ -198,7 +198,7 @@ def compare(
     table = ["| n x k | threads | m | " + " | ".join(CONTESTANTS) + " |", "| --- | ---: | ---: |" + " ---: |" * len(CONTESTANTS)]
     for cell in cells(_shapes(shapes), (32,), _numbers(threads), _numbers(batches)):
         rows = {name: (rate, error) for name, rate, error in _measure(cell, repeats, seconds)}
-        lines += [f"{cell.n},{cell.k},{cell.threads},{cell.m},{name},{r:.2f},{e:.5f}" for name, (r, e) in rows.items()]
+        lines += [f'{cell.n},{cell.k},{cell.threads},{cell.m},"{name}",{r:.2f},{e:.5f}' for name, (r, e) in rows.items()]
         texts = [f"{rows[name][0]:.1f}" if name in rows else "" for name in CONTESTANTS]
         table.append(f"| {cell.n} x {cell.k} | {cell.threads} | {cell.m} | " + " | ".join(texts) + " |")
         console.print(table[-1], markup=False)

@@ -227,7 +227,8 @@ struct TensorSink: QuantizationSink {
 
     func put(_ codes: UnsafePointer<UInt8>, count: Int, row: Int, column: Int) {
         let width = tensor.scheme.width
-        (tensor.codesRow(row) + width.bytes(column)).update(from: codes, count: width.bytes(count))
+        // As memory: copying elements one by one took half of the quantizer's time.
+        UnsafeMutableRawPointer(tensor.codesRow(row) + width.bytes(column)).copyMemory(from: codes, byteCount: width.bytes(count))
     }
 }
 

@@ -81,7 +81,7 @@ func encode(_ twin: i4q_twin, _ floats: UnsafePointer<Float>, _ count: Int, thro
     var twin = twin
     i4q_twin_encode_run(&twin, floats, Int64((count + 15) & ~15), nibbles)
     if count & 1 == 1 { nibbles[count / 2] &= 15 }
-    codes.update(from: nibbles, count: (count + 1) / 2)
+    UnsafeMutableRawPointer(codes).copyMemory(from: nibbles, byteCount: (count + 1) / 2)
 }
 
 /// The candidates of PTQ4ViT's searches.
