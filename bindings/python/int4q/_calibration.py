@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 
 from . import _native
-from ._arrays import Matrix, aligned_bytes, input_matrix, is_aligned
+from ._arrays import Matrix, aligned_bytes, input_matrix
 from ._enums import Axis, Distribution, HistogramForm, Kind, Observe
 from ._outliers import OutlierFit, row_moments
 from ._rows import for_rows
+from ._saved import SavedStatistics
 from ._tensor import QuantizedTensor
 
 STATISTICS = np.dtype(_native.StatisticsStruct)
@@ -24,7 +24,7 @@ _ELEMENT = np.dtype(_native.ElementStruct)
 # ---- Observers -----------------------------------------------------------------------------------------------------
 
 
-class Observer:
+class Observer(SavedStatistics):
     """Statistics of batches x[rows][columns]: push batches, merge with the observers of other threads or machines.
 
     observed   which statistics besides counts and extremes: Observe.MOMENTS, HISTOGRAM, AVERAGE, or several of them
@@ -39,6 +39,9 @@ class Observer:
     >>> float(observer.statistics()["sum"][0])
     6.0
     """
+
+    _validate = "int4q_observer_validate"
+    _title = "an observer"
 
     def __init__(
         self,
@@ -62,35 +65,6 @@ class Observer:
         _native.call("int4q_observer_size", ctypes.byref(desc), ctypes.byref(size))
         self._bytes = aligned_bytes(size.value)
         _native.call("int4q_observer_init", ctypes.byref(desc), *self._memory)
-
-    @classmethod
-    def from_bytes(cls, data: Any) -> Observer:
-        """An observer from saved bytes, which are validated: CorruptError, BufferTooSmallError, BlobVersionError."""
-        source = np.frombuffer(data, np.uint8)
-        observer = cls.__new__(cls)
-        observer._bytes = aligned_bytes(source.size)
-        observer._bytes[:] = source
-        _native.call("int4q_observer_validate", *observer._memory)
-        return observer
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Observer:
-        """From a file that save() has written."""
-        with open(path, "rb") as file:
-            return cls.from_bytes(file.read())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        with open(path, "wb") as file:
-            file.write(self.to_bytes())
-
-    def to_bytes(self) -> bytes:
-        return self._bytes.tobytes()
-
-    @property
-    def _memory(self) -> tuple[int, int]:
-        if not is_aligned(self._bytes):
-            raise ValueError("an observer's bytes are not aligned")
-        return int(self._bytes.ctypes.data), self._bytes.nbytes
 
     @property
     def info(self) -> _native.ObserverInfoStruct:

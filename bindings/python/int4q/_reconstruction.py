@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import _native
-from ._arrays import aligned_bytes, input_matrix, is_aligned
+from ._arrays import aligned_bytes, input_matrix
 from ._enums import GptqFlag, GptqOrder
 from ._pool import Pool
 from ._rows import for_rows
+from ._saved import SavedStatistics
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, checked_scheme
 
@@ -39,7 +39,33 @@ def _size(function: str, *arguments: Any) -> int:
     return size.value
 
 
-class GramMatrix:
+class _Reporter:
+    """A caller's progress function as the library calls it. In a `with` statement around that call: an exception of the function,
+    which cannot pass through the library, comes out of it instead of the library's own.
+    """
+
+    def __init__(self, progress: Callable[[int, int], Any] | None) -> None:
+        self._progress = progress
+        self._raised: BaseException | None = None
+        self.callback = _native.Progress(self._report) if progress is not None else _native.Progress()
+
+    def _report(self, _: Any, done: int, total: int) -> int:
+        assert self._progress is not None
+        try:
+            return int(bool(self._progress(done, total)))
+        except BaseException as error:
+            self._raised = self._raised or error
+            return 1
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._raised is not None and isinstance(error, Exception):
+            raise self._raised from None
+
+
+class GramMatrix(SavedStatistics):
     """Sums over rows x of x[i] * x[j], and each channel's sum, sum of |x| and max |x|: what a layer's inputs are like.
 
     Push batches, merge with those of other machines, save and load. Takes 4 k^2 bytes.
@@ -49,6 +75,9 @@ class GramMatrix:
     >>> gram.rows, float(gram.matrix()[0, 2])
     (2, 2.0)
     """
+
+    _validate = "int4q_gram_validate"
+    _title = "a Gram matrix"
 
     def __init__(self, k: int) -> None:
         self._bytes = aligned_bytes(_size("int4q_gram_size", k))
@@ -63,35 +92,6 @@ class GramMatrix:
         gram = cls(values.shape[0])
         _native.call("int4q_gram_set", *gram._memory, values.ctypes.data, values.shape[0], rows)
         return gram
-
-    @classmethod
-    def from_bytes(cls, data: Any) -> GramMatrix:
-        """From saved bytes, which are validated: CorruptError, BufferTooSmallError, BlobVersionError."""
-        source = np.frombuffer(data, np.uint8)
-        gram = cls.__new__(cls)
-        gram._bytes = aligned_bytes(source.size)
-        gram._bytes[:] = source
-        _native.call("int4q_gram_validate", *gram._memory)
-        return gram
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> GramMatrix:
-        """From a file that save() has written."""
-        with open(path, "rb") as file:
-            return cls.from_bytes(file.read())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        with open(path, "wb") as file:
-            file.write(self.to_bytes())
-
-    def to_bytes(self) -> bytes:
-        return self._bytes.tobytes()
-
-    @property
-    def _memory(self) -> tuple[int, int]:
-        if not is_aligned(self._bytes):
-            raise ValueError("a Gram matrix's bytes are not aligned")
-        return int(self._bytes.ctypes.data), self._bytes.nbytes
 
     @property
     def info(self) -> _native.GramInfoStruct:
@@ -229,23 +229,13 @@ def gptq(
     source = input_matrix(weights, "weights", element_type)
     chosen = checked_scheme(scheme, source.rows)
     tensor = QuantizedTensor.empty(chosen, source.rows, source.columns)
-    raised: list[BaseException] = []
-
-    def report_progress(_: Any, done: int, total: int) -> int:
-        assert progress is not None
-        try:
-            return int(bool(progress(done, total)))
-        except BaseException as error:  # raised again below: it cannot pass through the library
-            raised.append(error)
-            return 1
-
     chosen_flags = {
         GptqFlag.STATIC_GROUPS: static_groups,
         GptqFlag.CLEAR_DEAD_CHANNELS: clear_dead_channels,
         GptqFlag.MEASURE_NEAREST: measure_nearest,
     }
     report = _native.GptqReportStruct()
-    with _spread(pool) as (workers, parallel_for, host):
+    with _spread(pool) as (workers, parallel_for, host), _Reporter(progress) as reporter:
         options = _native.GptqOptionsStruct(
             flags=sum(int(flag) for flag, is_set in chosen_flags.items() if is_set),
             order=int(order),
@@ -253,29 +243,24 @@ def gptq(
             damping=damping,
             damping_step=damping_step,
             attempts=attempts,
-            progress=_native.Progress(report_progress) if progress is not None else _native.Progress(),
+            progress=reporter.callback,
         )
         size = _size("int4q_gptq_scratch", ctypes.byref(chosen.as_struct()), source.columns, workers)
         scratch = aligned_bytes(size)
-        try:
-            _native.call(
-                "int4q_gptq_quantize",
-                ctypes.byref(tensor.as_struct()),
-                source.pointer,
-                source.element_type,
-                source.stride,
-                *gram._memory,
-                ctypes.byref(options),
-                scratch.ctypes.data,
-                scratch.nbytes,
-                parallel_for,
-                host,
-                ctypes.byref(report),
-            )
-        except Exception:
-            if raised:
-                raise raised[0] from None
-            raise
+        _native.call(
+            "int4q_gptq_quantize",
+            ctypes.byref(tensor.as_struct()),
+            source.pointer,
+            source.element_type,
+            source.stride,
+            *gram._memory,
+            ctypes.byref(options),
+            scratch.ctypes.data,
+            scratch.nbytes,
+            parallel_for,
+            host,
+            ctypes.byref(report),
+        )
     return tensor, GptqReport(
         report.damping,
         report.retries,

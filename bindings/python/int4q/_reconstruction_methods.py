@@ -13,7 +13,7 @@ from . import _native
 from ._arrays import Matrix, aligned_bytes, as_type, input_matrix, new_matrix
 from ._enums import DescentFlag
 from ._pool import Pool
-from ._reconstruction import GramMatrix, _size, _spread
+from ._reconstruction import GramMatrix, _Reporter, _size, _spread
 from ._rows import for_rows
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, checked_scheme
@@ -144,46 +144,32 @@ def awq_scales(
     chosen = checked_scheme(scheme, source.rows)
     struct, codebook = chosen.as_struct(), chosen.codebook_array()
     scales, report = np.empty(source.columns, np.float32), _native.AwqReportStruct()
-    raised: list[BaseException] = []
 
-    def report_progress(_: Any, done: int, total: int) -> int:
-        assert progress is not None
-        try:
-            return int(bool(progress(done, total)))
-        except BaseException as error:  # raised again below: it cannot pass through the library
-            raised.append(error)
-            return 1
-
-    with _spread(pool) as (workers, parallel_for, host):
+    with _spread(pool) as (workers, parallel_for, host), _Reporter(progress) as reporter:
         scratch = aligned_bytes(_size("int4q_awq_scratch", ctypes.byref(struct), source.rows, source.columns, workers))
         options = _native.AwqOptionsStruct(
             worker_count=workers,
             steps=steps,
-            progress=_native.Progress(report_progress) if progress is not None else _native.Progress(),
+            progress=reporter.callback,
         )
-        try:
-            _native.call(
-                "int4q_awq_search",
-                ctypes.byref(struct),
-                None if codebook is None else codebook.ctypes.data,
-                source.rows,
-                source.columns,
-                source.pointer,
-                source.element_type,
-                source.stride,
-                *gram._memory,
-                ctypes.byref(options),
-                scratch.ctypes.data,
-                scratch.nbytes,
-                parallel_for,
-                host,
-                scales.ctypes.data,
-                ctypes.byref(report),
-            )
-        except Exception:
-            if raised:
-                raise raised[0] from None
-            raise
+        _native.call(
+            "int4q_awq_search",
+            ctypes.byref(struct),
+            None if codebook is None else codebook.ctypes.data,
+            source.rows,
+            source.columns,
+            source.pointer,
+            source.element_type,
+            source.stride,
+            *gram._memory,
+            ctypes.byref(options),
+            scratch.ctypes.data,
+            scratch.nbytes,
+            parallel_for,
+            host,
+            scales.ctypes.data,
+            ctypes.byref(report),
+        )
     ratio = report.step / steps if report.step >= 0 else None
     return AwqScales(scales, ratio, report.loss, report.plain_loss)
 
