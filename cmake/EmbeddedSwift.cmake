@@ -6,6 +6,7 @@
 # unused, such as hashing, which needs arc4random_buf and with it glibc 2.36.
 
 find_program(INT4Q_SWIFTC swiftc REQUIRED DOC "The Swift compiler, 6.3 or later")
+file(REAL_PATH ${INT4Q_SWIFTC} INT4Q_SWIFTC_REAL)
 execute_process(COMMAND ${INT4Q_SWIFTC} --version OUTPUT_VARIABLE int4q_swift_version ERROR_QUIET)
 string(REGEX MATCH "Swift version ([0-9.]+)" _ "${int4q_swift_version}")
 set(INT4Q_SWIFT_VERSION ${CMAKE_MATCH_1})
@@ -38,7 +39,8 @@ function(int4q_swift_object object name)
     endforeach()
     list(APPEND flags -Ounchecked)
   else()
-    list(APPEND flags -O)
+    # For size: what takes the time is in kernels, or marked @_optimize(speed).
+    list(APPEND flags -Osize)
   endif()
   foreach(flag IN LISTS arg_MACHINE)
     list(APPEND flags -Xcc ${flag})

@@ -6,7 +6,7 @@ import Int4QCore
 
 // MARK: SmoothQuant
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_column_maxima(_ source: UnsafeRawPointer?, _ source_type: int4q_type, _ rows: Int64, _ columns: Int64,
                                 _ source_stride: Int64, _ maxima: UnsafeMutablePointer<Float>?) -> int4q_status {
     attempt("int4q_column_maxima") { () throws(Failure) in
@@ -16,7 +16,7 @@ public func int4q_column_maxima(_ source: UnsafeRawPointer?, _ source_type: int4
 }
 
 /// A matrix named `source`.
-@_optimize(size) @inline(never)
+@inline(never)
 private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64,
                      _ rowsName: StaticString = "n", _ columnsName: StaticString = "k") throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, rowsName)
@@ -25,14 +25,14 @@ private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64
                       .init("source", stride: "source_stride"))
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func destinationMatrix(_ pointer: UnsafeMutableRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
                                _ stride: Int64) throws(Failure) -> Matrix {
     try Matrix(pointer, try ElementType(type, "destination_type"), rows: n, columns: k, stride: stride,
                .init("destination", stride: "destination_stride"))
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_smooth_factors(_ x_maxima: UnsafePointer<Float>?, _ weight_maxima: UnsafePointer<Float>?, _ k: Int64,
                                  _ alpha: Double, _ factors: UnsafeMutablePointer<Float>?) -> int4q_status {
     attempt("int4q_smooth_factors") { () throws(Failure) in
@@ -43,7 +43,7 @@ public func int4q_smooth_factors(_ x_maxima: UnsafePointer<Float>?, _ weight_max
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_scale_columns(_ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                                 _ factors: UnsafePointer<Float>?, _ operation: Int32, _ destination: UnsafeMutableRawPointer?,
                                 _ destination_type: int4q_type, _ destination_stride: Int64, _ n: Int64, _ k: Int64,
@@ -62,7 +62,7 @@ public func int4q_scale_columns(_ source: UnsafeRawPointer?, _ source_type: int4
 private enum Scratch { case awq, clip, descent }
 
 /// One function for all, since most of it is what they share.
-@_optimize(size) @inline(never)
+@inline(never)
 private func writeSize(_ function: StaticString, of kind: Scratch, _ scheme: UnsafePointer<int4q_scheme>?, n: Int64, k: Int64,
                        workers: UInt32, to bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt(function) { () throws(Failure) in
@@ -84,7 +84,7 @@ public func int4q_awq_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ n: Int64
     writeSize("int4q_awq_scratch", of: .awq, scheme, n: n, k: k, workers: worker_count, to: bytes)
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_awq_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64, _ k: Int64,
                              _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                              _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ options: UnsafePointer<int4q_awq_options>?,
@@ -115,7 +115,7 @@ public func int4q_awq_clip_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: 
     writeSize("int4q_awq_clip_scratch", of: .clip, scheme, n: 1, k: k, workers: 1, to: bytes)
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64, _ k: Int64,
                            _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                            _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ steps: Int32, _ tried: Int32, _ scratch: UnsafeMutableRawPointer?,
@@ -145,7 +145,7 @@ public func int4q_gram_descend_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _
     writeSize("int4q_gram_descend_scratch", of: .descent, scheme, n: 1, k: k, workers: 1, to: bytes)
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_descend(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                                _ options: UnsafePointer<int4q_descent_options>?, _ scratch: UnsafeMutableRawPointer?,
@@ -170,7 +170,7 @@ public func int4q_gram_descend(_ tensor: UnsafePointer<int4q_tensor>?, _ source:
 
 // MARK: HQQ
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_hqq_quantize(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                _ source_stride: Int64, _ options: UnsafePointer<int4q_hqq_options>?, _ row_begin: Int64,
                                _ row_end: Int64) -> int4q_status {

@@ -382,6 +382,7 @@ I4Q_VECTOR void i4q_add_moments_of_run(const float *floats, int64_t count, doubl
 
 /* The same for each element's own sums. */
 I4Q_VECTOR void i4q_add_moments_of_each(const float *floats, int64_t count, double *sums, double *magnitudes, double *squares) {
+#pragma clang loop vectorize(enable) interleave(enable)
     for (int64_t i = 0; i < count; i++) {
         const double v = floats[i];
         const double square = v * v;

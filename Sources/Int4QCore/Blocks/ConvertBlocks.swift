@@ -2,6 +2,7 @@
 import CInt4Q
 import CInt4QShims
 
+@_optimize(speed)
 public func dequantize(_ layout: BlockLayout, _ blocks: UnsafeRawPointer, globalScale: Float, into destination: Matrix,
                        rows: Range<Int64>, _ kernels: i4q_kernels) throws(Failure) {
     let format = layout.format
@@ -24,6 +25,7 @@ public func dequantize(_ layout: BlockLayout, _ blocks: UnsafeRawPointer, global
     }
 }
 
+@_optimize(speed)
 public func convert(_ layout: BlockLayout, _ blocks: UnsafeRawPointer, globalScale: Float, to tensor: QuantizedTensor,
                     rows: Range<Int64>) throws(Failure) {
     let size = layout.format.groupSize
@@ -51,6 +53,7 @@ private func requireFinite(_ value: Float, _ row: Int64, _ column: Int) throws(F
                   expected: "finite scales and minimums")
 }
 
+@_optimize(speed)
 public func convert(_ tensor: QuantizedTensor, to layout: BlockLayout, _ blocks: UnsafeMutableRawPointer,
                     rows: Range<Int64>) throws(Failure) {
     for row in rows {

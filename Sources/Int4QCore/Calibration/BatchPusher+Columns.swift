@@ -81,6 +81,7 @@ extension BatchPusher {
 
     /// At most ColumnTile.rows times ColumnTile.columns values; an even number of rows, or one.
     @inline(never)
+    @_optimize(speed)
     private func pushTile(_ row: Int, _ rows: Int, _ column: Int, _ count: Int, last: Int) {
         let tile = ColumnTile(self, row, rows, column, count)
         if rows == 1 || i4q_extremes_of_rows(tile.floats, Int64(tile.rowBytes), Int64(rows), Int64(ColumnTile.columns), blockLows,
@@ -103,6 +104,7 @@ extension BatchPusher {
 
     /// Takes the tile's extremes and makes bins as wide as they ask for; writes the columns' scales.
     @inline(never)
+    @_optimize(speed)
     private func makeRoom(_ column: Int, _ count: Int) {
         let bins = observer.layout.bins
         for index in 0..<count {
@@ -117,6 +119,7 @@ extension BatchPusher {
     }
 
     @inline(__always)
+    @_optimize(speed)
     private func addOneOfEach(_ histograms: UnsafeMutablePointer<Int64>, _ count: Int) {
         if count == ColumnTile.columns {
             for lane in 0..<ColumnTile.columns { histograms[Int(indices[lane])] &+= 1 }
@@ -125,6 +128,7 @@ extension BatchPusher {
         }
     }
 
+    @_optimize(speed)
     private func pushRowsTogether(_ rows: Int) {
         var row = 0
         while row < rows {
@@ -143,6 +147,7 @@ extension BatchPusher {
 
     /// False, and nothing done, if there are values that are not finite.
     @inline(never)
+    @_optimize(speed)
     private func pushBlock(_ row: Int, _ rows: Int, _ column: Int, _ count: Int) -> Bool {
         let isFinite = i4q_extremes_of_rows(floats(row, column, count), Int64(source.strideBytes), Int64(rows), Int64(count),
                                             blockLows, blockHighs)
@@ -152,6 +157,7 @@ extension BatchPusher {
         return true
     }
 
+    @_optimize(speed)
     private func push(_ floats: UnsafePointer<Float>, _ count: Int, firstSlot: Int) {
         if range(floats, count).first_not_finite >= 0 {
             pushFinite(floats, count, firstSlot)
@@ -167,6 +173,7 @@ extension BatchPusher {
     }
 
     @inline(never)
+    @_optimize(speed)
     private func addExtremes(_ floats: UnsafePointer<Float>, _ count: Int, _ firstSlot: Int) {
         i4q_extremes_of_each(floats, Int64(count), observer.lows + firstSlot, observer.highs + firstSlot)
         if observer.layout.hasAverage {
@@ -192,6 +199,7 @@ extension BatchPusher {
     }
 
     @inline(never)
+    @_optimize(speed)
     private func addToHistograms(_ floats: UnsafePointer<Float>, _ count: Int, _ firstSlot: Int) {
         for index in 0..<count { addToHistogram(floats[index], firstSlot &+ index) }
     }

@@ -52,6 +52,7 @@ struct BatchPusher {
     var readsInPlace: Bool { source.type.size == 4 }
     private var longestRun: Int { readsInPlace ? 4096 : PushMemory.length }
 
+    @_optimize(speed)
     func floats(_ row: Int, _ column: Int, _ count: Int) -> UnsafePointer<Float> {
         let place = source.row(row) + column &* source.type.size
         if readsInPlace { return place.assumingMemoryBound(to: Float.self) }
@@ -59,6 +60,7 @@ struct BatchPusher {
         return UnsafePointer(buffer)
     }
 
+    @_optimize(speed)
     func range(_ floats: UnsafePointer<Float>, _ count: Int) -> i4q_group_range {
         var range = i4q_group_range()
         kernels.group_range.unsafelyUnwrapped(floats, Int64(count), &range)
@@ -120,6 +122,7 @@ struct BatchPusher {
         }
     }
 
+    @_optimize(speed)
     private func add(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ range: i4q_group_range,
                      _ next: Next) {
         let before = BinWidth(low: observer.lows[slot], high: observer.highs[slot])
@@ -132,6 +135,7 @@ struct BatchPusher {
     }
 
     @inline(never)
+    @_optimize(speed)
     private func addToHistogram(_ floats: UnsafePointer<Float>, _ count: Int, _ slot: Int, _ range: i4q_group_range, _ before: BinWidth,
                                 _ next: Next) {
         let bins = observer.layout.bins
@@ -178,6 +182,7 @@ struct BatchPusher {
     }
 
     /// Four at a time: where all are in one bin one addition has not to wait for the other.
+    @_optimize(speed)
     private func countBins(_ count: Int, _ histogram: UnsafeMutablePointer<Int64>) {
         var index = 0
         while index &+ 4 <= count {

@@ -57,6 +57,7 @@ public struct CodebookFit {
     }
 
     /// Of points that are elements themselves.
+    @_optimize(speed)
     private func meanSquaredError(_ count: Int, _ nearest: NearestValue) -> Double {
         var sum = 0.0, total = 0.0, level = 0
         for index in 0..<count {

@@ -30,6 +30,7 @@ struct OptimalPartition {
     }
 
     /// Sums from the middle point outwards, of distances from it: an outlier on one side takes no precision from the other.
+    @_optimize(speed)
     private func sum() {
         let pivot = count / 2
         set(pivot, 0, 0, 0)
@@ -83,6 +84,7 @@ struct OptimalPartition {
     private func cut(_ run: Int) -> UnsafeMutablePointer<UInt16> { cuts + (run - 1) * OptimalPartition.capacity }
 
     /// The best beginning of the last of run + 1 runs, for each end; it lies in `begins`.
+    @_optimize(speed)
     private func solve(_ run: Int, _ ends: ClosedRange<Int>, _ begins: ClosedRange<Int>) {
         let end = (ends.lowerBound + ends.upperBound) >> 1
         let before = row(run - 1)

@@ -23,6 +23,7 @@ struct ValueBins {
     }
 
     /// Writes the means and weights of bins of positive weight, ascending, and returns how many they are.
+    @_optimize(speed)
     func collect(_ source: WeightedSource, to points: UnsafeMutablePointer<WeightedPoint>) -> Int {
         counts.initialize(repeating: 0, count: ValueBins.limit)
         source.forEachRun { values, _, count in
@@ -56,6 +57,7 @@ struct ValueBins {
     // MARK: Cutting coarse bins
 
     /// With the narrowest width for which there are enough fine bins.
+    @_optimize(speed)
     private func cut() {
         var low = -160, high = 127 // exponents of the width; the high one cuts nothing
         while low < high {
@@ -87,6 +89,7 @@ struct ValueBins {
     // MARK: Measuring
 
     /// The weighted mean of squared distances of all elements from their nearest value.
+    @_optimize(speed)
     func meanSquaredError(_ source: WeightedSource, _ nearest: NearestValue) -> Double {
         for coarse in 0..<ValueBins.limit where counts[coarse] > 0 {
             for piece in 0..<UInt32(1) << UInt32(depths[coarse]) {

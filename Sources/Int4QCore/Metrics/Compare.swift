@@ -13,6 +13,7 @@ public struct Comparison {
     private var largestColumn: Int64 = 0
     private var count: Double
 
+    @_optimize(speed)
     public init(_ reference: Matrix, _ candidate: Matrix, rows: Int64) throws(Failure) {
         count = Double(rows) * Double(reference.columns)
         for row in 0..<rows {

@@ -2,6 +2,7 @@
 
 /// XXH64 with seed 0 (Yann Collet, github.com/Cyan4973/xxHash, doc/xxhash_spec.md): fast without special instructions,
 /// and every language has it, so that others can check blobs.
+@_optimize(speed)
 public func checksum(_ bytes: UnsafeRawPointer, count: Int) -> UInt64 {
     var index = 0
     var hash: UInt64

@@ -114,6 +114,7 @@ public struct BlobPacker {
         layout.storeChecksum(of: index, in: blob)
     }
 
+    @_optimize(speed)
     private func packCodes(_ row: Int, _ lane: UnsafeMutableRawPointer) throws(Failure) {
         let width = tensor.scheme.width, k = Int(layout.k)
         let source = UnsafeRawPointer(tensor.codesRow(row))

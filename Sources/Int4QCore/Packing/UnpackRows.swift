@@ -48,6 +48,7 @@ struct BlobRow {
     func zeroPoint(_ packedGroup: Int) -> UInt8 { zeros.load(fromByteOffset: parameterIndex(packedGroup), as: UInt8.self) }
 }
 
+@_optimize(speed)
 public func unpack(_ blob: Blob, into tensor: QuantizedTensor, rows: Range<Int64>) {
     let type = tensor.scheme.scaleType
     for row in rows {
@@ -71,6 +72,7 @@ public func writeCodebooks(_ blob: Blob, to codebooks: UnsafeMutablePointer<Floa
 }
 
 /// Writes a row's bytes; codes beyond k are zero in a blob, so what is left of the last byte is zero.
+@_optimize(speed)
 private func unpackCodes(_ row: BlobRow, into codes: UnsafeMutablePointer<UInt8>, k: Int) {
     let bytes = row.blob.scheme.width.bytes(k)
     for index in 0..<(bytes &+ 3) / 4 {
@@ -111,6 +113,7 @@ private func dequantize(_ row: BlobRow, _ codebook: UnsafePointer<Float>?, into 
 }
 
 /// 64 codes at a time through a small buffer of codes in order.
+@_optimize(speed)
 private func decode(_ row: BlobRow, _ decoding: i4q_decoding, _ begin: Int, _ end: Int,
                     into destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
     withUnsafeTemporaryAllocation(byteCount: 64, alignment: 4) { buffer in

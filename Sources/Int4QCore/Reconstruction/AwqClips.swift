@@ -24,7 +24,7 @@ public struct AwqClips {
     private let clips: UnsafeMutablePointer<Float>
     private let destination: Matrix?
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ trial: QuantizationTrial, _ scratch: AwqClipScratch, _ memory: UnsafeMutableRawPointer, steps: Int32,
                 tried: Int32, _ clips: UnsafeMutablePointer<Float>, _ destination: Matrix?) throws(Failure) {
         if steps < 1 || steps > 1000 { throw .invalid("steps", Int64(steps), expected: "1 to 1000") }
@@ -38,7 +38,7 @@ public struct AwqClips {
         self.destination = destination
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func run(_ rows: Range<Int64>) throws(Failure) {
         try trial.codebooks?.check(rows, "codebook")
         let k = trial.source.columns, size = min(Int(trial.scheme.groupSize(k: Int64(k))), k), groups = (k - 1) / size + 1
@@ -57,7 +57,7 @@ public struct AwqClips {
     }
 
     /// One group of up to 16 rows. `clips` begin as its largest magnitudes.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func search(_ rows: Range<Int64>, _ columns: Range<Int>, _ clips: UnsafeMutablePointer<Float>,
                         stride: Int) throws(Failure) {
         let count = rows.count, source = part(trial.source, rows, columns)
@@ -92,7 +92,7 @@ public struct AwqClips {
                columns: columns.count, strideBytes: matrix.strideBytes)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func clip(_ source: Matrix, _ limits: UnsafePointer<Float>, _ target: Matrix, _ rows: Int) throws(Failure) {
         let store = trial.kernels.store.unsafelyUnwrapped
         try source.eachRun(0..<Int64(rows), trial.kernels, isChecked: false) { runs, row, column, count in
@@ -102,7 +102,7 @@ public struct AwqClips {
     }
 
     /// Errors of what clipped rows become; a bit for each row that can be quantized.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func tryRows(_ clipped: Matrix, _ source: Matrix, _ form: GramForm, _ rows: Int, _ firstRow: Int64) -> Int {
         var usable = 0
         do throws(Failure) {

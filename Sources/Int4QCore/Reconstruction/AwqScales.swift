@@ -5,7 +5,7 @@ import CInt4QShims
 public struct AwqOptions {
     let raw: int4q_awq_options
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_awq_options) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_awq_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -33,7 +33,7 @@ public struct AwqScratch {
     let workers: Int
     public let bytes: UInt64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ scheme: Scheme, n: Int64, k: Int64, workers: UInt32) throws(Failure) {
         _ = try TensorLayout(scheme, n: n, k: k)
         rows = try TrialRows(scheme, columns: k)
@@ -58,7 +58,7 @@ public struct AwqSearch {
     private var scales: UnsafeMutablePointer<Float> { (memory + scratch.scales).assumingMemoryBound(to: Float.self) }
     private var k: Int { trial.source.columns }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ trial: QuantizationTrial, _ options: AwqOptions, _ scratch: AwqScratch,
                 _ memory: UnsafeMutableRawPointer) throws(Failure) {
         self.trial = trial
@@ -69,7 +69,7 @@ public struct AwqSearch {
         try measureWeights()
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor, _ best: UnsafeMutablePointer<Float>,
                              _ report: UnsafeMutablePointer<int4q_awq_report>) throws(Failure) {
         var step: Int32 = -1, bestLoss = Double.infinity
@@ -99,7 +99,7 @@ public struct AwqSearch {
     }
 
     /// Means over rows of each weight's share of its group's largest.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func measureWeights() throws(Failure) {
         let source = trial.source, size = Int(trial.scheme.groupSize(k: Int64(k)))
         // Of a row's groups.
@@ -119,7 +119,7 @@ public struct AwqSearch {
     }
 
     /// Of a step's ratio; all 1 before the first.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func makeScales(_ step: Int32) {
         scales.update(repeating: 1, count: k)
         if step < 0 { return }
@@ -142,7 +142,7 @@ public struct AwqSearch {
         return max(i4q_pow(activation, ratio) / (i4q_pow(magnitudes[column], 1 - ratio) + 1e-4), 1e-4)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func run(_ task: Int64, _ worker: UInt32) {
         let memory = memory + scratch.workers + Int(worker) &* scratch.rows.bytes
         let form = scratch.rows.form(trial.gram, memory, trial.kernels), scaled = scratch.rows.matrix(memory, k)

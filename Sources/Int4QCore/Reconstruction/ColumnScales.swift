@@ -24,7 +24,7 @@ extension Matrix {
 
 /// Raises the maxima of columns, or of `size` neighbours each, to the largest magnitude. Each row may have its own, `stride` apart
 /// from the first row's on.
-@_optimize(size) @inline(never)
+@inline(never)
 public func raise(_ maxima: UnsafeMutablePointer<Float>, _ source: Matrix, rows: Range<Int64>, size: Int = 1, stride: Int = 0,
                   _ kernels: i4q_kernels) throws(Failure) {
     try source.eachRun(rows, kernels, isChecked: true) { runs, row, column, count in
@@ -42,7 +42,7 @@ public struct SmoothFactors {
     private let weights: UnsafePointer<Float>
     private let alpha: Double
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(x: UnsafePointer<Float>, weights: UnsafePointer<Float>, alpha: Double) throws(Failure) {
         if !(alpha >= 0 && alpha <= 1) {
             throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "alpha", .number(Float(alpha)), expected: "0 to 1")
@@ -52,7 +52,7 @@ public struct SmoothFactors {
         self.alpha = alpha
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func write(to factors: UnsafeMutablePointer<Float>, count: Int) throws(Failure) {
         for index in 0..<count {
             let x = try maximum(x, index, "x_maxima"), weight = try maximum(weights, index, "weight_maxima")
@@ -82,7 +82,7 @@ public struct ColumnScaling {
     let factors: UnsafePointer<Float>
     let divides: Bool
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ factors: UnsafePointer<Float>, count: Int, operation: Int32) throws(Failure) {
         divides = operation == int32(INT4Q_COLUMNS_DIVIDE)
         if !divides && operation != int32(INT4Q_COLUMNS_MULTIPLY) {
@@ -101,7 +101,7 @@ public struct ColumnScaling {
     }
 
     /// Both may be the same matrix: a run has been read before it is written.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func apply(_ source: Matrix, to destination: Matrix, rows: Range<Int64>, from targetRow: Int64,
                       _ kernels: i4q_kernels) throws(Failure) {
         let store = kernels.store.unsafelyUnwrapped

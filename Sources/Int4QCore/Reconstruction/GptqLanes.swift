@@ -75,6 +75,7 @@ struct GptqLanes {
         }
     }
 
+    @_optimize(speed)
     private func fill(_ lane: Int, _ source: UnsafePointer<i4q_code_table>, _ row: Int) {
         let codebook = task.pointee.tensor.codebook(row).unsafelyUnwrapped
         let steps = (UnsafeRawPointer(source) + 64).assumingMemoryBound(to: Int32.self)
@@ -96,6 +97,7 @@ struct GptqLanes {
     /// Takes a group's parameters from its weights as they are now, [count][16]. A row whose weights have become too large for its
     /// scale's type, or infinite, is left to rounding to nearest.
     @inline(never)
+    @_optimize(speed)
     func fit(_ group: Int, _ current: UnsafePointer<Float>, _ count: Int, _ room: UnsafeMutableRawPointer) {
         let values = room.assumingMemoryBound(to: Float.self)
         QuantizingTable.use { memory in

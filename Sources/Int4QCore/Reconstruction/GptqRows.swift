@@ -72,6 +72,7 @@ struct GptqRows {
     /// Products of errors and the block's columns of M, two blocks of rows at a time: GPTQ's errors in columns before the block, or
     /// rounding to nearest's in all up to the diagonal.
     @inline(never)
+    @_optimize(speed)
     private func add(_ block: Range<Int>, before: Bool) {
         var update = i4q_rank_update()
         update.left_panels = 1
@@ -98,6 +99,7 @@ struct GptqRows {
     }
 
     @inline(never)
+    @_optimize(speed)
     private func round(_ lanes: GptqLanes, _ index: Int) {
         let block = task.pointee.block(index)
         update(lanes, block, task.pointee.inverse(index))
@@ -152,6 +154,7 @@ struct GptqRows {
 
     /// The block's weights as earlier columns leave them: weight + sums U.
     @inline(never)
+    @_optimize(speed)
     private func update(_ lanes: GptqLanes, _ block: Range<Int>, _ inverse: UnsafeMutablePointer<Float>) {
         let weights = lanes.errors + block.lowerBound &* 16
         if block.lowerBound == 0 {

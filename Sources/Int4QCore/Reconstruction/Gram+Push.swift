@@ -35,6 +35,7 @@ struct GramPush {
     var panelStride: Int { GramPush.passRows &* panelWidth }
 
     /// Converts one row of the pass.
+    @_optimize(speed)
     func pack(_ row: Int) {
         let source = x.row(rows.lowerBound &+ row)
         for panel in 0..<panels {

@@ -57,7 +57,7 @@ public struct GramDescent {
     private var loss = 0.0
     private var startLoss = 0.0
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ tensor: QuantizedTensor, _ source: Matrix, _ gram: Gram, _ options: int4q_descent_options,
                 _ scratch: DescentScratch, _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
         try requireStructSize(options.struct_size, of: int4q_descent_options.self, "options.struct_size")
@@ -109,7 +109,7 @@ public struct GramDescent {
         group &* tensor.layout.groupSize..<min((group &+ 1) &* tensor.layout.groupSize, k)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ rows: Range<Int64>) throws(Failure) {
         var row = rows.lowerBound
         while row < rows.upperBound {
@@ -119,7 +119,7 @@ public struct GramDescent {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func descend(_ rows: Range<Int64>) throws(Failure) {
         try form.load(tensor, source, rows, kernels, weights: floats(scratch.weights))
         form.add(0..<gram.panels)
@@ -148,7 +148,7 @@ public struct GramDescent {
 
     // MARK: The tensor
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func takeTensor(_ rows: Range<Int64>) {
         let type = tensor.scheme.scaleType
         for row in rows {
@@ -160,7 +160,7 @@ public struct GramDescent {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func write(_ row: Int, _ lane: Int) {
         let packed = tensor.codesRow(row), type = tensor.scheme.scaleType
         for column in 0..<k {
@@ -178,7 +178,7 @@ public struct GramDescent {
     }
 
     /// What each code stands for in a group, as dequantizing gives it; or what the scale is multiplied by.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func takeValues(_ rows: Range<Int64>, _ group: Int, isLevel: Bool = false) {
         StackMemory<2>.use { room in
             let all = (room + 64).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
@@ -200,6 +200,7 @@ public struct GramDescent {
 
     /// Whether any code has changed.
     @inline(never)
+    @_optimize(speed)
     private func sweepCodes(_ rows: Range<Int64>) -> Bool {
         var isChanged = false
         for group in 0..<Int(tensor.layout.groupsPerRow) {
@@ -223,6 +224,7 @@ public struct GramDescent {
     }
 
     /// Gives one weight its best code, and its panel's residuals what that does.
+    @_optimize(speed)
     private func improve(_ column: Int, _ lane: Int) -> Bool {
         let place = column &* 16 &+ lane, square = gram.diagonal(column)
         if !(square > 0) { return false }
@@ -250,6 +252,7 @@ public struct GramDescent {
 
     /// Adds to residuals what changes of a panel's errors, [16][16], do to those of all panels, or of all others.
     @inline(never)
+    @_optimize(speed)
     private func spread(_ panel: Int, _ changes: UnsafePointer<Float>, own: Bool) {
         let turned = doubles(scratch.turned)
         var operands = i4q_wide_product()
@@ -274,7 +277,7 @@ public struct GramDescent {
     // MARK: Scales
 
     /// With u the levels of a group's codes, scaling by s + x adds x (x u G u^T - 2 u r) to a row's loss.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func refit(_ rows: Range<Int64>, _ group: Int) -> Bool {
         let columns = columns(group), first = columns.lowerBound / panelWidth, type = tensor.scheme.scaleType
         let panels = first..<(columns.upperBound &+ panelWidth &- 1) / panelWidth
@@ -310,7 +313,7 @@ public struct GramDescent {
     }
 
     /// Of a group's codes: what is multiplied by the scale.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func takeLevels(_ rows: Range<Int64>, _ group: Int, _ columns: Range<Int>) {
         takeValues(rows, group, isLevel: true)
         vectors.update(repeating: 0, count: ((columns.count &+ 15) & ~15) &* 16)

@@ -18,6 +18,7 @@ struct GramForm {
     /// Takes errors from rows of a tensor and of what it stands for; the weights too, if they have a place. Lanes beyond the last
     /// row, and columns up to the next multiple of 16, become zero.
     @inline(never)
+    @_optimize(speed)
     func load(_ tensor: QuantizedTensor, _ source: Matrix, _ rows: Range<Int64>, _ kernels: i4q_kernels,
               weights: UnsafeMutablePointer<Float>? = nil) throws(Failure) {
         errors.update(repeating: 0, count: ((source.columns &+ 15) & ~15) &* 16)

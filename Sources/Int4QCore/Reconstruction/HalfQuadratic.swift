@@ -12,7 +12,7 @@ public struct HalfQuadratic {
     /// Errors of up to this magnitude leave nothing in e.
     private let threshold: Double
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ tensor: QuantizedTensor, _ source: Matrix, _ options: int4q_hqq_options,
                 _ kernels: i4q_kernels) throws(Failure) {
         try requireStructSize(options.struct_size, of: int4q_hqq_options.self, "options.struct_size")
@@ -38,7 +38,7 @@ public struct HalfQuadratic {
         threshold = i4q_pow(options.beta, -1 / (2 - options.p))
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func run(_ rows: Range<Int64>) throws(Failure) {
         try QuantizingMemory.use { (memory) throws(Failure) in
             let quantizer = RowQuantizer(TensorSink(tensor: tensor), source, from: Int(rows.lowerBound), kernels, memory)
@@ -52,7 +52,7 @@ public struct HalfQuadratic {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func improve(_ parameters: inout GroupParameters, _ quantizer: RowQuantizer<TensorSink>, _ row: Int,
                          _ columns: Range<Int>) {
         if parameters.scale == 0 { return }
@@ -70,7 +70,7 @@ public struct HalfQuadratic {
     }
 
     /// The sum of |d| with an offset, and the offset that it leads to.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func pass(_ quantizer: RowQuantizer<TensorSink>, _ row: Int, _ columns: Range<Int>, _ scale: Double,
                       _ offset: Double) -> (Double, Double) {
         var error = 0.0, sum = 0.0, column = columns.lowerBound

@@ -17,7 +17,6 @@ struct TrialRows {
     private let offsets: Int
     let bytes: Int
 
-    @_optimize(size)
     init(_ scheme: Scheme, columns k: Int64) throws(Failure) {
         try requireAtLeast(k, 1, "k")
         // So that no size overflows, whatever their number.
@@ -46,7 +45,7 @@ struct TrialRows {
         Matrix(base: UnsafeRawPointer(memory + weights), type: .f32, columns: columns, strideBytes: columns * 4)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     func tensor(_ memory: UnsafeMutableRawPointer, rows: Int, columns: Int,
                 codebook: UnsafePointer<Float>?) throws(Failure) -> QuantizedTensor {
         var raw = int4q_tensor()
@@ -79,7 +78,7 @@ public struct QuantizationTrial {
     let gram: Gram
     let kernels: i4q_kernels
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ scheme: Scheme, _ codebook: UnsafePointer<Float>?, n: Int64, _ source: Matrix, _ gram: Gram,
                 _ kernels: i4q_kernels) throws(Failure) {
         if scheme.hasGivenScales {

@@ -118,6 +118,7 @@ struct TriangularFactor {
         }
     }
 
+    @_optimize(speed)
     private func add(_ tile: Int, _ panel: Int, _ count: Int, _ depth: Int, _ length: Int, _ out: UnsafeMutablePointer<Double>,
                      _ stride: Int) {
         var update = i4q_rank_update()
@@ -133,6 +134,7 @@ struct TriangularFactor {
     }
 
     /// A square of 16, from the sums of products of what is above it.
+    @_optimize(speed)
     private func solve(_ rowPanel: Int, _ panel: Int, _ sums: UnsafeMutablePointer<Double>) -> Bool {
         let isDiagonal = rowPanel == panel
         let diagonal = elements + TrianglePanels.place(rowPanel &* panelWidth, rowPanel &* panelWidth)
@@ -163,6 +165,7 @@ struct TriangularFactor {
 
     /// Swaps the squares of a row of squares with those whose place they have in M, each turned about the other diagonal.
     @inline(never)
+    @_optimize(speed)
     func turn(_ row: Int) {
         StackMemory<32>.use { memory in
             let mine = memory.assumingMemoryBound(to: Float.self), other = mine + 256
@@ -188,6 +191,7 @@ struct TriangularFactor {
 
     /// Writes the inverse of M[begin..<end][begin..<end] as panels [(end - begin) / 16][end - begin][16].
     @inline(never)
+    @_optimize(speed)
     func invert(_ begin: Int, _ end: Int, into target: UnsafeMutablePointer<Float>) {
         StackMemory<2>.use { memory in
             let lanes = memory.assumingMemoryBound(to: Double.self)

@@ -142,12 +142,14 @@ private struct RequantizedColumns {
     }
 
     /// Sums which with their bias are those that were shifted.
+    @_optimize(speed)
     private func stage(_ sums: UnsafePointer<Int32>, _ columns: Range<Int>) {
         let first = columns.lowerBound
         i4q_shift_sums(sums + first, bias + first, leftShifts + first, Int64(columns.count), staged + first)
     }
 
     @inline(never)
+    @_optimize(speed)
     private func run(_ sums: UnsafePointer<Int32>, from first: Int, _ count: Int, _ codes: UnsafeMutableRawPointer) {
         var requantizer = i4q_requantizer()
         requantizer.bias = UnsafeRawPointer(bias + first).assumingMemoryBound(to: UInt32.self)

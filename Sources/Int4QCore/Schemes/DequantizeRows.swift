@@ -36,6 +36,7 @@ struct RunDecoder {
     let floats: UnsafeMutablePointer<Float>
 
     /// `codes` starts at a whole byte.
+    @_optimize(speed)
     func decode(_ decoding: i4q_decoding, _ codes: UnsafePointer<UInt8>, count: Int, into destination: UnsafeMutableRawPointer) {
         var decoding = decoding
         var index = 0
@@ -57,6 +58,7 @@ public func dequantize(_ tensor: QuantizedTensor, into destination: Matrix, rows
     }
 }
 
+@_optimize(speed)
 private func dequantize(_ tensor: QuantizedTensor, _ row: Int, _ destination: UnsafeMutableRawPointer, _ decoder: RunDecoder) {
     let type = tensor.scheme.scaleType
     for group in 0..<Int(tensor.layout.groupsPerRow) {

@@ -115,6 +115,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
     // MARK: Range
 
     @inline(never)
+    @_optimize(speed)
     private func findRange(_ row: Int, _ begin: Int, _ end: Int) throws(Failure) -> GroupRange {
         var range = GroupRange(min: .infinity, max: -.infinity)
         var sums = SIMD4<Double>(repeating: 0)
@@ -141,6 +142,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
     }
 
     /// Element i to sum i mod 4; chunks are a multiple of 4.
+    @_optimize(speed)
     private func sumOfMagnitudes(_ count: Int) -> SIMD4<Double> {
         var sums = SIMD4<Double>(repeating: 0)
         for index in count..<(count + 3) & ~3 { floats[index] = 0 }
@@ -179,6 +181,7 @@ struct RowQuantizer<Sink: QuantizationSink> {
                       expected: "a group whose scale and offset fit scheme.scale_type")
     }
 
+    @_optimize(speed)
     private func encode(_ parameters: GroupParameters, _ row: Int, _ begin: Int, _ end: Int) {
         let isLoaded = end - begin <= RowQuantizer.chunk
         var index = begin
