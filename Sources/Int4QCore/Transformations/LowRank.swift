@@ -14,6 +14,26 @@ public struct LowRank {
 
     typealias Sums = SIMD16<Float>
 
+    @_optimize(size) @inline(never)
+    static func requireRank(_ rank: Int64, _ n: Int64, _ k: Int64, _ name: StaticString) throws(Failure) {
+        let most = min(largestRank, min(n, k))
+        if rank < 1 || rank > most { throw .invalid(name, rank, expected: "at least 1 and at most", bound: UInt64(most)) }
+    }
+
+    /// A caller's, checked.
+    @_optimize(size) @inline(never)
+    public init(_ raw: int4q_lowrank) throws(Failure) {
+        try requireStructSize(raw.struct_size, of: int4q_lowrank.self, "factors.struct_size")
+        let type = try ElementType(raw.type, "factors.type")
+        try requireAtLeast(raw.n, 1, "factors.n")
+        try requireAtLeast(raw.k, 1, "factors.k")
+        try LowRank.requireRank(raw.rank, raw.n, raw.k, "factors.rank")
+        a = try Matrix(raw.a, type, rows: raw.n, columns: raw.rank, stride: raw.a_stride,
+                       .init("factors.a", stride: "factors.a_stride"))
+        b = try Matrix(raw.b, type, rows: raw.rank, columns: raw.k, stride: raw.b_stride,
+                       .init("factors.b", stride: "factors.b_stride"))
+    }
+
     /// A's columns are B's rows, at most 256.
     public init(a: Matrix, b: Matrix) {
         self.a = a
@@ -79,7 +99,8 @@ public struct LowRank {
         var sums = sums
         var index = 0
         while index < count {
-            sums += UnsafeRawPointer(a + index).loadUnaligned(as: Sums.self) * UnsafeRawPointer(b + index).loadUnaligned(as: Sums.self)
+            let left = UnsafeRawPointer(a + index).loadUnaligned(as: Sums.self)
+            sums += left * UnsafeRawPointer(b + index).loadUnaligned(as: Sums.self)
             index &+= 16
         }
         return sums
@@ -91,5 +112,61 @@ public struct LowRank {
         let four = eight.lowHalf + eight.highHalf
         let two = four.lowHalf + four.highHalf
         return two[0] + two[1]
+    }
+
+    // MARK: Matrices of the caller's
+
+    /// y += (x B^T) A^T for some rows of both.
+    @_optimize(size) @inline(never)
+    public func add(_ x: Matrix, to y: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
+        // x B^T of a row, and a run of y.
+        StackMemory<32>.use { memory in
+            let t = memory.assumingMemoryBound(to: Float.self), run = t + 256
+            for row in rows {
+                project(x.row(Int(row)), x.type, into: t, kernels)
+                var column = 0
+                while column < y.columns {
+                    let count = min(FloatRuns.length, y.columns &- column), target = y.mutableRow(Int(row)) + column &* y.type.size
+                    kernels.load.unsafelyUnwrapped(target, Int64(y.type.raw), Int64(count), run)
+                    add(t, rows: column..<column &+ count, to: run, kernels)
+                    kernels.store.unsafelyUnwrapped(run, Int64(count), Int64(y.type.raw), target)
+                    column &+= count
+                }
+            }
+        }
+    }
+
+    /// target = source - A B for some rows of both; both may be the same.
+    @_optimize(speed) @inline(never)
+    public func subtract(from source: Matrix, to target: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
+        // Sums of 16 rows, [row][256], and a run of B or of the source.
+        StackMemory<272>.use { memory in
+            let sums = memory.assumingMemoryBound(to: Float.self), run = sums + 4096
+            var first = Int(rows.lowerBound)
+            while first < Int(rows.upperBound) {
+                let height = min(16, Int(rows.upperBound) &- first)
+                var column = 0
+                while column < b.columns {
+                    let count = min(FloatRuns.length, b.columns &- column)
+                    sums.update(repeating: 0, count: height &* 256)
+                    for index in 0..<rank {
+                        kernels.load.unsafelyUnwrapped(b.row(index) + column &* b.type.size, Int64(b.type.raw), Int64(count), run)
+                        for row in 0..<height {
+                            let factor = a.type.load(a.row(first &+ row), index), sum = sums + row &* 256
+                            for place in 0..<count { sum[place] += factor * run[place] }
+                        }
+                    }
+                    for row in 0..<height {
+                        let values = source.row(first &+ row) + column &* source.type.size, sum = sums + row &* 256
+                        kernels.load.unsafelyUnwrapped(values, Int64(source.type.raw), Int64(count), run)
+                        for place in 0..<count { run[place] -= sum[place] }
+                        kernels.store.unsafelyUnwrapped(run, Int64(count), Int64(target.type.raw),
+                                                        target.mutableRow(first &+ row) + column &* target.type.size)
+                    }
+                    column &+= count
+                }
+                first &+= height
+            }
+        }
     }
 }
