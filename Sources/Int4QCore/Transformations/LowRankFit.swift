@@ -7,8 +7,8 @@ import CInt4QShims
 //
 //     P = R^T Q     S = G P     Q = orthonormal columns that span R S's
 //
-// and at last the eigenvectors of P^T S. R is made anew from weights and codes each time; what is stored has l columns, some more than
-// the rank. Matrices stand in panels of 16 columns, [panel][row][16]. Products with R are binary32 in chains of 128, continued
+// and at last the eigenvectors of P^T S. R is made anew from weights and codes each time; what is stored has l columns, some more
+// than the rank. Matrices stand in panels of 16 columns, [panel][row][16]. Products with R are binary32 in chains of 128, continued
 // in binary64, those with G binary64. Every sum has one order, whatever the workers.
 
 /// Where the parts of the scratch are.
@@ -177,7 +177,8 @@ public struct LowRankFit {
         guard let gram else { return }
         var sum = 0.0
         for channel in 0..<Int(gram.layout.k) { sum += gram.diagonal(channel) }
-        if sum > 0 { gramScale = Double(sign: .plus, exponent: -max((sum / Double(gram.layout.k)).exponent, -1000), significand: 1) }
+        let mean = sum / Double(gram.layout.k)
+        if mean > 0 { gramScale = Double(sign: .plus, exponent: -max(mean.exponent, -1000), significand: 1) }
     }
 
     /// From sums of scaled R to means of R's own.
@@ -310,15 +311,19 @@ public struct LowRankFit {
         }
     }
 
-    /// Gram and Schmidt's way, each step twice: panels against those before them, then a panel's own columns. A column of zeros stays.
+    /// Gram and Schmidt's way, twice: a panel against those before it, then each of its columns against those before it. What is
+    /// left of a column that depends on others is noise: the second round shows whether that has a direction of its own, or the
+    /// column becomes zero. (There may be more columns than dimensions.)
     @_optimize(size) @inline(never)
     private func orthonormalize() {
         for panel in 0..<scratch.panels {
             let target = q + panel &* scratch.rows &* 16
-            for _ in 0..<2 { subtractEarlier(panel, target) }
-            for column in 0..<16 {
-                for _ in 0..<2 { subtractEarlierColumns(column, target) }
-                normalize(column, target)
+            for round in 0..<2 {
+                subtractEarlier(panel, target)
+                for column in 0..<16 {
+                    subtractEarlierColumns(column, target)
+                    normalize(column, target, least: round == 0 ? 0 : 0.25)
+                }
             }
         }
     }
@@ -364,10 +369,10 @@ public struct LowRankFit {
     }
 
     @_optimize(speed) @inline(never)
-    private func normalize(_ column: Int, _ target: UnsafeMutablePointer<Float>) {
+    private func normalize(_ column: Int, _ target: UnsafeMutablePointer<Float>, least: Double) {
         var sum = 0.0
         for row in 0..<residual.rows { sum += Double(target[row &* 16 &+ column]) * Double(target[row &* 16 &+ column]) }
-        let factor = sum > 0 ? 1 / sum.squareRoot() : 0
+        let factor = sum > least ? 1 / sum.squareRoot() : 0
         for row in 0..<residual.rows { target[row &* 16 &+ column] = Float(Double(target[row &* 16 &+ column]) * factor) }
     }
 
