@@ -1687,6 +1687,135 @@ INT4Q_API int4q_status int4q_hqq_quantize(const int4q_tensor *tensor, const void
                                           int64_t source_stride, const int4q_hqq_options *options, int64_t row_begin,
                                           int64_t row_end);
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 13. Transformations: other matrices that make the same outputs, or nearly, and are easier to quantize. Definitions, formulas and
+ * figures: docs/transformations.md. parallel_for, workers and their promises: as in section 12.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* ---- Rotation by Hadamard matrices (Ashkboos et al., "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", 2024) ----
+ *
+ * H is an orthogonal matrix of `order` with elements +-1 / sqrt(order): order = 2^a, 12 * 2^a, 20 * 2^a or 28 * 2^a, at most 2^24.
+ * s are random signs, one for each of the k elements that are transformed, made from `seed`; with seed 0 all are 1. Then
+ *
+ *     forward  z = H (s * x)      inverse  x = s * (H^T z)
+ *
+ * for each block of `order` elements of a row, so k must be a multiple of the order (INT4Q_ERROR_MISMATCH). With x and the rows of
+ * W rotated by the same order and seed, x W^T stays what it was, and outliers are spread over their block. H is
+ * Walsh-Hadamard's matrix, or its Kronecker product with one of order 12, 20 (Paley's first construction) or 28 (his second). It
+ * takes n log n additions in binary32, in one order: the same bits on every machine, for any threads and cuts. */
+
+/* Writes the largest order that divides k: 4096 for 4096, 14336 for 14336 = 28 * 512, 192 for 576, 1 for odd numbers. k at least
+ * 1. */
+INT4Q_API int4q_status int4q_hadamard_order(int64_t k, int64_t *order);
+
+enum {
+    INT4Q_HADAMARD_ROWS = 0,   /* each row of n x k, k elements: x, and W on its input side */
+    INT4Q_HADAMARD_COLUMNS = 1 /* each column, n elements: W on its output side, so that the layer's outputs come out rotated */
+};
+enum {
+    INT4Q_HADAMARD_FORWARD = 0,
+    INT4Q_HADAMARD_INVERSE = 1
+};
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_hadamard_transform() needs: 4 * order for ROWS, but 0
+ * (scratch may be NULL then) if the destination is F32; 64 * order for COLUMNS. */
+INT4Q_API int4q_status int4q_hadamard_scratch(int64_t order, int32_t side, int4q_type destination_type, uint64_t *bytes);
+
+/* Transforms rows begin..end-1 (COLUMNS: columns begin..end-1) of source[n][k] into the same ones of destination. Both point at
+ * row 0; destination may be source, with its type and stride. Computed in binary32, then rounded to the destination's type; beyond
+ * its range infinity. NaN and infinity spread over their block of `order` elements; sums of magnitudes near 3.4e38 may overflow.
+ * Results do not depend on how the rows or columns are cut. n and k are at least 1. */
+INT4Q_API int4q_status int4q_hadamard_transform(int64_t order, uint64_t seed, int32_t side, int32_t direction, const void *source,
+                                                int4q_type source_type, int64_t source_stride, void *destination,
+                                                int4q_type destination_type, int64_t destination_stride, int64_t n, int64_t k,
+                                                void *scratch, uint64_t scratch_bytes, int64_t begin, int64_t end);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_rotate() needs: about 16 * order, but not less than
+ * 13 KB, for each worker. */
+INT4Q_API int4q_status int4q_gram_rotate_scratch(int64_t order, uint32_t worker_count, uint64_t *bytes);
+
+/* Writes to *rotated the Gram matrix of rotated inputs, H S G S H^T (inverse: S H^T G H S), in binary64: what GPTQ, AWQ and the
+ * others ask for where W has been rotated. `rotated` is a block of the size of `gram` that may contain anything, or `gram` itself.
+ * Rows, batches and the channels' sums are those of the rotated inputs; sums of magnitudes and maxima cannot be known and become
+ * 0, as after int4q_gram_set(). `gram` is validated (int4q_gram_validate) before anything is written. */
+INT4Q_API int4q_status int4q_gram_rotate(int64_t order, uint64_t seed, int32_t direction, const void *gram, uint64_t gram_bytes,
+                                         void *rotated, uint64_t rotated_bytes, void *scratch, uint64_t scratch_bytes,
+                                         uint32_t worker_count, int4q_parallel_for parallel_for, void *host);
+
+/* ---- Low-rank residuals (Zhang et al., "LQER: Low-Rank Quantization Error Reconstruction for LLMs", 2024; Li et al.,
+ * "SVDQuant", 2024): W = V + A B with a quantized V, A[n][rank] and B[rank][k], so that y = x V^T + (x B^T) A^T ---- */
+
+/* A and B over the caller's memory, both of one type, aligned to its size. */
+typedef struct int4q_lowrank {
+    uint32_t struct_size;
+    int4q_type type;
+    int64_t n;         /* at least 1 */
+    int64_t k;         /* at least 1 */
+    int64_t rank;      /* 1..256, at most n and k */
+    void *a;           /* [n][rank] */
+    int64_t a_stride;  /* elements, at least rank */
+    void *b;           /* [rank][k] */
+    int64_t b_stride;  /* elements, at least k */
+} int4q_lowrank;
+
+/* Values of int4q_lowrank_options.flags. */
+enum {
+    /* The loss before, which takes the most time with a Gram matrix, is not measured: start_loss and loss are 0. */
+    INT4Q_LOWRANK_SKIP_LOSS = 1
+};
+
+typedef struct int4q_lowrank_options {
+    uint32_t struct_size;
+    uint32_t flags;        /* INT4Q_LOWRANK_*, or 0 */
+    uint32_t worker_count; /* 1..1024; each adds some scratch */
+    int32_t iterations;    /* of subspace iteration, 0..1000: 4 as a rule; each applies the residual and its transpose once more */
+    uint64_t seed;         /* of the first subspace */
+} int4q_lowrank_options;
+
+typedef struct int4q_lowrank_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double start_loss; /* without A B: the sum of int4q_gram_loss() over all rows; without a Gram matrix of squared residuals */
+    double loss;       /* with A B as they are stored: start_loss - reduction */
+    double reduction;  /* to about 5 digits */
+} int4q_lowrank_report;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for factors of an n x k matrix: about 4 (n + 2 k) (rank + 16), and
+ * 64 k + 2200 (rank + 16) + 2^17 for each worker. */
+INT4Q_API int4q_status int4q_lowrank_scratch(int64_t n, int64_t k, int64_t rank, uint32_t worker_count, uint64_t *bytes);
+
+/* Writes to factors->a and ->b (values are rounded to their type) the A B that is closest to the residual R = source - what
+ * *tensor stands for, or R = source if tensor is NULL: the least tr((R - A B) G (R - A B)^T) over all matrices of that rank, G
+ * being the Gram matrix of the inputs, or the least sum of squares of R - A B if gram is NULL (gram_bytes 0). tensor and gram are
+ * of the factors' n and k, or INT4Q_ERROR_MISMATCH.
+ *
+ * The columns of A span the first eigenvectors of R G R^T, found by randomized subspace iteration (Halko, Martinsson and Tropp,
+ * "Finding Structure with Randomness", 2011) with at least 8 more dimensions than the rank; B = A^+ R. G may be singular: nothing
+ * is inverted. Products with R in binary32 (128 at a time, their sums in binary64), with G in binary64. A's and B's columns and
+ * rows are scaled by powers of two so that both have about equal magnitudes. What cannot be explained any more (R of lower rank)
+ * gets zeros.
+ *
+ * NaN and infinity in source are INT4Q_ERROR_NOT_FINITE, and so are factors beyond their type. A Gram matrix that is not finite or
+ * has a negative diagonal is INT4Q_ERROR_CORRUPT. After a failure the factors' contents are unspecified. */
+INT4Q_API int4q_status int4q_lowrank_fit(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                         int64_t source_stride, const void *gram, uint64_t gram_bytes,
+                                         const int4q_lowrank_options *options, const int4q_lowrank *factors, void *scratch,
+                                         uint64_t scratch_bytes, int4q_parallel_for parallel_for, void *host,
+                                         int4q_lowrank_report *report);
+
+/* y += (x B^T) A^T for rows row_begin..row_end-1 of x[m][k] and y[m][n] (both point at row 0). In binary32: a product is rounded,
+ * then added; of each sum element j goes to partial sum j mod 16 in order, and those are folded 8, 4, 2, 1; the sum is added to y,
+ * rounded to its type. The same bits on every machine and for any cut. NaN and infinity pass as IEEE 754 says. m is at least 1. */
+INT4Q_API int4q_status int4q_lowrank_add(const int4q_lowrank *factors, const void *x, int4q_type x_type, int64_t ldx, void *y,
+                                         int4q_type y_type, int64_t ldy, int64_t m, int64_t row_begin, int64_t row_end);
+
+/* destination = source - A B for rows row_begin..row_end-1 of n x k matrices (both point at row 0): what is left to be quantized
+ * where A B was fitted to the weights themselves, as SVDQuant does. In binary32, products in ascending order of the rank, then
+ * rounded to the destination's type. destination may be source, with its type and stride. NaN and infinity pass. */
+INT4Q_API int4q_status int4q_lowrank_subtract(const int4q_lowrank *factors, const void *source, int4q_type source_type,
+                                              int64_t source_stride, void *destination, int4q_type destination_type,
+                                              int64_t destination_stride, int64_t row_begin, int64_t row_end);
+
 #ifdef __cplusplus
 }
 #endif

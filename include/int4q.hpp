@@ -640,6 +640,85 @@ inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, 
     return result;
 }
 
+// The largest order of a Hadamard matrix that divides k.
+inline int64_t hadamard_order(int64_t k) {
+    int64_t order = 0;
+    check(int4q_hadamard_order(k, &order));
+    return order;
+}
+
+// Rotates rows (or columns) of source into target, which may be the same matrix.
+inline void hadamard(ConstMatrix source, Matrix target, int64_t order, uint64_t seed = 0, int32_t side = INT4Q_HADAMARD_ROWS,
+                     int32_t direction = INT4Q_HADAMARD_FORWARD) {
+    uint64_t bytes = 0;
+    check(int4q_hadamard_scratch(order, side, target.type, &bytes));
+    Scratch scratch(bytes);
+    check(int4q_hadamard_transform(order, seed, side, direction, source.data, source.type, source.stride, target.data, target.type,
+                                   target.stride, source.rows, source.columns, scratch.data(), scratch.bytes(), 0,
+                                   side == INT4Q_HADAMARD_COLUMNS ? source.columns : source.rows));
+}
+
+// The Gram matrix of rotated inputs.
+inline Gram rotate(const Gram &gram, int64_t order, uint64_t seed = 0, int32_t direction = INT4Q_HADAMARD_FORWARD,
+                   Pool *pool = nullptr) {
+    Gram result(gram.k);
+    const uint32_t workers = pool ? pool->worker_count() : 1;
+    uint64_t bytes = 0;
+    check(int4q_gram_rotate_scratch(order, workers, &bytes));
+    Scratch scratch(bytes);
+    check(int4q_gram_rotate(order, seed, direction, gram.data(), gram.bytes(), result.data(), result.bytes(), scratch.data(),
+                            scratch.bytes(), workers, pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr));
+    return result;
+}
+
+// W = V + A B: what a quantized V leaves of W, by a matrix of low rank.
+class LowRank {
+public:
+    LowRank(int64_t n, int64_t k, int64_t rank, int4q_type type_ = INT4Q_TYPE_F32)
+        : a_(static_cast<uint64_t>(n * rank) * (type_ == INT4Q_TYPE_F32 ? 4 : 2)),
+          b_(static_cast<uint64_t>(rank * k) * (type_ == INT4Q_TYPE_F32 ? 4 : 2)), type(type_), n(n), k(k), rank(rank) {}
+    int4q_lowrank view() const { return {sizeof(int4q_lowrank), type, n, k, rank, a_.data(), rank, b_.data(), k}; }
+
+    // Without a tensor A B is fitted to w itself, without a Gram matrix to the weights rather than to the outputs.
+    int4q_lowrank_report fit(ConstMatrix w, const Tensor *tensor = nullptr, const Gram *gram = nullptr, Pool *pool = nullptr,
+                             int32_t iterations = 4, uint64_t seed = 0) {
+        int4q_lowrank_options options{};
+        options.struct_size = sizeof options;
+        options.worker_count = pool ? pool->worker_count() : 1;
+        options.iterations = iterations;
+        options.seed = seed;
+        uint64_t bytes = 0;
+        check(int4q_lowrank_scratch(n, k, rank, options.worker_count, &bytes));
+        Scratch scratch(bytes);
+        int4q_lowrank_report report{};
+        report.struct_size = sizeof report;
+        const int4q_lowrank factors = view();
+        int4q_tensor quantized{};
+        if (tensor) quantized = tensor->view();
+        check(int4q_lowrank_fit(tensor ? &quantized : nullptr, w.data, w.type, w.stride, gram ? gram->data() : nullptr,
+                                gram ? gram->bytes() : 0, &options, &factors, scratch.data(), scratch.bytes(),
+                                pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr, &report));
+        return report;
+    }
+    // y += (x B^T) A^T
+    void add(ConstMatrix x, Matrix y) const {
+        const int4q_lowrank factors = view();
+        check(int4q_lowrank_add(&factors, x.data, x.type, x.stride, y.data, y.type, y.stride, x.rows, 0, x.rows));
+    }
+    // target = source - A B
+    void subtract(ConstMatrix source, Matrix target) const {
+        const int4q_lowrank factors = view();
+        check(int4q_lowrank_subtract(&factors, source.data, source.type, source.stride, target.data, target.type, target.stride, 0, n));
+    }
+
+private:
+    Scratch a_, b_;
+
+public:
+    int4q_type type;
+    int64_t n, k, rank;
+};
+
 }  // namespace int4q
 
 #endif  // INT4Q_HPP

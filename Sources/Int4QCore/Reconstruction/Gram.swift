@@ -65,6 +65,12 @@ public struct Gram {
         memory.storeBytes(of: layout.totalBytes, toByteOffset: Field.totalBytes, as: UInt64.self)
     }
 
+    /// A copy of a checked one.
+    init(_ other: Gram, at pointer: UnsafeMutableRawPointer) {
+        layout = other.layout
+        memory = pointer
+    }
+
     private var hasZeroedReserve: Bool {
         var all = memory.load(fromByteOffset: Field.version + 4, as: UInt32.self)
         for offset in stride(from: Field.reserved, to: Int(GramLayout.headerBytes), by: 4) {

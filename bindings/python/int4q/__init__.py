@@ -123,6 +123,7 @@ from ._reconstruction_methods import (
 from ._scheme import Scheme
 from ._selection import Representatives, select_random, select_representatives
 from ._tensor import QuantizedTensor, quantize
+from ._transformations import LowRank, LowRankReport, hadamard, hadamard_order, low_rank, rotate_gram
 from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
 
 __version__ = "0.1.0"
@@ -168,6 +169,8 @@ __all__ = [
     "LayerDiagnosis",
     "LibraryNotFoundError",
     "Linear",
+    "LowRank",
+    "LowRankReport",
     "MatmulPlan",
     "Metrics",
     "MisalignedError",
@@ -224,6 +227,8 @@ __all__ = [
     "gobo_quantize",
     "gptq",
     "gram_descend",
+    "hadamard",
+    "hadamard_order",
     "hqq",
     "fit_codebook",
     "fit_row_codebooks",
@@ -233,6 +238,7 @@ __all__ = [
     "library_path",
     "library_version",
     "linear_bins",
+    "low_rank",
     "measure_bias",
     "output_bias",
     "pack_nibbles",
@@ -241,6 +247,7 @@ __all__ = [
     "quantize_int4",
     "requantize",
     "requantize_multiplier",
+    "rotate_gram",
     "search_twin_ranges",
     "select_random",
     "select_representatives",

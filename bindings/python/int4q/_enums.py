@@ -239,3 +239,9 @@ class DescentFlag(enum.IntFlag):
     """What else coordinate descent may be asked to do."""
 
     REFIT_SCALES = 1
+
+
+class LowRankFlag(enum.IntFlag):
+    """What else fitting a low-rank matrix may be asked to do."""
+
+    SKIP_LOSS = 1

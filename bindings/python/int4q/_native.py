@@ -503,6 +503,40 @@ class HqqOptionsStruct(_SizedStructure):
     ]
 
 
+class LowRankStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("type", c_int32),
+        ("n", c_int64),
+        ("k", c_int64),
+        ("rank", c_int64),
+        ("a", c_void_p),
+        ("a_stride", c_int64),
+        ("b", c_void_p),
+        ("b_stride", c_int64),
+    ]
+
+
+class LowRankOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("worker_count", c_uint32),
+        ("iterations", c_int32),
+        ("seed", c_uint64),
+    ]
+
+
+class LowRankReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("start_loss", c_double),
+        ("loss", c_double),
+        ("reduction", c_double),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -992,6 +1026,95 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             c_int32,
             c_int64,
             POINTER(HqqOptionsStruct),
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_hadamard_order": (c_int32, [c_int64, POINTER(c_int64)]),
+    "int4q_hadamard_scratch": (c_int32, [c_int64, c_int32, c_int32, POINTER(c_uint64)]),
+    "int4q_hadamard_transform": (
+        c_int32,
+        [
+            c_int64,
+            c_uint64,
+            c_int32,
+            c_int32,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_gram_rotate_scratch": (c_int32, [c_int64, c_uint32, POINTER(c_uint64)]),
+    "int4q_gram_rotate": (
+        c_int32,
+        [
+            c_int64,
+            c_uint64,
+            c_int32,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_uint64,
+            c_uint32,
+            ParallelFor,
+            c_void_p,
+        ],
+    ),
+    "int4q_lowrank_scratch": (c_int32, [c_int64, c_int64, c_int64, c_uint32, POINTER(c_uint64)]),
+    "int4q_lowrank_fit": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(LowRankOptionsStruct),
+            POINTER(LowRankStruct),
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            POINTER(LowRankReportStruct),
+        ],
+    ),
+    "int4q_lowrank_add": (
+        c_int32,
+        [
+            POINTER(LowRankStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_lowrank_subtract": (
+        c_int32,
+        [
+            POINTER(LowRankStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
             c_int64,
             c_int64,
         ],

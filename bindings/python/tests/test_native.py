@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 114
+    assert len(header_functions()) == 123
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -80,6 +80,7 @@ def test_table_equals_the_exports() -> None:
         ("CODES", int4q.CodesType),
         ("GPTQ_ORDER", int4q.GptqOrder),
         ("DESCENT", _enums.DescentFlag),
+        ("LOWRANK", _enums.LowRankFlag),
     ],
 )
 def test_enumerators_equal_the_header(prefix: str, enumeration: type) -> None:
@@ -133,6 +134,9 @@ STRUCTS = {
     "int4q_descent_options": _native.DescentOptionsStruct,
     "int4q_descent_report": _native.DescentReportStruct,
     "int4q_hqq_options": _native.HqqOptionsStruct,
+    "int4q_lowrank": _native.LowRankStruct,
+    "int4q_lowrank_options": _native.LowRankOptionsStruct,
+    "int4q_lowrank_report": _native.LowRankReportStruct,
 }
 
 
