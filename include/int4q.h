@@ -409,9 +409,9 @@ INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, 
  *
  *   permutation  column j of Wq belongs to input channel permutation[j]: permute(x)[j] = x[permutation[j]]. GPTQ's act-order
  *                (Frantar et al., "GPTQ", 2023), whose groups are of columns in the order in which they were quantized.
- *   rotation     each run of rotation_order neighbours is multiplied by signs, then by the Hadamard matrix H / sqrt(order):
- *                Wq is the matrix whose rows were rotated in the same way (Ashkboos et al., "QuaRot", 2024). Computed in binary32
- *                as docs/numerics.md says, before x' is rounded or quantized.
+ *   rotation     each run of rotation_order neighbours is multiplied by signs, then by the orthonormal Hadamard matrix of that
+ *                order: Wq is a matrix whose rows were rotated in the same way (Ashkboos et al., "QuaRot", 2024). Computed in
+ *                binary32 as docs/numerics.md says, before x' is rounded or quantized.
  *   sparse       weights that are too large for 4 bits, or what those lose, in x's own channel order (Kim et al.,
  *                "SqueezeLLM", 2024; Dettmers et al., "SpQR", 2023).
  *   low rank     what 4 bits lose, as A[n][rank] B[rank][k], in x's own channel order (Yao et al., "ZeroQuant-V2", 2023; Li et
@@ -432,9 +432,8 @@ typedef struct int4q_parts {
     uint32_t struct_size;
     uint32_t reserved;
     const uint32_t *permutation;        /* [k], each of 0..k-1 once */
-    const uint8_t *rotation_signs;      /* [ceil(k / 8)]: bit j % 8 (1 << that) of byte j / 8 negates element j before H; the last
-                                         * byte's other bits are 0. NULL: none is negated */
-    int64_t rotation_order;             /* one that int4q_matmul() has a Hadamard matrix for, a divisor of k */
+    int64_t rotation_order;             /* 2^a, 12 * 2^a, 20 * 2^a or 28 * 2^a up to 2^24, a divisor of k */
+    uint64_t rotation_seed;             /* of the signs (docs/numerics.md); 0: all are +1 */
     int64_t sparse_count;               /* elements of S, 0 or more */
     const int64_t *sparse_row_offsets;  /* [n + 1], ascending from 0 to sparse_count */
     const int32_t *sparse_columns;      /* [sparse_count], in each row ascending, 0..k-1; NULL if there are none */
@@ -464,8 +463,8 @@ INT4Q_API int4q_status int4q_blob_attach(void *blob, uint64_t blob_bytes, const 
 INT4Q_API int4q_status int4q_blob_get_parts(const void *blob, uint64_t blob_bytes, int4q_parts *parts);
 
 /* Writes row row_indices[i] of the matrix that the product with the whole blob stands for, in x's channel order, to row i of
- * destination[count][k]: with w = rotate^-1 (row of Wq) in binary32, element permutation[j] is w[j] + S + the row's share of
- * A B, the last two added in binary64, all rounded once to binary32 and then to destination_type. For blobs without parts it is
+ * destination[count][k]: with w = rotate^-1 (row of Wq) in binary32, element permutation[j] is w[j], plus S, plus the row's share
+ * of A B (a binary64 sum), each sum rounded to binary32, and the last to destination_type. For blobs without parts it is
  * int4q_gather_rows(). scratch: 8 bytes for each of k rounded up to 16, aligned to INT4Q_ALIGNMENT.
  * (int4q_unpack_rows() gives the codes as they were packed, in the permuted and rotated order.) */
 INT4Q_API int4q_status int4q_gather_effective_rows(const void *blob, uint64_t blob_bytes, const int64_t *row_indices,
