@@ -66,7 +66,7 @@ public struct PartsShape {
         sparseCount = get(Int64.self, Offset.sparseCount)
         rotationSeed = get(UInt64.self, Offset.rotationSeed)
         rotationOrder = Int64(get(UInt32.self, Offset.rotationOrder))
-        if flags & ~PartsShape.all != 0 { throw .invalid("blob (part_flags)", Int64(flags), expected: "INT4Q_PART_*") }
+        if flags & ~PartsShape.all != 0 { throw .invalid("blob", Int64(flags), expected: "INT4Q_PART_* in its header") }
         try check(k: k)
     }
 
