@@ -114,8 +114,8 @@ public struct Blob {
                 parts = PartsShape()
                 totalBytes = layout.totalBytes
             } else {
-                parts = try PartsShape(header: base, k: k)
-                totalBytes = try CheckedSize(layout.totalBytes, "blob").plus(PartsLayout(parts, n: n, k: k).totalBytes).value
+                parts = try PartsShape(header: base, k: k, name)
+                totalBytes = try CheckedSize(layout.totalBytes, name).plus(PartsLayout(parts, n: n, k: k).totalBytes).value
             }
         } catch {
             throw error.asCorruption

@@ -57,7 +57,7 @@ public struct PartsShape {
 
     /// Of a header whose flags are not 0.
     @inline(never)
-    init(header: UnsafeRawPointer, k: Int64) throws(Failure) {
+    init(header: UnsafeRawPointer, k: Int64, _ name: StaticString) throws(Failure) {
         func get<T: BitwiseCopyable>(_ type: T.Type, _ offset: Int) -> T { header.load(fromByteOffset: offset, as: T.self) }
         typealias Offset = BlobHeader.Offset
         flags = get(UInt32.self, Offset.partFlags)
@@ -66,7 +66,7 @@ public struct PartsShape {
         sparseCount = get(Int64.self, Offset.sparseCount)
         rotationSeed = get(UInt64.self, Offset.rotationSeed)
         rotationOrder = Int64(get(UInt32.self, Offset.rotationOrder))
-        if flags & ~PartsShape.all != 0 { throw .invalid("blob", Int64(flags), expected: "INT4Q_PART_* in its header") }
+        if flags & ~PartsShape.all != 0 { throw .invalid(name, Int64(flags), expected: "INT4Q_PART_* in its header") }
         try check(k: k)
     }
 
