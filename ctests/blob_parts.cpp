@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "int4q.h"
+#include "int4q.hpp"
 #include "support/bad_arguments.hpp"
 #include "support/blob_memory.hpp"
 #include "support/blob_parts.hpp"
@@ -555,6 +556,44 @@ TEST_F(BlobParts, EffectiveRowsAreWhatProductsMultiplyBy) {
             }
         }
     }
+}
+
+// ---- The C++ wrapper ------------------------------------------------------------------------------------------------
+
+TEST_F(BlobParts, CppBlobsCarryThem) {
+    const int64_t m = 5, n = 21, k = 48;
+    const TensorMemory tensor = Tensor(MakeScheme(INT4Q_KIND_SYMMETRIC, 16, INT4Q_TYPE_F16), n, k);
+    const Bytes plain = PackReference(*tensor.get());
+    const GuardedBuffer mapped = Guarded(plain);
+    const Parts parts(random_, n, k, kAllParts, 16), small(random_, n, k, kSparse), none(n, k);
+    const Job job = [&] {
+        Job product;
+        for (int64_t i = 0; i < m * k; i++) product.x.push_back(random_.Normal());
+        return product;
+    }();
+    int4q::Blob blob = int4q::Blob::map(mapped.data(), mapped.size());
+    for (const Parts *which : {&parts, &small, &none, &parts}) {
+        blob.attach(which->raw());
+        blob.validate();
+        const Bytes wanted = which->Attached(plain);
+        ASSERT_EQ(blob.bytes(), wanted.size());
+        EXPECT_EQ(std::memcmp(blob.data(), wanted.data(), wanted.size()), 0);
+        EXPECT_EQ(blob.parts().rank, which->rank);
+        std::vector<float> y(static_cast<size_t>(m * n)), rows(static_cast<size_t>(2 * k));
+        int4q::matmul(INT4Q_MODE_F32, int4q::ConstMatrix(job.x, m, k), blob, int4q::Matrix(y, m, n));
+        EXPECT_TRUE(y == Floats(Multiply(job, Guarded(wanted))));
+        blob.gather({20, 0}, int4q::Matrix(rows, 2, k));
+        for (int64_t row = 0; row < m; row++) {
+            double sum = 0;
+            for (int64_t j = 0; j < k; j++) sum += static_cast<double>(job.x[static_cast<size_t>(row * k + j)]) * static_cast<double>(rows[static_cast<size_t>(j)]);
+            EXPECT_NEAR(sum, static_cast<double>(y[static_cast<size_t>(row * n + 20)]), 1e-4);
+        }
+    }
+    EXPECT_TRUE(Copy(mapped) == plain) << "what was mapped is not written to";
+    EXPECT_THROW(int4q::Blob::map(mapped.data(), mapped.size()).gather({21}, int4q::Matrix(std::vector<float>(48).data(), INT4Q_TYPE_F32, 1, k)), int4q::Error);
+    int4q_parts wrong = parts.raw();
+    wrong.rotation_order = 3;
+    EXPECT_THROW(blob.attach(wrong), int4q::Error);
 }
 
 // ---- Damage ---------------------------------------------------------------------------------------------------------

@@ -10,27 +10,22 @@ private var groupRows: Int { lanes }
 /// x times the transpose of a matrix of few rows, for one row of x. Four chains hide one another's latency.
 func projectRow(_ p: i4q_projection) {
     let x = UnsafeRawPointer(p.x.unsafelyUnwrapped), matrix = p.matrix.unsafelyUnwrapped, out = p.out.unsafelyUnwrapped
-    let whole = Int(p.k) / lanes, left = Int(p.k) % lanes, type = p.type
-    let rowBytes = Int(p.k) &* elementBytes(type), last = Int(p.rank) &- 1
+    let k = Int(p.k), type = p.type
+    let rowBytes = k &* elementBytes(type), last = Int(p.rank) &- 1
     var row = 0
     while row <= last {
         let second = min(row &+ 1, last), third = min(row &+ 2, last), fourth = min(row &+ 3, last)
         let b0 = matrix + row &* rowBytes, b1 = matrix + second &* rowBytes
         let b2 = matrix + third &* rowBytes, b3 = matrix + fourth &* rowBytes
         var s0 = Floats(repeating: 0), s1 = s0, s2 = s0, s3 = s0
-        for index in 0..<whole {
-            let values = x.floats(index &* 64)
-            s0 = fusedMultiplyAdd(values, loadColumnValues(b0, index, type: type), s0)
-            s1 = fusedMultiplyAdd(values, loadColumnValues(b1, index, type: type), s1)
-            s2 = fusedMultiplyAdd(values, loadColumnValues(b2, index, type: type), s2)
-            s3 = fusedMultiplyAdd(values, loadColumnValues(b3, index, type: type), s3)
-        }
-        if left > 0 {
-            let values = x.floats(whole &* 64)
-            s0 = fusedMultiplyAdd(values, loadElements(b0, type, whole &* lanes, count: left), s0)
-            s1 = fusedMultiplyAdd(values, loadElements(b1, type, whole &* lanes, count: left), s1)
-            s2 = fusedMultiplyAdd(values, loadElements(b2, type, whole &* lanes, count: left), s2)
-            s3 = fusedMultiplyAdd(values, loadElements(b3, type, whole &* lanes, count: left), s3)
+        var index = 0
+        while index < k {
+            let values = x.floats(index &* 4), left = k &- index
+            s0 = fusedMultiplyAdd(values, loadElements(b0, type, index, count: left), s0)
+            s1 = fusedMultiplyAdd(values, loadElements(b1, type, index, count: left), s1)
+            s2 = fusedMultiplyAdd(values, loadElements(b2, type, index, count: left), s2)
+            s3 = fusedMultiplyAdd(values, loadElements(b3, type, index, count: left), s3)
+            index &+= lanes
         }
         out[row] = sumLanes(s0)
         out[second] = sumLanes(s1) // beyond the last row the last one again
@@ -56,10 +51,15 @@ private func add(_ values: Floats, _ out: UnsafeMutableRawPointer, _ byteOffset:
 
 // MARK: Low rank
 
-/// Four rows share what is read of the matrix.
+/// Four rows share what is read of the matrix, which is widened once for all of the tile's.
 private func addLowRank(_ p: i4q_parts_product, _ t: i4q_tile, _ block: Int, _ out: UnsafeMutableRawPointer) {
-    let rank = Int(p.rank), type = p.type, rowBytes = Int(t.out_stride) &* 4, last = Int(t.row_count) &- 1
-    let matrix = p.matrix.unsafelyUnwrapped + block &* rank &* lanes &* elementBytes(type)
+    let rank = Int(p.rank), rowBytes = Int(t.out_stride) &* 4, last = Int(t.row_count) &- 1
+    var matrix = p.matrix.unsafelyUnwrapped + block &* rank &* lanes &* elementBytes(p.type)
+    if p.type != ElementType.f32 {
+        let widened = t.panel.unsafelyUnwrapped.assumingMemoryBound(to: Float.self) // at most 16 KB
+        loadRow(matrix, type: p.type, count: rank &* lanes, into: widened)
+        matrix = UnsafeRawPointer(widened)
+    }
     let stride = Int(p.projected_stride) &* 4
     let first = UnsafeRawPointer(p.projected.unsafelyUnwrapped) + Int(t.row_begin) &* stride
     var row = 0
@@ -68,7 +68,7 @@ private func addLowRank(_ p: i4q_parts_product, _ t: i4q_tile, _ block: Int, _ o
         let x2 = first + min(row &+ 2, last) &* stride, x3 = first + min(row &+ 3, last) &* stride
         var s0 = Floats(repeating: 0), s1 = s0, s2 = s0, s3 = s0
         for index in 0..<rank {
-            let column = loadColumnValues(matrix, index, type: type)
+            let column = matrix.floats(index &* 64)
             s0 = fusedMultiplyAdd(Floats(repeating: x0.float(index &* 4)), column, s0)
             s1 = fusedMultiplyAdd(Floats(repeating: x1.float(index &* 4)), column, s1)
             s2 = fusedMultiplyAdd(Floats(repeating: x2.float(index &* 4)), column, s2)
