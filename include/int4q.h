@@ -327,7 +327,15 @@ INT4Q_API int4q_status int4q_dequantize_rows(const int4q_tensor *tensor, void *d
 enum {
     INT4Q_VALIDATE_HEADER = 0, /* the header alone: magic, version, its checksum, every size recomputed */
     INT4Q_VALIDATE_FULL = 1    /* also every block's checksum, finite scales and offsets, zero points, rows' codebooks (finite,
-                                * not all zero), zero padding */
+                                * not all zero), zero padding; of parts all that int4q_blob_attach() asks, and their checksum */
+};
+
+/* What a blob may carry beside its codes: see int4q_parts. */
+enum {
+    INT4Q_PART_PERMUTATION = 1,
+    INT4Q_PART_ROTATION = 2,
+    INT4Q_PART_SPARSE = 4,
+    INT4Q_PART_LOW_RANK = 8
 };
 
 typedef struct int4q_blob_info {
@@ -336,11 +344,14 @@ typedef struct int4q_blob_info {
     int4q_scheme scheme;
     int64_t n;
     int64_t k;
-    uint64_t total_bytes;      /* the whole blob */
+    uint64_t total_bytes;      /* the whole blob, with its parts */
     uint64_t block_count;      /* ceil(n / 16) */
     uint64_t block_bytes;      /* codes, scales and zero points, offsets or codebooks of 16 rows */
     uint64_t header_checksum;  /* XXH64 of the header; it does not depend on the payload */
     float codebook[16];        /* zeros unless CODEBOOK, and with INT4Q_CODEBOOK_PER_ROW: int4q_blob_codebooks() has those */
+    uint32_t part_flags;       /* INT4Q_PART_* of the parts that the blob carries, or 0: for int4q_matmul_desc */
+    uint32_t part_rank;        /* of the low-rank part; 0 without: for int4q_matmul_desc */
+    uint64_t parts_bytes;      /* of total_bytes; 0 without parts */
 } int4q_blob_info;
 
 /* Writes the exact size of the blob of an n x k matrix. */
@@ -383,10 +394,82 @@ INT4Q_API int4q_status int4q_blob_codebooks(const void *blob, uint64_t blob_byte
                                             int64_t row_end);
 
 /* Writes row row_indices[i] of the blob's matrix, dequantized as int4q_dequantize_rows() does, to row i of
- * destination[count][k]: an embedding lookup on packed weights. Indices may repeat; each is in 0..n-1. */
+ * destination[count][k]: an embedding lookup on packed weights. Indices may repeat; each is in 0..n-1. Blobs with parts are
+ * INT4Q_ERROR_UNSUPPORTED: their rows need working memory, and int4q_gather_effective_rows(). */
 INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, const int64_t *row_indices,
                                          int64_t count, void *destination, int4q_type destination_type,
                                          int64_t destination_stride);
+
+/* ---- Parts beside the codes ----
+ *
+ * A blob can carry what a method keeps beside its 4-bit matrix Wq, behind the last block and in the same bytes, and
+ * int4q_matmul() then computes
+ *
+ *     x' = rotate(permute(x));   y = activation(x' Wq^T + x S^T + (x B^T) A^T + bias) + residual
+ *
+ *   permutation  column j of Wq belongs to input channel permutation[j]: permute(x)[j] = x[permutation[j]]. GPTQ's act-order
+ *                (Frantar et al., "GPTQ", 2023), whose groups are of columns in the order in which they were quantized.
+ *   rotation     each run of rotation_order neighbours is multiplied by signs, then by the orthonormal Hadamard matrix of that
+ *                order: Wq is a matrix whose rows were rotated in the same way (Ashkboos et al., "QuaRot", 2024). Computed in
+ *                binary32 as docs/numerics.md says, before x' is rounded or quantized.
+ *   sparse       weights that are too large for 4 bits, or what those lose, in x's own channel order (Kim et al.,
+ *                "SqueezeLLM", 2024; Dettmers et al., "SpQR", 2023).
+ *   low rank     what 4 bits lose, as A[n][rank] B[rank][k], in x's own channel order (Yao et al., "ZeroQuant-V2", 2023; Li et
+ *                al., "SVDQuant", 2024; or an adapter: Hu et al., "LoRA", 2021).
+ *
+ * The last two are added in binary32 whatever the mode. Parts cost time where there are some, and nothing where there are none. */
+
+/* How int4q_parts.low_rank_a lies in memory. */
+enum {
+    INT4Q_LOW_RANK_ROWS = 0,  /* [n][rank] */
+    INT4Q_LOW_RANK_BLOCKS = 1 /* [ceil(n / 16)][rank][16], as blobs have it: row 16 b + i stands in lane i of block b; lanes from
+                               * row n on are zeros in a blob, and not read elsewhere */
+};
+
+/* Each part is there or not: permutation != NULL, rotation_order != 0, sparse_row_offsets != NULL, rank != 0. The other
+ * fields of one that is not are NULL and 0. */
+typedef struct int4q_parts {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const uint32_t *permutation;        /* [k], each of 0..k-1 once */
+    int64_t rotation_order;             /* 2^a, 12 * 2^a, 20 * 2^a or 28 * 2^a up to 2^24, a divisor of k */
+    uint64_t rotation_seed;             /* of the signs (docs/numerics.md); 0: all are +1 */
+    int64_t sparse_count;               /* elements of S, 0 or more */
+    const int64_t *sparse_row_offsets;  /* [n + 1], ascending from 0 to sparse_count */
+    const int32_t *sparse_columns;      /* [sparse_count], in each row ascending, 0..k-1; NULL if there are none */
+    const float *sparse_values;         /* [sparse_count], finite; NULL if there are none */
+    int64_t rank;                       /* 1..256 */
+    int4q_type low_rank_type;           /* of A and B */
+    int32_t low_rank_form;              /* of A: INT4Q_LOW_RANK_* */
+    const void *low_rank_a;             /* finite */
+    const void *low_rank_b;             /* [rank][k], finite */
+} int4q_parts;
+
+/* Writes how many bytes *parts take behind the blob of an n x k matrix: a multiple of 64, or 0. The blob with its parts has
+ * int4q_blob_size() + *bytes. Reads no elements: pointers of parts that are there need only be not NULL. k is at most
+ * 2^31 - 1 if there are parts. */
+INT4Q_API int4q_status int4q_blob_parts_size(int64_t n, int64_t k, const int4q_parts *parts, uint64_t *bytes);
+
+/* Copies *parts behind the last block of a blob whose header is there (rows from 0 on were packed; its blocks may still be
+ * missing) and says so in the header. blob_bytes is at least int4q_blob_size() + int4q_blob_parts_size(). Parts that the blob
+ * had are replaced; a description without any takes them away, and leaves the blob's first bytes as packing wrote them.
+ * Packing row 0 anew takes them away, too. *parts must not point into the blob.
+ * All is checked first: an element of the permutation or a column that is wrong is INT4Q_ERROR_INVALID_ARGUMENT, a value that
+ * is not finite INT4Q_ERROR_NOT_FINITE; then the blob is as it was. */
+INT4Q_API int4q_status int4q_blob_attach(void *blob, uint64_t blob_bytes, const int4q_parts *parts);
+
+/* Fills *parts (struct_size set) with pointers into the blob, to be read only and valid as long as it: low_rank_form is
+ * INT4Q_LOW_RANK_BLOCKS. Validates the header alone. Fields of parts that the blob does not carry get NULL and 0. */
+INT4Q_API int4q_status int4q_blob_get_parts(const void *blob, uint64_t blob_bytes, int4q_parts *parts);
+
+/* Writes row row_indices[i] of the matrix that the product with the whole blob stands for, in x's channel order, to row i of
+ * destination[count][k]: with w = rotate^-1 (row of Wq) in binary32, element permutation[j] is w[j], plus S, plus the row's share
+ * of A B (a binary64 sum), each sum rounded to binary32, and the last to destination_type. For blobs without parts it is
+ * int4q_gather_rows(). scratch: 8 bytes for each of k rounded up to 16, aligned to INT4Q_ALIGNMENT.
+ * (int4q_unpack_rows() gives the codes as they were packed, in the permuted and rotated order.) */
+INT4Q_API int4q_status int4q_gather_effective_rows(const void *blob, uint64_t blob_bytes, const int64_t *row_indices,
+                                                   int64_t count, void *destination, int4q_type destination_type,
+                                                   int64_t destination_stride, void *scratch, uint64_t scratch_bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * 5. Matrix product:  y[m][n] = activation(x[m][k] * W[n][k]^T + bias[n]) + residual[m][n]
@@ -410,6 +493,12 @@ INT4Q_API int4q_status int4q_gather_rows(const void *blob, uint64_t blob_bytes, 
  * fits a register; 16 tables do not.) Codes of 8 bits, BINARY and TERNARY have F32 and INT8, and these two kinds BINARY. Other
  * combinations are INT4Q_ERROR_UNSUPPORTED when the plan is made.
  * The order of every operation: docs/numerics.md.
+ *
+ * Blobs with parts (section 4): the plan is made for them (desc.part_flags, desc.part_rank, which int4q_blob_get_info() tells),
+ * prepare reads the blob, too, and x_scales are for x' (its groups are of packed columns). Modes round x' alone. Plans with
+ * INT4Q_MATMUL_GATED or experts have no parts (INT4Q_ERROR_UNSUPPORTED): each matrix would need an x' of its own. Without a full
+ * validation a blob's parts may hold anything within their declared sizes: an index that is out of range then counts as the
+ * nearest that is not, so results may be nonsense, but nothing outside the blob is touched.
  *
  * NaN and infinity in x: every y of that row of x (before the activation) is NaN or infinite in F32 and BF16 mode, NaN in
  * INT8 and BINARY mode; other rows are not affected. Denormals are computed as IEEE 754 says, whatever the host has set: the library
@@ -461,6 +550,8 @@ typedef struct int4q_matmul_desc {
     int4q_type bias_type;     /* of args.bias and args.up_bias; 0: there is none */
     int4q_type residual_type; /* of args.residual; 0: there is none */
     uint32_t expert_count; /* 0: one matrix for all rows of x. 1..65536: each row of x has its expert (args.experts) */
+    uint32_t part_flags;   /* the blob's parts as int4q_blob_info has them: INT4Q_PART_*, or 0 */
+    uint32_t part_rank;    /* with INT4Q_PART_LOW_RANK 1..256, else 0 */
 } int4q_matmul_desc;
 
 /* Made by int4q_matmul_plan_init(); to be read only. Position-independent and free of pointers. */
@@ -522,8 +613,8 @@ typedef void (*int4q_parallel_for)(void *host, int64_t count, uint32_t worker_co
 /* Fills *plan for a product as described. */
 INT4Q_API int4q_status int4q_matmul_plan_init(const int4q_matmul_desc *desc, int4q_matmul_plan *plan);
 
-/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, x_scales and row_experts, writes scratch. The other fields
- * of *args are not used and may be NULL. */
+/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, x_scales and row_experts, and with desc.part_flags the blob; writes
+ * scratch. The other fields of *args are not used and may be NULL. */
 INT4Q_API int4q_status int4q_matmul_prepare(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
                                             int64_t begin, int64_t end);
 
@@ -550,8 +641,8 @@ enum {
 /* Writes bounds[m][n] (stride ldb): |y[i][j] - sum over l of x[i][l] * w[j][l]| <= bounds[i][j] for the y that the plan's
  * product would give in exact arithmetic's stead, rounding to y's type included; w as int4q_dequantize_rows() has it, but
  * not rounded. Reads args->x, ldx, blob, x_scales; y and scratch may be NULL. Rows of x that are not finite get infinity.
- * A bound is an analysis tool: it takes as long as a slow product. For plans without activation, gate, bias, residual and
- * experts, and not in BINARY mode; others are INT4Q_ERROR_UNSUPPORTED. */
+ * A bound is an analysis tool: it takes as long as a slow product. For plans without activation, gate, bias, residual, experts
+ * and parts, and not in BINARY mode; others are INT4Q_ERROR_UNSUPPORTED. */
 INT4Q_API int4q_status int4q_error_bound(const int4q_matmul_plan *plan, const int4q_matmul_args *args, int32_t bound,
                                          double *bounds, int64_t ldb);
 

@@ -284,6 +284,37 @@ public:
         check(int4q_blob_get_info(data(), bytes_, &info));
         return info;
     }
+    // Puts parts behind the blocks, in place of those that are there; none takes those away. The bytes may get a new address, and
+    // mapped ones become this blob's own. `parts` must not point into this blob.
+    void attach(const int4q_parts &parts) {
+        const int4q_blob_info about = info();
+        uint64_t more = 0;
+        check(int4q_blob_parts_size(about.n, about.k, &parts, &more));
+        const uint64_t needed = std::max(about.total_bytes, about.total_bytes - about.parts_bytes + more);
+        if (own_.bytes() < needed) {
+            Scratch larger(needed);
+            std::memcpy(larger.data(), data(), static_cast<size_t>(about.total_bytes));
+            own_ = std::move(larger), mapped_ = nullptr;
+        }
+        check(int4q_blob_attach(own_.data(), own_.bytes(), &parts));
+        bytes_ = own_.bytes();
+        bytes_ = info().total_bytes;
+    }
+    // Pointers into the blob.
+    int4q_parts parts() const {
+        int4q_parts parts{};
+        parts.struct_size = sizeof parts;
+        check(int4q_blob_get_parts(data(), bytes_, &parts));
+        return parts;
+    }
+    // Rows of the matrix that products multiply by, in x's channel order, whether there are parts or not.
+    void gather(const std::vector<int64_t> &rows, Matrix out) const {
+        const int4q_blob_info about = info();
+        detail::agree(out.rows, static_cast<int64_t>(rows.size()), "Blob::gather", "out.rows");
+        detail::agree(out.columns, about.k, "Blob::gather", "out.columns");
+        Scratch room(8 * ((static_cast<uint64_t>(about.k) + 15) / 16 * 16));
+        check(int4q_gather_effective_rows(data(), bytes_, rows.data(), out.rows, out.data, out.type, out.stride, room.data(), room.bytes()));
+    }
     Tensor unpack() const {
         const int4q_blob_info about = info();
         std::vector<float> codebook(static_cast<size_t>(codebook_entries(about.scheme, about.n)));
@@ -321,6 +352,7 @@ public:
         desc.scheme = w.scheme;
         desc.x_type = x_type, desc.y_type = y_type;
         desc.worker_count = workers;
+        desc.part_flags = w.part_flags, desc.part_rank = w.part_rank;
         return desc;
     }
     int4q_matmul_desc desc;

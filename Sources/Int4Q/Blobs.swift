@@ -105,6 +105,7 @@ public func int4q_gather_rows(_ blob: UnsafeRawPointer?, _ blob_bytes: UInt64, _
         let matrix = try Matrix(destination, type, rows: count, columns: blob.layout.k, stride: destination_stride,
                                 .init("destination", stride: "destination_stride"))
         let rows = try blob.requireRows(row_indices, count, "row_indices")
+        try blob.requireNoParts()
         gather(blob, rows: rows, count: count, into: matrix, try InstructionSetLimit.active().kernels)
     }
 }

@@ -32,7 +32,7 @@ func multiply<Linear: TileShapes, Table: TileShapes, Rows: WholeTile>(_ linear: 
 }
 
 extension i4q_kernels {
-    /// Rows of activations.
+    /// Rows of activations, and what is added to products beside a blob's codes.
     @inline(__always)
     mutating func fillPreparing() {
         prepare_f32 = { prepareF32($0.unsafelyUnwrapped.pointee) }
@@ -40,6 +40,8 @@ extension i4q_kernels {
         prepare_bf16 = { prepareRounded($0.unsafelyUnwrapped.pointee) }
         prepare_binary = { prepareBinary($0.unsafelyUnwrapped.pointee) }
         bf16_element_bytes = 4
+        project = { projectRow($0.unsafelyUnwrapped.pointee) }
+        add_parts = { parts, tile in addPartsToTile(parts.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee) }
     }
 
     /// Conversions, quantizing, results.

@@ -2,8 +2,8 @@
 // libFuzzer's entry: bytes from anywhere as a blob, through every function that reads one. Free of GoogleTest; what must
 // hold is checked by abort().
 //
-// An input's first byte is flags: 1 signs the blocks anew, 2 the header, so that mutations get past the checksums. The
-// rest is the blob. No fuzzer finds a valid header by itself, so it wants seeds. With clang:
+// An input's first byte is flags: 1 signs the blocks anew, 2 the header, 4 the parts and the header, so that mutations get past the
+// checksums. The rest is the blob. No fuzzer finds a valid header by itself, so it wants seeds. With clang:
 //
 //     CC=clang CXX=clang++ cmake -S . -B build/fuzz -G Ninja -DINT4Q_BUILD_FUZZERS=ON -DINT4Q_SANITIZE=address
 //     ninja -C build/fuzz fuzz_blob fuzz_replay
@@ -20,6 +20,7 @@
 
 #include "support/code_width.hpp"
 #include "fuzz/guarded_memory.hpp"
+#include "support/blob_parts.hpp"
 #include "support/floats.hpp"
 #include "support/reference_packer.hpp"
 
@@ -117,6 +118,8 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     desc.scheme = info.scheme;
     desc.x_type = desc.y_type = INT4Q_TYPE_F32;
     desc.worker_count = 1;
+    desc.part_flags = info.part_flags;
+    desc.part_rank = info.part_rank;
     int4q_matmul_plan plan;
     std::memset(&plan, 0, sizeof plan);
     plan.struct_size = sizeof plan;
@@ -143,7 +146,7 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     REQUIRE(int4q_matmul(&plan, &args, nullptr, nullptr) == INT4Q_OK);
     REQUIRE(std::memcmp(y.data(), y.data() + info.n, static_cast<size_t>(info.n) * sizeof(float)) == 0 ||
             std::any_of(y.begin(), y.end(), [](float v) { return v != v; }));
-    if (tensor && mode != INT4Q_MODE_BINARY) CheckBound(plan, args, *tensor, x, y);
+    if (tensor && mode != INT4Q_MODE_BINARY && !info.part_flags) CheckBound(plan, args, *tensor, x, y);
     fuzz_blob_counts[2]++;
 }
 
@@ -157,6 +160,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size) std::memcpy(blob.data(), data, size);
     if (choice & 1 && size >= int4q_test::kHeaderBytes) int4q_test::SignBlocks(blob.data(), bytes);
     if (choice & 2 && size >= int4q_test::kHeaderBytes) int4q_test::SignHeader(blob.data());
+    if (choice & 4 && size >= int4q_test::kHeaderBytes) int4q_test::SignParts(blob.data(), bytes);
     blob.Freeze();
 
     const bool header = int4q_blob_validate(blob.data(), bytes, INT4Q_VALIDATE_HEADER) == INT4Q_OK;
@@ -180,7 +184,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     std::vector<float> rows(static_cast<size_t>(4 * info.k));
     for (int4q_type type : int4q_test::kTypes) {
         const auto row_bytes = static_cast<size_t>(info.k * int4q_test::TypeBytes(type));
-        REQUIRE(int4q_gather_rows(blob.data(), bytes, indices, 4, rows.data(), type, info.k) == INT4Q_OK);
+        const int4q_status gathered_rows = int4q_gather_rows(blob.data(), bytes, indices, 4, rows.data(), type, info.k);
+        REQUIRE(gathered_rows == (info.part_flags ? INT4Q_ERROR_UNSUPPORTED : INT4Q_OK));
+        GuardedBlob room(static_cast<size_t>(8 * int4q_test::RoundUp(static_cast<uint64_t>(info.k), 16)));
+        REQUIRE(int4q_gather_effective_rows(blob.data(), bytes, indices, 4, rows.data(), type, info.k, room.data(),
+                                            8 * int4q_test::RoundUp(static_cast<uint64_t>(info.k), 16)) == INT4Q_OK);
         const auto *gathered = reinterpret_cast<const uint8_t *>(rows.data());
         REQUIRE(std::memcmp(gathered, gathered + 2 * row_bytes, row_bytes) == 0);  // indices 0 and 2 are equal
     }
@@ -194,6 +202,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_blob_counts[1]++;
     GuardedBlob again(static_cast<size_t>(info.total_bytes));
     REQUIRE(int4q_pack_rows(&tensor.tensor, again.data(), info.total_bytes, 0, info.n) == INT4Q_OK);
+    int4q_parts parts;
+    std::memset(&parts, 0, sizeof parts);
+    parts.struct_size = sizeof parts;
+    REQUIRE(int4q_blob_get_parts(blob.data(), bytes, &parts) == INT4Q_OK);
+    REQUIRE(int4q_blob_attach(again.data(), info.total_bytes, &parts) == INT4Q_OK);
     REQUIRE(int4q_blob_validate(again.data(), info.total_bytes, INT4Q_VALIDATE_FULL) == INT4Q_OK);
     // What a full validation lets pass is what a packer writes. (Of a longer row's repeated scale only one is kept.)
     const auto total = static_cast<size_t>(info.total_bytes);

@@ -11,8 +11,10 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "support/blob_parts.hpp"
 #include "support/random.hpp"
 #include "support/reference_packer.hpp"
 
@@ -64,8 +66,10 @@ std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size
     std::vector<float> source(static_cast<size_t>(tensor.n * tensor.k));
     for (float &value : source) value = random.Normal();
     if (int4q_quantize_rows(&tensor, source.data(), INT4Q_TYPE_F32, tensor.k, 0, tensor.n) != INT4Q_OK) std::abort();
-    // The other packer: a blob from another implementation must be a blob.
-    return int4q_test::PackReference(tensor);
+    // The other packer: a blob from another implementation must be a blob. Every other one carries parts.
+    std::vector<uint8_t> blob = int4q_test::PackReference(tensor);
+    if (random.Chance(0.5)) return blob;
+    return int4q_test::Parts(random, n, k, static_cast<uint32_t>(random.Integer(1, 15))).Attached(std::move(blob));
 }
 
 std::vector<uint8_t> RandomBlob(Random &random) {
@@ -83,10 +87,12 @@ void DamageHeader(Random &random, std::vector<uint8_t> &bytes) {
         const int64_t field = random.Integer(0, 7);
         size_t at = int4q_test::kSchemeAt + 4 * static_cast<size_t>(field);
         if (field >= 6) at = field == 6 ? int4q_test::kCodebookScopeAt : int4q_test::kCodeBitsAt;
+        if (random.Chance(0.3)) at = int4q_test::kPartFlagsAt + 2 * static_cast<size_t>(random.Integer(0, 14));
         int4q_test::SetField<int32_t>(bytes.data(), at, values[random.Integer(0, 17)]);
         return;
     }
-    const size_t at = int4q_test::kTotalBytesAt + 8 * static_cast<size_t>(random.Integer(0, 13));
+    size_t at = int4q_test::kTotalBytesAt + 8 * static_cast<size_t>(random.Integer(0, 13));
+    if (random.Chance(0.2)) at = int4q_test::kPartFlagsAt + 8 * static_cast<size_t>(random.Integer(0, 3));
     const uint64_t old = int4q_test::GetField<uint64_t>(bytes.data(), at);
     const uint64_t one = 1;
     const uint64_t values[] = {0,         1,         one << 31, one << 32, one << 60, one << 62,
@@ -132,7 +138,7 @@ int WriteSeeds(const std::filesystem::path &folder) {
             for (bool damaged : {false, true}) {
                 if (damaged) Damage(random, bytes);
                 std::vector<uint8_t> input = bytes;
-                input.insert(input.begin(), 3);  // both checksums are made right
+                input.insert(input.begin(), 7);  // all checksums are made right
                 const std::string name = std::string(damaged ? "damaged" : "valid") + "-kind" + std::to_string(kind) +
                                          "-group" + std::to_string(group_size);
                 std::ofstream file(folder / name, std::ios::binary);
@@ -170,7 +176,7 @@ int main(int argc, char **argv) {
         for (int64_t damages = i % 20 == 0 ? 0 : random.Integer(1, 3); damages > 0; damages--) {
             Damage(random, bytes);
         }
-        bytes.insert(bytes.begin(), static_cast<uint8_t>(random.Chance(0.85) ? 3 : random.Integer(0, 3)));
+        bytes.insert(bytes.begin(), static_cast<uint8_t>(random.Chance(0.85) ? 7 : random.Integer(0, 7)));
         LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
     }
     std::printf("%d inputs: %" PRIu64 " valid headers, %" PRIu64 " wholly valid, %" PRIu64 " products\n", count,

@@ -91,6 +91,35 @@ typedef struct i4q_epilogue {
     int64_t residual_type;
 } i4q_epilogue;
 
+/* out[p] = x . matrix[p] for one row of x: 16 partial sums of fused multiply-adds, element j in partial j mod 16, then folded as a
+ * group's sum. */
+typedef struct i4q_projection {
+    const float *x;      /* k floats, then zeros up to a multiple of 16 */
+    const void *matrix;  /* [rank][k] */
+    int64_t type;        /* INT4Q_TYPE_*, of the matrix */
+    int64_t k;
+    int64_t rank;
+    float *out;          /* [rank] */
+} i4q_projection;
+
+/* What a blob carries beside its codes, to be added to a tile's totals: a chain of fused multiply-adds from +0 over a row's
+ * sparse elements, in order, and one over the ranks. Indices may be anything; they are kept within the sizes. */
+typedef struct i4q_parts_product {
+    const int64_t *row_offsets; /* [n + 1]; NULL without a sparse part */
+    const int32_t *columns;
+    const float *values;
+    int64_t sparse_count;
+    int64_t m;
+    int64_t n;
+    int64_t k;
+    const float *x;          /* [m / 16][k][16], then [m mod 16][k] */
+    const void *matrix;      /* [ceil(n / 16)][rank][16]; NULL without a low-rank part */
+    int64_t type;            /* INT4Q_TYPE_*, of the matrix */
+    int64_t rank;
+    const float *projected;  /* [m][projected_stride] */
+    int64_t projected_stride;
+} i4q_parts_product;
+
 /* What a quantizer needs to know of a group. */
 typedef struct i4q_group_range {
     float min;
@@ -265,6 +294,8 @@ typedef struct i4q_kernels {
     void (*tile_int8)(const i4q_product *product, const i4q_tile *tile);
     void (*tile_bf16)(const i4q_product *product, const i4q_tile *tile);
     void (*tile_binary)(const i4q_product *product, const i4q_tile *tile);
+    void (*project)(const i4q_projection *projection);
+    void (*add_parts)(const i4q_parts_product *parts, const i4q_tile *tile); /* after a tile_*; uses the panel, too */
     /* `totals` has at least `count` rounded up to 16 elements. */
     void (*finish_row)(const i4q_epilogue *epilogue, const float *totals, int64_t count, int64_t type, void *destination);
 

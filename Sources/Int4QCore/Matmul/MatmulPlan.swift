@@ -4,7 +4,7 @@ import CInt4QShims
 
 /// How one product is cut up and where its scratch memory goes: what stands in int4q_matmul_plan.opaque.
 ///
-///     scratch:  [prepared rows of x: m * preparedRowBytes] [experts: see ExpertRows] [worker 0's panel and tiles of floats] ...
+///     scratch:  [prepared rows of x: m * preparedRowBytes] [experts: see ExpertRows, or parts: see Product+Parts] [worker 0's panel and tiles of floats] ...
 ///
 /// The planner knows sizes, not instruction sets: tiles are so large that a tile's activations stay in the second-level
 /// cache and its floats in the first, and so many that workers of uneven speed end together.
@@ -28,6 +28,8 @@ public struct MatmulPlan {
     var biasType: Int64
     var residualType: Int64
     var expertCount: Int64
+    var partFlags: Int64
+    var partRank: Int64
     // Of prepared activations.
     var preparedRowBytes: Int64
     var preparedScalesOffset: Int64
@@ -37,6 +39,9 @@ public struct MatmulPlan {
     var rowsPerTile: Int64
     var blocksPerTile: Int64
     var expertsOffset: Int64
+    var partsOffset: Int64
+    var sparseOffset: Int64
+    var projectedOffset: Int64
     var workersOffset: Int64
     var workerBytes: Int64
 
@@ -64,6 +69,8 @@ public struct MatmulPlan {
         biasType = Int64(shape.biasType?.raw ?? 0)
         residualType = Int64(shape.residualType?.raw ?? 0)
         expertCount = Int64(shape.expertCount)
+        partFlags = Int64(shape.partFlags)
+        partRank = Int64(shape.partRank)
 
         let bits: Int64 = switch shape.mode {
         case .f32: 32
@@ -78,14 +85,20 @@ public struct MatmulPlan {
         preparedRowBytes = Int64(row.value)
         preparedScalesOffset = Int64(codes.value)
         preparedSumsOffset = Int64(codes.value)
-        rowsPerPrepare = max(1, 16384 / layout.kPadded)
+        let hasSparse = shape.partFlags & PartsShape.sparse != 0
+        // Rows that share lines of the sparse part's operand belong to one task.
+        rowsPerPrepare = shape.m >= (hasSparse ? 16 : 64) && partFlags != 0 ? 16 : max(1, 16384 / layout.kPadded)
 
         rowsPerTile = min(shape.m, MatmulPlan.longestTile)
         blocksPerTile = MatmulPlan.blocksPerTile(m: shape.m, blocks: layout.blockCount, workers: Int64(shape.workerCount))
         expertsOffset = Int64(try CheckedSize(UInt64(shape.m), "desc.m").times(row.value).value)
         let experts = shape.expertCount == 0 ? 0 : ExpertRows.bytes(rows: shape.m, experts: Int64(shape.expertCount), rowsPerTile: rowsPerTile)
-        workersOffset = Int64(try CheckedSize(UInt64(expertsOffset), "desc.m", argument: shape.m).plus(UInt64(experts)).value)
+        partsOffset = Int64(try CheckedSize(UInt64(expertsOffset), "desc.m", argument: shape.m).plus(UInt64(experts)).value)
+        sparseOffset = partsOffset
+        projectedOffset = partsOffset
+        workersOffset = partsOffset
         workerBytes = rowsPerTile * blocksPerTile * 64 * (shape.isGated ? 2 : 1) + MatmulPlan.panelBytes
+        if partFlags != 0 { try makeRoomForParts() }
         _ = try CheckedSize(UInt64(workerBytes), "desc.m", argument: m).times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
         _ = try CheckedSize(UInt64(rowTiles), "desc.m", argument: m).times(UInt64(blockTiles))
     }

@@ -20,6 +20,8 @@ public struct MatmulShape {
     public let residualType: ElementType?
     /// 0: one matrix for all rows.
     public let expertCount: UInt32
+    public let partFlags: UInt32
+    public let partRank: UInt32
 
     static let mostExperts: UInt32 = 65536
 
@@ -46,7 +48,23 @@ public struct MatmulShape {
         biasType = desc.bias_type == 0 ? nil : try ElementType(desc.bias_type, "desc.bias_type")
         residualType = desc.residual_type == 0 ? nil : try ElementType(desc.residual_type, "desc.residual_type")
         expertCount = desc.expert_count
+        partFlags = desc.part_flags
+        partRank = desc.part_rank
         try checkCombination(desc)
+        if partFlags != 0 || partRank != 0 { try checkParts() }
+    }
+
+    private func checkParts() throws(Failure) {
+        if partFlags & ~PartsShape.all != 0 { throw .invalid("desc.part_flags", Int64(partFlags), expected: "INT4Q_PART_* or 0") }
+        let hasLowRank = partFlags & PartsShape.lowRank != 0
+        if hasLowRank ? partRank < 1 || Int64(partRank) > PartsShape.mostRanks : partRank != 0 {
+            throw .invalid("desc.part_rank", Int64(partRank), expected: "1 to 256 with INT4Q_PART_LOW_RANK, else 0")
+        }
+        if layout.k > Int64(Int32.max) { throw .invalid("desc.k", layout.k, expected: "with parts at most", bound: UInt64(Int32.max)) }
+        if isGated || expertCount > 0 {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.part_flags", .integer(Int64(partFlags)),
+                          expected: "0 with INT4Q_MATMUL_GATED or experts: their matrices share one prepared x")
+        }
     }
 
     private func checkCombination(_ desc: int4q_matmul_desc) throws(Failure) {

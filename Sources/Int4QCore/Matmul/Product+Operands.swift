@@ -31,6 +31,7 @@ extension Product {
         x = try Matrix(args.x, type, rows: plan.m, columns: plan.k, stride: args.ldx, .init("args.x", stride: "args.ldx"))
         try takeSteps(args.x_scales)
         try takeRowExperts(args.row_experts)
+        if plan.partFlags != 0 { takeParts(try agreeing(args.blob, args.blob_bytes, .blob)) }
     }
 
     private mutating func takeSteps(_ pointer: UnsafePointer<Float>?) throws(Failure) {
@@ -75,6 +76,7 @@ extension Product {
         }
         try requireAbsent(args.experts == nil, "args.experts")
         let blob = try agreeing(args.blob, args.blob_bytes, .blob)
+        takeParts(blob)
         var upBlob: UnsafeRawPointer?
         if plan.isGated != 0 {
             upBlob = try agreeing(args.up_blob, args.up_blob_bytes, .upBlob).base
@@ -104,14 +106,15 @@ extension Product {
         let blob = try Blob(pointer, bytes: bytes, names.pointer, names.bytes)
         typealias Pair = (blob: Int64, plan: Int64, name: StaticString)
         let raw = blob.scheme.raw
-        let pairs: InlineArray<7, Pair> = [
+        let pairs: InlineArray<9, Pair> = [
             (blob.layout.n, plan.n, names.n), (blob.layout.k, plan.k, names.k),
             (Int64(raw.kind), plan.kind, names.kind), (Int64(blob.scheme.width.bits), plan.codeBits, names.codeBits),
             (Int64(raw.group_size), plan.groupSizeField, names.groupSize),
             (Int64(raw.scale_type), plan.scaleType, names.scaleType),
             (Int64(raw.codebook_scope), plan.codebookScope, names.codebookScope),
+            (Int64(blob.parts.flags), plan.partFlags, names.partFlags), (blob.parts.rank, plan.partRank, names.partRank),
         ]
-        for index in 0..<7 where pairs[index].blob != pairs[index].plan {
+        for index in 0..<9 where pairs[index].blob != pairs[index].plan {
             let wanted = pairs[index].plan
             throw Failure(INT4Q_ERROR_MISMATCH, pairs[index].name, .integer(pairs[index].blob),
                           expected: wanted < 0 ? "what the plan was made for: one group per row" : "what the plan was made for,",
@@ -144,26 +147,30 @@ extension Product {
 
 /// What a failure calls a blob's parts.
 struct BlobNames {
-    let pointer, bytes, n, k, kind, groupSize, scaleType, codebookScope, codeBits: StaticString
+    let pointer, bytes, n, k, kind, groupSize, scaleType, codebookScope, codeBits, partFlags, partRank: StaticString
 
     static var blob: BlobNames {
         BlobNames(pointer: "args.blob", bytes: "args.blob_bytes", n: "args.blob (n)", k: "args.blob (k)", kind: "args.blob (scheme.kind)",
                   groupSize: "args.blob (scheme.group_size)", scaleType: "args.blob (scheme.scale_type)",
-                  codebookScope: "args.blob (scheme.codebook_scope)", codeBits: "args.blob (scheme.code_bits)")
+                  codebookScope: "args.blob (scheme.codebook_scope)", codeBits: "args.blob (scheme.code_bits)",
+                  partFlags: "args.blob (part_flags)", partRank: "args.blob (part_rank)")
     }
     static var upBlob: BlobNames {
         BlobNames(pointer: "args.up_blob", bytes: "args.up_blob_bytes", n: "args.up_blob (n)", k: "args.up_blob (k)", kind: "args.up_blob (scheme.kind)",
                   groupSize: "args.up_blob (scheme.group_size)", scaleType: "args.up_blob (scheme.scale_type)",
-                  codebookScope: "args.up_blob (scheme.codebook_scope)", codeBits: "args.up_blob (scheme.code_bits)")
+                  codebookScope: "args.up_blob (scheme.codebook_scope)", codeBits: "args.up_blob (scheme.code_bits)",
+                  partFlags: "args.up_blob (part_flags)", partRank: "args.up_blob (part_rank)")
     }
     static var expertBlob: BlobNames {
         BlobNames(pointer: "args.experts[].blob", bytes: "args.experts[].blob_bytes", n: "args.experts[].blob (n)", k: "args.experts[].blob (k)", kind: "args.experts[].blob (scheme.kind)",
                   groupSize: "args.experts[].blob (scheme.group_size)", scaleType: "args.experts[].blob (scheme.scale_type)",
-                  codebookScope: "args.experts[].blob (scheme.codebook_scope)", codeBits: "args.experts[].blob (scheme.code_bits)")
+                  codebookScope: "args.experts[].blob (scheme.codebook_scope)", codeBits: "args.experts[].blob (scheme.code_bits)",
+                  partFlags: "args.experts[].blob (part_flags)", partRank: "args.experts[].blob (part_rank)")
     }
     static var expertUpBlob: BlobNames {
         BlobNames(pointer: "args.experts[].up_blob", bytes: "args.experts[].up_blob_bytes", n: "args.experts[].up_blob (n)", k: "args.experts[].up_blob (k)", kind: "args.experts[].up_blob (scheme.kind)",
                   groupSize: "args.experts[].up_blob (scheme.group_size)", scaleType: "args.experts[].up_blob (scheme.scale_type)",
-                  codebookScope: "args.experts[].up_blob (scheme.codebook_scope)", codeBits: "args.experts[].up_blob (scheme.code_bits)")
+                  codebookScope: "args.experts[].up_blob (scheme.codebook_scope)", codeBits: "args.experts[].up_blob (scheme.code_bits)",
+                  partFlags: "args.experts[].up_blob (part_flags)", partRank: "args.experts[].up_blob (part_rank)")
     }
 }

@@ -12,6 +12,8 @@ public struct Product {
     var x: Matrix?
     var steps: UnsafePointer<Float>?
     var rowExperts: UnsafePointer<Int32>?
+    // Of both.
+    var parts: BlobParts?
     // Of tiles.
     var y: Matrix?
     var weights: Weights?
@@ -59,6 +61,7 @@ public struct Product {
     /// Prepares rows of x for prepare tasks begin..<end.
     public func prepare(_ tasks: Range<Int64>) {
         guard let x else { return }
+        if let parts { return prepare(tasks, parts, x) }
         let experts = self.experts
         if let experts, let rowExperts, tasks.contains(0) { experts.writeSegments(rowExperts) }
         let firstRow = tasks.lowerBound * plan.rowsPerPrepare
@@ -69,12 +72,12 @@ public struct Product {
                 guard let taken = experts.takeSlot(of: Int(row), rowExperts) else { continue }
                 slot = taken
             }
-            prepareRow(x.row(Int(row)), slot)
+            prepareRow(x.row(Int(row)), plan.xType, slot)
         }
     }
 
-    private func prepareRow(_ source: UnsafeRawPointer, _ slot: Int) {
-        var activations = describe(source, slot)
+    func prepareRow(_ source: UnsafeRawPointer, _ type: Int64, _ slot: Int) {
+        var activations = describe(source, type, slot)
         switch plan.mode {
         case Int64(INT4Q_MODE_F32): kernels.prepare_f32.unsafelyUnwrapped(&activations)
         case Int64(INT4Q_MODE_BF16): kernels.prepare_bf16.unsafelyUnwrapped(&activations)
@@ -83,11 +86,11 @@ public struct Product {
         }
     }
 
-    private func describe(_ source: UnsafeRawPointer, _ slot: Int) -> i4q_activations {
+    private func describe(_ source: UnsafeRawPointer, _ type: Int64, _ slot: Int) -> i4q_activations {
         let sizes = groups
         let isShifted = plan.kind == Int64(INT4Q_KIND_SYMMETRIC) || plan.kind == Int64(INT4Q_KIND_OFFSET)
         return i4q_activations(
-            source: source, source_type: plan.xType, k: plan.k, k_padded: sizes.kPadded, group_size: sizes.size,
+            source: source, source_type: type, k: plan.k, k_padded: sizes.kPadded, group_size: sizes.size,
             group_count: sizes.count,
             prepared: (scratch + slot * Int(plan.preparedRowBytes)).assumingMemoryBound(to: UInt8.self),
             scales_offset: plan.preparedScalesOffset, sums_offset: plan.preparedSumsOffset, steps: steps,
@@ -114,6 +117,7 @@ public struct Product {
                 multiply(weights.up(rows.expert), weights.layout, weights.upIntegers, &tile)
                 tile.out = out
             }
+            if let parts { addParts(parts, &tile) }
             finish(tile, rows.expert)
         }
     }

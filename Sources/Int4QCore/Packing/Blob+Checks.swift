@@ -15,7 +15,10 @@ extension Blob {
         info.pointee.scheme = scheme.raw
         info.pointee.n = layout.n
         info.pointee.k = layout.k
-        info.pointee.total_bytes = layout.totalBytes
+        info.pointee.total_bytes = totalBytes
+        info.pointee.part_flags = parts.flags
+        info.pointee.part_rank = UInt32(truncatingIfNeeded: parts.rank)
+        info.pointee.parts_bytes = totalBytes - layout.totalBytes
         info.pointee.block_count = UInt64(layout.blockCount)
         info.pointee.block_bytes = layout.blockBytes
         info.pointee.header_checksum = headerChecksum
@@ -35,6 +38,12 @@ extension Blob {
     public func requireCodebooks() throws(Failure) {
         if scheme.kind == .codebook { return }
         throw Failure(INT4Q_ERROR_MISMATCH, "blob (scheme.kind)", .integer(Int64(scheme.raw.kind)), expected: "INT4Q_KIND_CODEBOOK")
+    }
+
+    public func requireNoParts() throws(Failure) {
+        if parts.isEmpty { return }
+        throw Failure(INT4Q_ERROR_UNSUPPORTED, "blob (part_flags)", .integer(Int64(parts.flags)),
+                      expected: "a blob without parts: int4q_gather_effective_rows() is for those that have some")
     }
 
     private func requireEqual(_ value: Int64, _ own: Int64, _ name: StaticString) throws(Failure) {

@@ -15,7 +15,14 @@ enum BlobHeader {
         static let codebook = 128
         static let codebookScope = 192, codeBits = 196 // int32 each; code_bits 0 unless 8
         static let codebooks = 200
-        static let reserved = 208, checksum = 248
+        // Of parts; all zero if there are none.
+        static let partFlags = 208 // uint32
+        static let partRank = 212, lowRankType = 214 // uint16 each
+        static let sparseCount = 216, rotationSeed = 224
+        static let rotationOrder = 232 // uint32
+        static let reserved = 236 // uint32
+        static let partsChecksum = 240
+        static let checksum = 248
     }
 
     /// All before the first block but the checksums of blocks.
@@ -53,6 +60,20 @@ enum BlobHeader {
         }
         put(checksum(blob, count: Offset.checksum), Offset.checksum)
     }
+
+    /// Says in a header which parts stand behind the last block.
+    static func write(_ parts: PartsShape, _ checksumOfParts: UInt64, totalBytes: UInt64, to blob: UnsafeMutableRawPointer) {
+        func put<T: BitwiseCopyable>(_ value: T, _ offset: Int) { blob.storeBytes(of: value, toByteOffset: offset, as: T.self) }
+        put(totalBytes, Offset.totalBytes)
+        put(parts.flags, Offset.partFlags)
+        put(UInt16(truncatingIfNeeded: parts.rank), Offset.partRank)
+        put(UInt16(truncatingIfNeeded: parts.lowRankType), Offset.lowRankType)
+        put(parts.sparseCount, Offset.sparseCount)
+        put(parts.rotationSeed, Offset.rotationSeed)
+        put(UInt32(truncatingIfNeeded: parts.rotationOrder), Offset.rotationOrder)
+        put(checksumOfParts, Offset.partsChecksum)
+        put(checksum(blob, count: Offset.checksum), Offset.checksum)
+    }
 }
 
 /// A blob whose header was validated: all sizes were derived anew and agree with it.
@@ -60,6 +81,9 @@ public struct Blob {
     public let base: UnsafeRawPointer
     public let scheme: Scheme
     public let layout: BlobLayout
+    public let parts: PartsShape
+    /// With parts.
+    public let totalBytes: UInt64
 
     public var headerChecksum: UInt64 { base.load(fromByteOffset: BlobHeader.Offset.checksum, as: UInt64.self) }
     public var codebook: UnsafePointer<Float> { (base + BlobHeader.Offset.codebook).assumingMemoryBound(to: Float.self) }
@@ -86,13 +110,20 @@ public struct Blob {
         do throws(Failure) {
             scheme = try Scheme(raw)
             layout = try BlobLayout(scheme, n: n, k: k)
+            if get(UInt32.self, BlobHeader.Offset.partFlags) == 0 {
+                parts = PartsShape()
+                totalBytes = layout.totalBytes
+            } else {
+                parts = try PartsShape(header: base, k: k, name)
+                totalBytes = try CheckedSize(layout.totalBytes, name).plus(PartsLayout(parts, n: n, k: k).totalBytes).value
+            }
         } catch {
             throw error.asCorruption
         }
         self.base = base
         try checkDerivedFields(name)
         try checkCodebook(name)
-        try requireBytes(bytes, needed: layout.totalBytes, bytesName)
+        try requireBytes(bytes, needed: totalBytes, bytesName)
     }
 
     private static func checkIdentity(_ base: UnsafeRawPointer, _ name: StaticString) throws(Failure) {
@@ -116,7 +147,7 @@ public struct Blob {
         typealias Field = (offset: Int, value: UInt64)
         let scope = UInt64(UInt32(bitPattern: scheme.raw.codebook_scope)) | UInt64(UInt32(bitPattern: scheme.wideBits)) << 32
         let fields: InlineArray<11, Field> = [
-            (BlobHeader.Offset.totalBytes, layout.totalBytes), (BlobHeader.Offset.checksums, layout.checksumsOffset),
+            (BlobHeader.Offset.totalBytes, totalBytes), (BlobHeader.Offset.checksums, layout.checksumsOffset),
             (BlobHeader.Offset.blocks, layout.blocksOffset), (BlobHeader.Offset.blockBytes, layout.blockBytes),
             (BlobHeader.Offset.scales, layout.scalesOffset), (BlobHeader.Offset.zeros, layout.zerosOffset),
             (BlobHeader.Offset.groupCount, UInt64(layout.groupCount)), (BlobHeader.Offset.groupSize, UInt64(layout.groupSize)),
@@ -127,9 +158,11 @@ public struct Blob {
             let stored = base.load(fromByteOffset: fields[index].offset, as: UInt64.self)
             if stored != fields[index].value { throw corrupt(name, stored, expected: "in its header", fields[index].value) }
         }
-        for offset in stride(from: BlobHeader.Offset.reserved, to: BlobHeader.Offset.checksum, by: 8) {
-            let stored = base.load(fromByteOffset: offset, as: UInt64.self)
-            if stored != 0 { throw corrupt(name, stored, expected: "in a reserved field", 0) }
+        // Without parts all of their fields are reserved.
+        let reserved = parts.isEmpty ? BlobHeader.Offset.partFlags : BlobHeader.Offset.reserved
+        for offset in stride(from: reserved, to: parts.isEmpty ? BlobHeader.Offset.checksum : BlobHeader.Offset.partsChecksum, by: 4) {
+            let stored = base.load(fromByteOffset: offset, as: UInt32.self)
+            if stored != 0 { throw corrupt(name, UInt64(stored), expected: "in a reserved field", 0) }
         }
         let headerBytes = UInt64(base.load(fromByteOffset: BlobHeader.Offset.headerBytes, as: UInt32.self))
         if headerBytes != BlobLayout.headerBytes { throw corrupt(name, headerBytes, expected: "header bytes", BlobLayout.headerBytes) }
@@ -152,7 +185,7 @@ public struct Blob {
 
 extension Failure {
     /// A header that states the impossible is a damaged one, whatever the same value would be in an argument.
-    fileprivate var asCorruption: Failure {
+    var asCorruption: Failure {
         Failure(INT4Q_ERROR_CORRUPT, argument, value, expected: expected, bound: bound)
     }
 }

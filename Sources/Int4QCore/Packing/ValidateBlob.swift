@@ -14,6 +14,34 @@ extension Blob {
             }
             try validate(block, index)
         }
+        if !parts.isEmpty { try validateParts() }
+    }
+
+    /// What attaching would have written.
+    private func validateParts() throws(Failure) {
+        let own = BlobParts(self), first = base + Int(layout.totalBytes), count = Int(totalBytes - layout.totalBytes)
+        let stored = base.load(fromByteOffset: BlobHeader.Offset.partsChecksum, as: UInt64.self)
+        if checksum(first, count: count) != stored {
+            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .text("parts with another checksum"), expected: "their checksum", bound: stored)
+        }
+        do throws(Failure) { try own.check() } catch { throw error.asCorruption }
+        let sections = try PartsLayout(parts, n: layout.n, k: layout.k)
+        func requirePadding(_ offset: UInt64, _ bytes: Int64) throws(Failure) {
+            try requireZeros(first + Int(offset) + Int(bytes), Int(-bytes & 63))
+        }
+        if parts.has(PartsShape.permutation) { try requirePadding(sections.permutation, 4 * layout.k) }
+        if parts.has(PartsShape.sparse) { try requirePadding(sections.rowOffsets, 8 * (layout.n + 1)) }
+        try requirePadding(sections.columns, 4 * parts.sparseCount)
+        try requirePadding(sections.values, 4 * parts.sparseCount)
+        let size = Int64(parts.elementBytes)
+        if parts.has(PartsShape.lowRank) {
+            try requirePadding(sections.b, layout.k * parts.rank * size)
+            try requirePadding(sections.a, layout.blockCount * 16 * parts.rank * size)
+            for rank in 0..<Int(parts.rank) where layout.n % 16 != 0 {
+                let end = own.place(Int(layout.n), rank)
+                try requireZeros(first + Int(sections.a) + end * Int(size), Int((16 - layout.n % 16) * size))
+            }
+        }
     }
 
     private func validate(_ block: UnsafeRawPointer, _ index: Int64) throws(Failure) {

@@ -64,6 +64,7 @@ from ._enums import (
     Mode,
     NibbleOrder,
     Observe,
+    PartFlag,
     Rounding,
     ScaleRule,
     Search,
@@ -106,6 +107,7 @@ from ._metrics import Metrics, compare
 from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, unpack_nibbles
 from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
+from ._parts import BlobParts
 from ._pool import Pool
 from ._requantize import requantize, requantize_multiplier
 from ._reconstruction import GptqReport, GramMatrix, gptq
@@ -136,6 +138,7 @@ __all__ = [
     "Axis",
     "Blob",
     "BlobInfo",
+    "BlobParts",
     "BlobVersionError",
     "Blocks",
     "Bound",
@@ -183,6 +186,7 @@ __all__ = [
     "Observer",
     "OutOfMemoryError",
     "OutlierFit",
+    "PartFlag",
     "Pool",
     "QuantizedTensor",
     "Range",

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _native
 from ._arrays import aligned_bytes, as_type, input_matrix, is_aligned, new_matrix, widened
-from ._enums import Activation, Bound, CodebookScope, Mode, Type
+from ._enums import Activation, Bound, CodebookScope, Mode, PartFlag, Type
 from ._matmul import MatmulPlan, PlanCache, describe_dispatch
 from ._operands import (
     NO_STEPS,
@@ -24,6 +24,8 @@ from ._operands import (
     result_rows,
     static_scales,
 )
+from ._outliers import SparseMatrix
+from ._parts import BlobParts, read_parts
 from ._pool import Pool
 from ._rows import for_rows
 from ._scheme import Scheme
@@ -42,6 +44,9 @@ class BlobInfo:
     block_count: int
     block_bytes: int
     header_checksum: int
+    part_flags: PartFlag = PartFlag(0)
+    part_rank: int = 0
+    parts_bytes: int = 0
 
     @property
     def bits_per_weight(self) -> float:
@@ -60,14 +65,17 @@ def _read_info(data: np.ndarray) -> BlobInfo:
         int(struct.block_count),
         int(struct.block_bytes),
         int(struct.header_checksum),
+        PartFlag(struct.part_flags),
+        int(struct.part_rank),
+        int(struct.parts_bytes),
     )
 
 
-def _empty_bytes(scheme: Scheme, n: int, k: int) -> np.ndarray:
-    """Memory for the blob of an n x k matrix."""
+def _empty_bytes(scheme: Scheme, n: int, k: int, more: int = 0) -> np.ndarray:
+    """Memory for the blob of an n x k matrix, and more bytes for its parts."""
     size = ctypes.c_uint64()
     _native.call("int4q_blob_size", ctypes.byref(scheme.as_struct()), n, k, ctypes.byref(size))
-    return aligned_bytes(size.value)
+    return aligned_bytes(size.value + more)
 
 
 def check_alike(blob: Any, name: str, like: Blob) -> None:
@@ -94,7 +102,7 @@ class Blob:
         """`data` is uint8, contiguous, aligned to 64 bytes; it is kept, not copied."""
         self._data = data
         self.info = _read_info(data)
-        self._plans = PlanCache(self.info.scheme, self.info.n, self.info.k)
+        self._plans = PlanCache(self.info.scheme, self.info.n, self.info.k, self._plan_parts)
 
     # ---- Making one ----------------------------------------------------------------------------------------------
 
@@ -132,16 +140,48 @@ class Blob:
         return cls(data)
 
     @classmethod
-    def pack(cls, tensor: QuantizedTensor, *, threads: int | None = None) -> Blob:
-        """Packs a quantized matrix."""
-        data = _empty_bytes(tensor.scheme, tensor.n, tensor.k)
+    def pack(
+        cls,
+        tensor: QuantizedTensor,
+        *,
+        permutation: Any = None,
+        rotation: tuple[int, int] | int | None = None,
+        sparse: SparseMatrix | None = None,
+        low_rank: tuple[Any, Any] | None = None,
+        threads: int | None = None,
+    ) -> Blob:
+        """Packs a quantized matrix, with parts beside its codes if they are given: see `BlobParts`.
+
+        The tensor's columns are those of the permuted and rotated input: of weights w, quantize
+        w[:, permutation] and rotate its rows. Raises ValueError, TypeError or NotFiniteError for parts that do not fit.
+        """
+        parts = BlobParts(permutation, rotation, sparse, low_rank)
+        data = _empty_bytes(tensor.scheme, tensor.n, tensor.k, parts.size(tensor.n, tensor.k))
         struct = tensor.as_struct()
 
         def work(begin: int, end: int) -> None:
             _native.call("int4q_pack_rows", ctypes.byref(struct), data.ctypes.data, data.nbytes, begin, end)
 
         for_rows(work, tensor.n, tensor.k, threads, multiple=_native.BLOCK_ROWS)
+        if not parts.is_empty:
+            parts.attach(data, tensor.n, tensor.k)
         return cls(data)
+
+    def with_parts(
+        self,
+        *,
+        permutation: Any = None,
+        rotation: tuple[int, int] | int | None = None,
+        sparse: SparseMatrix | None = None,
+        low_rank: tuple[Any, Any] | None = None,
+    ) -> Blob:
+        """A copy with these parts (`BlobParts`) in place of those that the blob has; without any, of the plain blob."""
+        parts = BlobParts(permutation, rotation, sparse, low_rank)
+        plain = self.nbytes - self.info.parts_bytes
+        data = aligned_bytes(max(self.nbytes, plain + parts.size(self.n, self.k)))
+        data[: self.nbytes] = self._data[: self.nbytes]
+        parts.attach(data, self.n, self.k)
+        return Blob(data[: _read_info(data).total_bytes])
 
     @classmethod
     def from_bytes(cls, data: Any, *, validate: bool = True) -> Blob:
@@ -197,6 +237,15 @@ class Blob:
         return self.info.total_bytes
 
     @property
+    def parts(self) -> BlobParts:
+        """What the blob carries beside its codes, as read-only views of its bytes (A as a copy)."""
+        return read_parts(self._data, self.n, self.k)
+
+    @property
+    def _plan_parts(self) -> tuple[int, int]:
+        return int(self.info.part_flags), self.info.part_rank
+
+    @property
     def data(self) -> np.ndarray:
         """uint8[nbytes], read-only: the blob's bytes, not a copy."""
         view = self._data[: self.nbytes].view()
@@ -223,7 +272,7 @@ class Blob:
     # ---- Using it ------------------------------------------------------------------------------------------------
 
     def unpack(self, *, threads: int | None = None) -> QuantizedTensor:
-        """The quantized matrix that was packed."""
+        """The quantized matrix that was packed: of a blob with parts its codes alone, in their permuted order."""
         tensor = QuantizedTensor.empty(self.scheme, self.n, self.k)
         if self.scheme.codebook_scope == CodebookScope.ROW:
             tensor = dataclasses.replace(tensor, codebook=self.codebooks())
@@ -255,7 +304,7 @@ class Blob:
     def gather(self, indices: Any, dtype: Any = np.float32) -> np.ndarray:
         """Rows by number: indices of any shape give [..., k] of `dtype`. An embedding lookup.
 
-        Raises InvalidArgumentError for an index outside 0..n-1; negative ones do not count from the end.
+        Of a blob with parts they are rows of the matrix that its products multiply by, in x's channel order. Raises InvalidArgumentError for an index outside 0..n-1; negative ones do not count from the end.
         """
         array = np.asarray(indices)
         if array.size and not np.issubdtype(array.dtype, np.integer):
@@ -263,8 +312,7 @@ class Blob:
         flat = np.ascontiguousarray(array.reshape(-1), np.int64)
         rows = new_matrix(len(flat), self.k, as_type(dtype))
         if len(flat):
-            _native.call(
-                "int4q_gather_rows",
+            arguments: list[Any] = [
                 self._data.ctypes.data,
                 self._data.nbytes,
                 flat.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)),
@@ -272,7 +320,12 @@ class Blob:
                 rows.pointer,
                 rows.element_type,
                 self.k,
-            )
+            ]
+            if self.info.part_flags:
+                scratch = aligned_bytes(8 * (-(-self.k // 16) * 16))
+                _native.call("int4q_gather_effective_rows", *arguments, scratch.ctypes.data, scratch.nbytes)
+            else:
+                _native.call("int4q_gather_rows", *arguments)
         return rows.array.reshape(*array.shape, self.k)
 
     def plan(
@@ -374,7 +427,9 @@ class Blob:
     ) -> str:
         """Which kernel a product with m rows would use, and why not a better one."""
         kinds = {"mode": mode, "x_type": x_type, "y_type": y_type}
-        return describe_dispatch(self.scheme, m, self.n, self.k, workers=workers, steps=steps, **kinds)
+        return describe_dispatch(
+            self.scheme, m, self.n, self.k, workers=workers, steps=steps, parts=self._plan_parts, **kinds
+        )
 
 
 class Linear:

@@ -151,6 +151,22 @@ class MatmulFlag(enum.IntFlag):
     STATIC_SCALES = 2
 
 
+class PartFlag(enum.IntFlag):
+    """What a blob carries beside its codes."""
+
+    PERMUTATION = 1
+    ROTATION = 2
+    SPARSE = 4
+    LOW_RANK = 8
+
+
+class LowRankForm(enum.IntEnum):
+    """How the first factor of a low-rank part lies in memory: row by row, or 16 rows side by side."""
+
+    ROWS = 0
+    BLOCKS = 1
+
+
 class DoubleRule(enum.IntEnum):
     """How scales of scales get their codes: the nearest value, or what bitsandbytes does on a CPU."""
 

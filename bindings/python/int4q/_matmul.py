@@ -21,6 +21,10 @@ _thread = threading.local()
 
 _PLANS_KEPT = 64
 
+Parts = tuple[int, int]
+"""part_flags and part_rank of a blob: what a plan must know of its parts."""
+NO_PARTS: Parts = (0, 0)
+
 
 def _scratch(count: int) -> np.ndarray:
     """At least `count` bytes that belong to this thread; they are used again by its next product."""
@@ -31,7 +35,16 @@ def _scratch(count: int) -> np.ndarray:
 
 
 def describe(
-    scheme: Scheme, m: int, n: int, k: int, x_type: Type, y_type: Type, mode: Mode, workers: int, steps: Steps
+    scheme: Scheme,
+    m: int,
+    n: int,
+    k: int,
+    x_type: Type,
+    y_type: Type,
+    mode: Mode,
+    workers: int,
+    steps: Steps,
+    parts: Parts,
 ) -> _native.MatmulDescStruct:
     return _native.MatmulDescStruct(
         mode=mode,
@@ -42,6 +55,8 @@ def describe(
         x_type=x_type,
         y_type=y_type,
         worker_count=workers,
+        part_flags=parts[0],
+        part_rank=parts[1],
         **steps.as_fields(),
     )
 
@@ -64,8 +79,9 @@ class MatmulPlan:
         y_type: Any = Type.F32,
         workers: int = 1,
         steps: Steps = NO_STEPS,
+        parts: Parts = NO_PARTS,
     ) -> None:
-        description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers, steps)
+        description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers, steps, parts)
         self.n = n
         self.struct = _native.MatmulPlanStruct()
         _native.call("int4q_matmul_plan_init", ctypes.byref(description), ctypes.byref(self.struct))
@@ -115,8 +131,8 @@ class MatmulPlan:
 class PlanCache:
     """The latest plans of one matrix, or of several alike. A plan costs little, but more than a small product."""
 
-    def __init__(self, scheme: Scheme, n: int, k: int) -> None:
-        self._scheme, self._n, self._k = scheme, n, k
+    def __init__(self, scheme: Scheme, n: int, k: int, parts: Parts = NO_PARTS) -> None:
+        self._scheme, self._n, self._k, self._parts = scheme, n, k, parts
         self._plans: dict[tuple[Any, ...], MatmulPlan] = {}
         self._lock = threading.Lock()
 
@@ -131,7 +147,7 @@ class PlanCache:
     def _make(self, key: tuple[Any, ...]) -> MatmulPlan:
         m, x_type, y_type, mode, workers, steps, _ = key
         kinds = {"mode": mode, "x_type": x_type, "y_type": y_type}
-        plan = MatmulPlan(self._scheme, m, self._n, self._k, workers=workers, steps=steps, **kinds)
+        plan = MatmulPlan(self._scheme, m, self._n, self._k, workers=workers, steps=steps, parts=self._parts, **kinds)
         with self._lock:
             while len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)))
@@ -163,13 +179,14 @@ def describe_dispatch(
     y_type: Any = Type.F32,
     workers: int = 1,
     steps: Steps = NO_STEPS,
+    parts: Parts = NO_PARTS,
 ) -> str:
     """Which kernel a product of this shape would use now, how it would be cut, and why not a better one.
 
-    `steps` tells what it does besides x * W^T: Steps(activation=Activation.SILU, gated=True), for instance. Raises
-    InvalidArgumentError for a product that there cannot be.
+    `steps` tells what it does besides x * W^T: Steps(activation=Activation.SILU, gated=True), for instance, `parts`
+    a blob's part_flags and part_rank. Raises InvalidArgumentError for a product that there cannot be.
     """
-    description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers, steps)
+    description = describe(scheme, m, n, k, as_type(x_type), as_type(y_type), mode, workers, steps, parts)
     size = ctypes.c_uint64(1024)
     for _ in range(2):  # the second time with the size that the first one told
         text = ctypes.create_string_buffer(size.value)

@@ -109,6 +109,28 @@ class BlobInfoStruct(_SizedStructure):
         ("block_bytes", c_uint64),
         ("header_checksum", c_uint64),
         ("codebook", c_float * 16),
+        ("part_flags", c_uint32),
+        ("part_rank", c_uint32),
+        ("parts_bytes", c_uint64),
+    ]
+
+
+class PartsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("permutation", c_void_p),
+        ("rotation_order", c_int64),
+        ("rotation_seed", c_uint64),
+        ("sparse_count", c_int64),
+        ("sparse_row_offsets", c_void_p),
+        ("sparse_columns", c_void_p),
+        ("sparse_values", c_void_p),
+        ("rank", c_int64),
+        ("low_rank_type", c_int32),
+        ("low_rank_form", c_int32),
+        ("low_rank_a", c_void_p),
+        ("low_rank_b", c_void_p),
     ]
 
 
@@ -128,6 +150,8 @@ class MatmulDescStruct(_SizedStructure):
         ("bias_type", c_int32),
         ("residual_type", c_int32),
         ("expert_count", c_uint32),
+        ("part_flags", c_uint32),
+        ("part_rank", c_uint32),
     ]
 
 
@@ -579,6 +603,13 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "int4q_gather_rows": (
         c_int32,
         [c_void_p, c_uint64, POINTER(c_int64), c_int64, c_void_p, c_int32, c_int64],
+    ),
+    "int4q_blob_parts_size": (c_int32, [c_int64, c_int64, POINTER(PartsStruct), POINTER(c_uint64)]),
+    "int4q_blob_attach": (c_int32, [c_void_p, c_uint64, POINTER(PartsStruct)]),
+    "int4q_blob_get_parts": (c_int32, [c_void_p, c_uint64, POINTER(PartsStruct)]),
+    "int4q_gather_effective_rows": (
+        c_int32,
+        [c_void_p, c_uint64, POINTER(c_int64), c_int64, c_void_p, c_int32, c_int64, c_void_p, c_uint64],
     ),
     "int4q_matmul_plan_init": (c_int32, [POINTER(MatmulDescStruct), POINTER(MatmulPlanStruct)]),
     "int4q_matmul_prepare": (

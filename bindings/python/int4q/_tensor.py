@@ -153,11 +153,11 @@ class QuantizedTensor:
         for_rows(work, self.n, self.k, threads)
         return target.array
 
-    def pack(self, *, threads: int | None = None) -> Blob:
-        """The blob of this matrix."""
+    def pack(self, *, threads: int | None = None, **parts: Any) -> Blob:
+        """The blob of this matrix, with the parts that `Blob.pack` takes."""
         from ._blob import Blob
 
-        return Blob.pack(self, threads=threads)
+        return Blob.pack(self, threads=threads, **parts)
 
 
 def _fill_given(tensor: QuantizedTensor, **given: Any) -> None:

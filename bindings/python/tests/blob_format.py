@@ -97,6 +97,41 @@ def pack(tensor: int4q.QuantizedTensor) -> bytes:
     return pack_header(tensor, total, blocks_offset, len(blocks[0])) + checksums + b"".join(blocks)
 
 
+def parts_bytes(n: int, k: int, parts: int4q.BlobParts) -> bytes:
+    """Sections in their order, each padded; 16 rows of A stand side by side."""
+    result = b"" if parts.permutation is None else padded(np.asarray(parts.permutation).astype("<u4").tobytes())
+    if parts.sparse is not None:
+        result += padded(parts.sparse.row_offsets.astype("<i8").tobytes())
+        result += padded(parts.sparse.columns.astype("<i4").tobytes())
+        result += padded(parts.sparse.values.astype("<f4").tobytes())
+    if parts.low_rank is not None:
+        a, b = parts.low_rank
+        full = np.zeros((-(-n // BLOCK_ROWS) * BLOCK_ROWS, a.shape[1]), a.dtype)
+        full[:n] = a
+        for block in range(0, len(full), BLOCK_ROWS):
+            result += full[block : block + BLOCK_ROWS].T.tobytes()
+        result = padded(result) + padded(b.tobytes())
+    return result
+
+
+TYPE_NUMBERS = {"float32": 1, "float16": 2, "bfloat16": 3, "uint16": 3}
+
+
+def attach(blob: bytes, n: int, k: int, parts: int4q.BlobParts) -> bytes:
+    """A plain blob with parts behind it; parts.rotation is (order, seed) or None."""
+    behind = parts_bytes(n, k, parts)
+    present = (parts.permutation, parts.rotation, parts.sparse, parts.low_rank)
+    flags = sum(1 << bit for bit, part in enumerate(present) if part is not None)
+    rank = 0 if parts.low_rank is None else parts.low_rank[0].shape[1]
+    kind = 0 if parts.low_rank is None else TYPE_NUMBERS[parts.low_rank[0].dtype.name]
+    count = 0 if parts.sparse is None else len(parts.sparse.values)
+    order, seed = parts.rotation or (0, 0)
+    fields = struct.pack("<IHHqQII", flags, rank, kind, count, seed, order, 0)
+    fields += struct.pack("<Q", xxhash.xxh64_intdigest(behind, 0) if flags else 0)
+    header = blob[:16] + struct.pack("<Q", len(blob) + len(behind)) + blob[24:208] + fields
+    return header + struct.pack("<Q", xxhash.xxh64_intdigest(header, 0)) + blob[256:] + behind
+
+
 def with_good_checksums(blob: bytes, block_bytes: int, blocks_offset: int) -> bytes:
     """The blob with every checksum computed anew, so that only its contents can be at fault."""
     header = blob[:248] + struct.pack("<Q", xxhash.xxh64_intdigest(blob[:248], 0))

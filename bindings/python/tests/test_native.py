@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 123
+    assert len(header_functions()) == 127
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -65,6 +65,8 @@ def test_table_equals_the_exports() -> None:
         ("MODE", int4q.Mode),
         ("ACTIVATION", int4q.Activation),
         ("MATMUL", _enums.MatmulFlag),
+        ("PART", int4q.PartFlag),
+        ("LOW_RANK", _enums.LowRankForm),
         ("BOUND", int4q.Bound),
         ("FORMAT", int4q.Format),
         ("SEARCH", int4q.Search),
@@ -133,6 +135,7 @@ STRUCTS = {
     "int4q_awq_report": _native.AwqReportStruct,
     "int4q_descent_options": _native.DescentOptionsStruct,
     "int4q_descent_report": _native.DescentReportStruct,
+    "int4q_parts": _native.PartsStruct,
     "int4q_hqq_options": _native.HqqOptionsStruct,
     "int4q_lowrank": _native.LowRankStruct,
     "int4q_lowrank_options": _native.LowRankOptionsStruct,
