@@ -239,3 +239,10 @@ class DescentFlag(enum.IntFlag):
     """What else coordinate descent may be asked to do."""
 
     REFIT_SCALES = 1
+
+
+class LearningMethod(enum.IntEnum):
+    """How rounding is learned."""
+
+    AUTOROUND = 0
+    ADAROUND = 1
