@@ -1725,8 +1725,8 @@ typedef struct int4q_learning_options {
     double range_step;        /* AUTOROUND: of the ranges' factors; 0: ranges stay as they are. 0..1e6 */
     double least_range;       /* AUTOROUND: factors are least_range..most_range: 0.5 and 1 as a rule, and 1 to begin with. Above 0, */
     double most_range;        /* at most 1; 1..2 */
-    double regularization;    /* ADAROUND: in units of the row's loss before, divided by k: 0.1 as a rule. 0..1e6 */
-    double warm_up;           /* ADAROUND: 0.2 as a rule; 0..1 */
+    double regularization;    /* ADAROUND: in units of the row's loss before, divided by k: 30 as a rule. 0..1e6 */
+    double warm_up;           /* ADAROUND: 0 as a rule (the authors' program: 0.2); 0..1 */
     double first_exponent;    /* ADAROUND: 20 as a rule; 1..1000 */
     double last_exponent;     /* ADAROUND: 2 as a rule; 1..1000 */
     int4q_progress progress;  /* or NULL; counts iterations of 64 rows */
@@ -1745,7 +1745,7 @@ typedef struct int4q_learning_report {
 } int4q_learning_report;
 
 /* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for improving any n x k matrix: 4 k^2 for G in binary32, and for each
- * worker 1700 k and 7 KB for each group of a row. */
+ * worker 1920 k, 5 KB for each group of a row, and 76 KB. */
 INT4Q_API int4q_status int4q_learn_rounding_scratch(const int4q_scheme *scheme, int64_t k, uint32_t worker_count, uint64_t *bytes);
 
 /* Improves *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its inputs (of the tensor's k, or

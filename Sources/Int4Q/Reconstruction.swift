@@ -54,7 +54,8 @@ public func int4q_gram_push(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt
                             _ scratch_bytes: UInt64, _ worker_count: UInt32, _ parallel_for: int4q_parallel_for?,
                             _ host: UnsafeMutableRawPointer?) -> int4q_status {
     attemptInHostMode("int4q_gram_push") { () throws(Failure) in
-        try push(gram, gram_bytes, x, x_type, rows, columns, ldx, weights: nil, scratch, scratch_bytes, worker_count, parallel_for, host)
+        try push(gram, gram_bytes, x, x_type, rows, columns, ldx, weights: nil, scratch, scratch_bytes, worker_count,
+                 parallel_for, host)
     }
 }
 
@@ -66,7 +67,8 @@ public func int4q_gram_push_weighted(_ gram: UnsafeMutableRawPointer?, _ gram_by
                                      _ host: UnsafeMutableRawPointer?) -> int4q_status {
     attemptInHostMode("int4q_gram_push_weighted") { () throws(Failure) in
         let weights = try require(weights, "weights")
-        try push(gram, gram_bytes, x, x_type, rows, columns, ldx, weights: weights, scratch, scratch_bytes, worker_count, parallel_for, host)
+        try push(gram, gram_bytes, x, x_type, rows, columns, ldx, weights: weights, scratch, scratch_bytes, worker_count,
+                 parallel_for, host)
     }
 }
 

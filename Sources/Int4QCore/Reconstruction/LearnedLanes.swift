@@ -91,7 +91,8 @@ struct LearnedLanes {
     var weights: UnsafeMutablePointer<Float> { floats(0) }
     /// V.
     var learned: UnsafeMutablePointer<Float> { floats(1) }
-    /// What is added to a weight's place in steps before it is rounded; AdaRound: the lower of its two codes.
+    /// AutoRound: what is added to a weight's nearest code, 0 unless the tensor has begun with another; AdaRound: the lower of its
+    /// two codes.
     var bases: UnsafeMutablePointer<Float> { floats(2) }
     var errors: UnsafeMutablePointer<Float> { floats(3) }
     /// AutoRound: of values along their scale, and whether (1) or not (0) codes are within their range. AdaRound: Adam's moments.
@@ -110,11 +111,12 @@ struct LearnedLanes {
         GramForm(gram: work.pointee.gram, product: work.pointee.kernels.wide_product.unsafelyUnwrapped, errors: errors,
                  products: (memory + scratch.products).assumingMemoryBound(to: Double.self))
     }
-    /// Of the start, exactly; of this iteration; of the best one; and which that is.
+    /// Of the start, exactly; of this iteration; of the best one; and which that is. AdaRound: what makes slopes along values of r.
     private var startLosses: UnsafeMutablePointer<Double> { (memory + scratch.losses).assumingMemoryBound(to: Double.self) }
     var losses: UnsafeMutablePointer<Double> { startLosses + 16 }
     private var bestLosses: UnsafeMutablePointer<Double> { startLosses + 32 }
     private var bestIterations: UnsafeMutablePointer<Double> { startLosses + 48 }
+    var units: UnsafeMutablePointer<Double> { startLosses + 64 }
 
     func columns(_ group: Int) -> Range<Int> {
         group &* scratch.groupSize..<min((group &+ 1) &* scratch.groupSize, scratch.k)
@@ -130,7 +132,11 @@ struct LearnedLanes {
         try form.load(tensor, work.pointee.source, rows, work.pointee.kernels, weights: weights)
         form.add(0..<work.pointee.gram.panels)
         startLosses.update(from: form.sums, count: 16)
-        for lane in 0..<16 { bestLosses[lane] = .infinity }
+        for lane in 0..<16 {
+            bestLosses[lane] = .infinity
+            // AdaRound's loss counts in units of the loss before for each column, times the scale that G has here.
+            if startLosses[lane] > 0 { units[lane] = -2 * Double(scratch.k) / (startLosses[lane] * work.pointee.scale) }
+        }
         for index in 0..<scratch.groups {
             for row in rows { take(group(index), Int(row), Int(row &- rows.lowerBound), index) }
             prepare(index)
@@ -156,7 +162,9 @@ struct LearnedLanes {
         put(.zero, zero)
         put(.offset, offset)
         setScale(lanes, lane, scale)
-        for column in columns(group) { bestCodes[column &* 16 &+ lane] = UInt8(truncatingIfNeeded: scheme.width.code(packed, column)) }
+        for column in columns(group) {
+            bestCodes[column &* 16 &+ lane] = UInt8(truncatingIfNeeded: scheme.width.code(packed, column))
+        }
     }
 
     /// A group's scale, and what follows from it.
@@ -168,8 +176,8 @@ struct LearnedLanes {
         lanes.values(.reciprocal)[lane] = reciprocal.isFinite ? reciprocal : 0
         var end = scheme.kind == .offset ? 0 : zero
         if scheme.kind == .asymmetric && scale != 0 {
-            let below = Double(lanes.values(.lower)[lane]) * Double(lanes.values(.place)[lane]) * Double(lanes.values(.startScale)[lane])
-            end = Float(Double(zero) - below / Double(scale))
+            let share = Double(lanes.values(.lower)[lane]) * Double(lanes.values(.place)[lane])
+            end = Float(Double(zero) - share * Double(lanes.values(.startScale)[lane]) / Double(scale))
         }
         lanes.values(.end)[lane] = end
     }
@@ -181,8 +189,10 @@ struct LearnedLanes {
         for column in columns(index) {
             let place = column &* 16
             var position = steps(lanes, weights.lanes(place))
-            let start = Lanes(i4q_widen_u8(UnsafeRawPointer(bestCodes + place).load(as: SIMD16<UInt8>.self)))
-            let shift = i4q_subtract(start, i4q_clip(rounded(position), low, high))
+            let bytes = UnsafeRawPointer(bestCodes + place).load(as: SIMD16<UInt8>.self), nearest = rounded(position)
+            let start = i4q_float_from_i32(unsafeBitCast(i4q_widen_u8(bytes), to: SIMD16<Int32>.self))
+            let other = i4q_subtract(start, i4q_clip(nearest, low, high))
+            let shift = i4q_subtract(start, nearest) * i4q_clip(other * other, Lanes(repeating: 0), Lanes(repeating: 1))
             if !work.pointee.options.isAdaptive {
                 bases.put(shift, place)
                 continue
@@ -207,7 +217,7 @@ struct LearnedLanes {
     // MARK: Iterations
 
     /// Errors of the values that codes give now.
-    @inline(never)
+    @_optimize(size) @inline(never)
     func round() {
         for index in 0..<scratch.groups {
             if work.pointee.options.isAdaptive { roundAdaptively(index) } else { roundNearby(index) }
@@ -216,32 +226,20 @@ struct LearnedLanes {
     }
 
     /// Takes the block's gradient, sums.
-    @inline(never)
+    @_optimize(size) @inline(never)
     func step(_ block: Range<Int>, _ rate: LearningRate) {
-        let unit = adaptiveUnit()
         var column = block.lowerBound
         let end = min(block.upperBound, scratch.k)
         while column < end {
             let index = column / scratch.groupSize, last = min((index &+ 1) &* scratch.groupSize, end)
             let part = sums + (column &- block.lowerBound) &* 16
             if work.pointee.options.isAdaptive {
-                stepAdaptively(group(index), column..<last, part, rate, unit)
+                stepAdaptively(group(index), column..<last, part, rate)
             } else {
                 stepBySign(group(index), column..<last, part, rate)
             }
             column = last
         }
-    }
-
-    /// AdaRound's loss counts in units of the loss before for each column, times the scale that G has here.
-    @_optimize(size)
-    private func adaptiveUnit() -> Lanes {
-        var unit = Lanes(repeating: 0)
-        if !work.pointee.options.isAdaptive { return unit }
-        for lane in 0..<16 where startLosses[lane] > 0 {
-            unit[lane] = Float(-2 * Double(scratch.k) / (startLosses[lane] * work.pointee.scale))
-        }
-        return unit
     }
 
     /// Keeps what is better than before, and gives groups their next ranges.

@@ -173,7 +173,7 @@ struct LearnedRows {
 
     /// Errors of the values that rounding gives now; their products with G, a block of columns at a time, which are the gradient; a
     /// step against it.
-    @inline(never)
+    @_optimize(size) @inline(never)
     func iterate(_ iteration: Int64) {
         let rate = LearningRate(work.pointee.options, iteration)
         for index in 0..<laneBlocks { lanes(index).round() }
@@ -188,7 +188,7 @@ struct LearnedRows {
         for index in 0..<laneBlocks { lanes(index).conclude(iteration, rate) }
     }
 
-    @inline(never)
+    @_optimize(size) @inline(never)
     private func multiply(_ block: Range<Int>) {
         let scratch = work.pointee.scratch
         var update = i4q_rank_update()

@@ -2,8 +2,8 @@
 import CInt4Q
 import CInt4QShims
 
-// The two parametrisations of learned rounding: what values are, and what is done with the gradient. With r = G d, d being the errors of
-// a row's values, the loss's slope along a value is -2 r.
+// The two parametrisations of learned rounding: what values are, and what is done with the gradient. With r = G d, d being errors
+// of a row's values, the loss's slope along a value is -2 r.
 
 // MARK: AutoRound
 
@@ -15,7 +15,7 @@ extension LearnedLanes {
         let scale = lanes[.scale], zero = lanes[.zero], offset = lanes[.offset], end = lanes[.end]
         for column in columns(index) {
             let place = column &* 16, weight = weights.lanes(place), position = steps(lanes, weight)
-            let nearest = rounded(position + bases.lanes(place) + learned.lanes(place))
+            let nearest = rounded(position + learned.lanes(place)) + bases.lanes(place)
             let code = i4q_clip(nearest, low, high), beyond = i4q_subtract(nearest, code)
             // Codes are whole: 1 within the range, 0 where it has been clipped.
             let inside = i4q_clip(1 - beyond * beyond, Lanes(repeating: 0), Lanes(repeating: 1))
@@ -73,11 +73,12 @@ extension LearnedLanes {
         }
     }
 
-    /// A step of Adam for V. `unit` turns r into the slope of the loss in its units.
+    /// A step of Adam for V. The loss has such units that its slopes are about 1: what Adam adds to roots is small beside them, and
+    /// large beside what rounding leaves of a slope that is 0.
     @_optimize(speed) @inline(never)
-    func stepAdaptively(_ lanes: GroupLanes, _ columns: Range<Int>, _ sums: UnsafePointer<Double>, _ rate: LearningRate,
-                        _ unit: Lanes) {
-        let nothing = Lanes(repeating: 0), one = Lanes(repeating: 1), factor = lanes[.scale] * unit
+    func stepAdaptively(_ lanes: GroupLanes, _ columns: Range<Int>, _ sums: UnsafePointer<Double>, _ rate: LearningRate) {
+        let nothing = Lanes(repeating: 0), one = Lanes(repeating: 1)
+        let factor = i4q_narrow_f64(i4q_widen_f32(lanes[.scale]) * UnsafeRawPointer(units).load(as: SIMD16<Double>.self))
         let low = Lanes(repeating: lowest), high = Lanes(repeating: highest), large = Lanes(repeating: 0x1p126)
         for column in columns {
             let place = column &* 16, share = shares.lanes(place), code = bases.lanes(place) + share
@@ -97,7 +98,7 @@ extension LearnedLanes {
             let second = seconds.lanes(place) * Lanes(repeating: 0.999) + gradient * gradient * Lanes(repeating: 0.001)
             firsts.put(first, place)
             seconds.put(second, place)
-            let size = i4q_square_root(second * Lanes(repeating: rate.secondShare)) + Lanes(repeating: 1e-8)
+            let size = i4q_square_root(second * Lanes(repeating: rate.secondShare)) + Lanes(repeating: 0.01)
             learned.put(i4q_subtract(learned.lanes(place), i4q_divide(first, size) * Lanes(repeating: rate.step)), place)
         }
     }

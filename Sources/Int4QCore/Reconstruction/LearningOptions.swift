@@ -98,14 +98,14 @@ public struct LearningScratch {
         padded = TrianglePanels(columns: Int(k)).columns
         groupSize = Int(min(scheme.groupSize(k: k), k))
         groups = (Int(k) - 1) / groupSize + 1
-        outcomes = padded * padded * 4
+        outcomes = Int(try CheckedSize(UInt64(padded), "k", argument: k).times(UInt64(padded)).times(4).value)
         tasks = outcomes + Int(workers) * 64
         codes = LearningScratch.floatArrays * padded * 64
         parameters = codes + 2 * padded * 16
         sums = parameters + groups * LearningScratch.groupBytes
         products = sums + LearningScratch.blockColumns * 128
         losses = products + wholeLines(GramForm.productBytes)
-        laneBytes = losses + 512
+        laneBytes = losses + 640
         bytes = try CheckedSize(UInt64(laneBytes * LearningScratch.laneBlocks), "worker_count", argument: Int64(workers))
             .times(UInt64(workers)).plus(UInt64(tasks)).value
     }

@@ -57,9 +57,9 @@ def positions(start: Start, scales: np.ndarray, zeros: np.ndarray, offsets: np.n
 
 
 def shifts(start: Start) -> np.ndarray:
-    """Whole steps from the nearest code to the tensor's."""
-    p = positions(start, start.scales, start.zeros, start.offsets)
-    return start.codes - np.clip(np.rint(p), start.low, start.high)
+    """Whole steps from the nearest code to the tensor's, if that is another."""
+    nearest = np.rint(positions(start, start.scales, start.zeros, start.offsets))
+    return np.where(np.clip(nearest, start.low, start.high) == start.codes, 0, start.codes - nearest)
 
 
 def losses(errors: np.ndarray, gram: np.ndarray) -> np.ndarray:
@@ -87,86 +87,108 @@ def ranges(start: Start, upper: np.ndarray, lower: np.ndarray) -> tuple[np.ndarr
     return scales, start.zeros, stored(start.offsets + (1 - lower) * place * s), place
 
 
+@dataclasses.dataclass
+class Slopes:
+    """What one iterate is, and the loss's gradient there, rounding counting as the identity."""
+
+    values: np.ndarray
+    losses: np.ndarray
+    v: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+
+
+def autoround_slopes(start: Start, gram: np.ndarray, v: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> Slopes:
+    g, high, kind = start.columns, start.high, int(start.scheme.kind)
+    scales, zeros, offsets, place = ranges(start, upper, lower)
+    p = positions(start, scales, zeros, offsets)
+    unclipped = np.rint(p + v) + shifts(start)
+    q = np.clip(unclipped, start.low, high)
+    inside = unclipped == q
+    values = scales[:, g] * (q - zeros[:, g]) + offsets[:, g]
+    errors = start.weights - values
+    r = errors @ gram
+    # dv/ds; at the ends of the range, where codes are clipped, zero's place moves as well.
+    safe = np.where(scales == 0, np.inf, scales)
+    end = zeros - lower * place * start.scales / safe if kind == reference.ASYMMETRIC else (
+        np.zeros_like(scales) if kind == reference.OFFSET else zeros)
+    along = np.where(inside, q - p, q - end[:, g])
+    a, b = np.zeros_like(scales), np.zeros_like(scales)
+    for group in range(scales.shape[1]):
+        here = g == group
+        a[:, group] = (r * along)[:, here].sum(axis=1)
+        b[:, group] = (r * ~inside)[:, here].sum(axis=1)
+    s = start.scales
+    if kind == reference.SYMMETRIC:
+        up, down = a * s, np.zeros_like(a)
+    else:
+        up, down = a * s * (high - place) / high, s * place * (a / high - b)
+    return Slopes(values, (r * errors).sum(axis=1), -2 * r * scales[:, g] * inside, -2 * up, -2 * down)
+
+
 def autoround(start: Start, gram: np.ndarray, *, iterations: int, step: float, range_step: float, least: float = 0.5,
               most: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float64 values, least losses and their iterations of each row."""
     n, groups = start.scales.shape
-    g, high, kind = start.columns, start.high, int(start.scheme.kind)
-    m, v = shifts(start), np.zeros_like(start.weights)
-    upper, lower = np.ones((n, groups)), np.ones((n, groups))
+    v, upper, lower = np.zeros_like(start.weights), np.ones((n, groups)), np.ones((n, groups))
     best, best_at, best_values = np.full(n, np.inf), np.zeros(n, int), np.zeros_like(start.weights)
     for t in range(iterations):
-        scales, zeros, offsets, place = ranges(start, upper, lower)
-        p = positions(start, scales, zeros, offsets)
-        unclipped = np.rint(p + m + v)
-        q = np.clip(unclipped, start.low, high)
-        inside = unclipped == q
-        values = scales[:, g] * (q - zeros[:, g]) + offsets[:, g]
-        errors = start.weights - values
-        r = errors @ gram
-        loss = (r * errors).sum(axis=1)
-        better = loss < best
-        best[better], best_at[better], best_values[better] = loss[better], t, values[better]
-
+        here = autoround_slopes(start, gram, v, upper, lower)
+        better = here.losses < best
+        best[better], best_at[better], best_values[better] = here.losses[better], t, here.values[better]
         share = 1 - t / iterations
-        v = np.clip(v + step * share * np.sign(r * scales[:, g]) * inside, -0.5, 0.5)
-        # dv/ds of the straight-through estimate; ends of the range, where codes are clipped.
-        safe = np.where(scales == 0, np.inf, scales)
-        end = zeros - lower * place * start.scales / safe if kind == reference.ASYMMETRIC else (
-            np.zeros_like(scales) if kind == reference.OFFSET else zeros)
-        slope = np.where(inside, q - p, q - end[:, g])
-        a, b = np.zeros((n, groups)), np.zeros((n, groups))
-        for group in range(groups):
-            here = g == group
-            a[:, group] = (r * slope)[:, here].sum(axis=1)
-            b[:, group] = (r * ~inside)[:, here].sum(axis=1)
-        s = start.scales
-        if kind == reference.SYMMETRIC:
-            up, down = a * s, np.zeros_like(a)
-        else:
-            up, down = a * s * (high - place), s * place * (a / high - b)
-        upper = np.clip(upper + range_step * share * np.sign(up), least, most)
-        lower = np.clip(lower + range_step * share * np.sign(down), least, most)
+        v = np.clip(v - step * share * np.sign(here.v), -0.5, 0.5)
+        upper = np.clip(upper - range_step * share * np.sign(here.upper), least, most)
+        lower = np.clip(lower - range_step * share * np.sign(here.lower), least, most)
     return best_values, best, best_at
 
 
 # ---- AdaRound ------------------------------------------------------------------------------------------------------
 
 
-def hardness(v: np.ndarray) -> np.ndarray:
+def soft_share(v: np.ndarray) -> np.ndarray:
+    """h"""
     return np.clip(1.2 / (1 + np.exp(-v)) - 0.1, 0, 1)
+
+
+def adaround_start(start: Start) -> tuple[np.ndarray, np.ndarray]:
+    """The lower codes, and V with which values are the weights."""
+    p = positions(start, start.scales, start.zeros, start.offsets) + shifts(start)
+    p = np.clip(p, start.low - 1, start.high + 1)
+    return np.floor(p), -np.log(1.2 / (p - np.floor(p) + 0.1) - 1)
+
+
+def adaround_values(start: Start, codes: np.ndarray) -> np.ndarray:
+    scale, zero, offset = (x[:, start.columns] for x in (start.scales, start.zeros, start.offsets))
+    return scale * (np.clip(codes, start.low, start.high) - zero) + offset
+
+
+def adaround_gradient(start: Start, gram: np.ndarray, floor: np.ndarray, v: np.ndarray, regularization: float,
+                      exponent: float) -> np.ndarray:
+    """Of k * loss / start's loss + regularization * sum (1 - |2 h - 1|^exponent)."""
+    h, sigmoid = soft_share(v), 1 / (1 + np.exp(-v))
+    before = losses(start.weights - adaround_values(start, start.codes), gram)
+    unit = start.weights.shape[1] / np.where(before == 0, np.inf, before)[:, None]
+    inside = np.clip(floor + h, start.low, start.high) == floor + h
+    r = (start.weights - adaround_values(start, floor + h)) @ gram
+    distance = 2 * h - 1
+    pull = 2 * exponent * np.abs(distance) ** (exponent - 1) * np.sign(distance)
+    gradient = -2 * unit * r * start.scales[:, start.columns] * inside - regularization * pull
+    return gradient * np.where((h > 0) & (h < 1), 1.2 * sigmoid * (1 - sigmoid), 0)
 
 
 def adaround(start: Start, gram: np.ndarray, *, iterations: int, step: float, regularization: float, warm_up: float = 0.2,
              first_exponent: float = 20, last_exponent: float = 2) -> tuple[np.ndarray, np.ndarray]:
     """float64 values with all rounded up or down, and the last h."""
-    k = start.weights.shape[1]
-    g = start.columns
-    scale, zero, offset = (x[:, g] for x in (start.scales, start.zeros, start.offsets))
-    p = positions(start, start.scales, start.zeros, start.offsets) + shifts(start)
-    p = np.clip(p, start.low - 1, start.high + 1)
-    floor = np.floor(p)
-    v = -np.log(1.2 / (p - floor + 0.1) - 1)
+    floor, v = adaround_start(start)
     first, second = np.zeros_like(v), np.zeros_like(v)
-    before = losses(start.weights - (scale * (start.codes - zero) + offset), gram)
-    unit = k / np.where(before == 0, np.inf, before)[:, None]
     for t in range(iterations):
-        sigmoid = 1 / (1 + np.exp(-v))
-        h = np.clip(1.2 * sigmoid - 0.1, 0, 1)
-        slope = np.where((h > 0) & (h < 1), 1.2 * sigmoid * (1 - sigmoid), 0)
-        q = np.clip(floor + h, start.low, start.high)
-        inside = q == floor + h
-        r = (start.weights - (scale * (q - zero) + offset)) @ gram
-        gradient = -2 * unit * r * scale * inside
-        if t >= warm_up * iterations:
-            share = (t - warm_up * iterations) / (iterations - warm_up * iterations)
-            exponent = first_exponent + (last_exponent - first_exponent) * share
-            distance = 2 * h - 1
-            gradient = gradient - regularization * 2 * exponent * np.abs(distance) ** (exponent - 1) * np.sign(distance)
-        gradient = gradient * slope
+        is_warm = t >= warm_up * iterations
+        share = (t - warm_up * iterations) / (iterations - warm_up * iterations) if is_warm else 0
+        exponent = first_exponent + (last_exponent - first_exponent) * share
+        gradient = adaround_gradient(start, gram, floor, v, regularization if is_warm else 0, exponent)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
-        v = v - step * (first / (1 - 0.9 ** (t + 1))) / (np.sqrt(second / (1 - 0.999 ** (t + 1))) + 1e-8)
-    h = hardness(v)
-    q = np.clip(floor + (h > 0.5), start.low, start.high)
-    return scale * (q - zero) + offset, h
+        v = v - step * (first / (1 - 0.9 ** (t + 1))) / (np.sqrt(second / (1 - 0.999 ** (t + 1))) + 0.01)
+    h = soft_share(v)
+    return adaround_values(start, floor + (h > 0.5)), h
