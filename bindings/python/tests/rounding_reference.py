@@ -177,7 +177,7 @@ def adaround_gradient(start: Start, gram: np.ndarray, floor: np.ndarray, v: np.n
     return gradient * np.where((h > 0) & (h < 1), 1.2 * sigmoid * (1 - sigmoid), 0)
 
 
-def adaround(start: Start, gram: np.ndarray, *, iterations: int, step: float, regularization: float, warm_up: float = 0.2,
+def adaround(start: Start, gram: np.ndarray, *, iterations: int, step: float, regularization: float, warm_up: float = 0.0,
              first_exponent: float = 20, last_exponent: float = 2) -> tuple[np.ndarray, np.ndarray]:
     """float64 values with all rounded up or down, and the last h."""
     floor, v = adaround_start(start)

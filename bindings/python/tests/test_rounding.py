@@ -129,6 +129,8 @@ def test_autoround(k: int, group_size: int, generator: np.random.Generator) -> N
     gram, weights = gram_of(x), weights_of(generator, 19, k)
     weights[4, :16] = 0
     for name, scheme in linear_schemes(group_size).items():
+        if k == 1 and name == "mlx":
+            continue  # its scales are 1e-7 then, and steps beyond what binary32 tells apart
         for iterations, range_step in ((7, 1 / 7), (60, 1 / 60), (60, 0.0)):
             tensor = int4q.quantize(weights, scheme)
             losses, before = exact_losses(tensor, weights, gram), stored(tensor)
@@ -169,9 +171,13 @@ def test_learning_from_gptq(scale_type: int4q.Type, generator: np.random.Generat
         np.testing.assert_allclose(report.loss, np.minimum(least / gram.rows, losses).sum(), rtol=0.02, err_msg=name)
         # Behind it, AdaRound finds more.
         losses, before = exact_losses(tensor, weights, gram), stored(tensor)
-        more = int4q.adaround(tensor, weights, gram, iterations=200)
+        options = {"iterations": 100, "step": 0.1, "regularization": 10.0, "warm_up": 0.2}
+        values, _ = method.adaround(start_of(tensor, weights), gram.matrix(), **options)
+        more = int4q.adaround(tensor, weights, gram, **options)
         check_report(more, tensor, before, losses, weights, gram, name)
-        assert more.loss <= report.loss * (1 + 1e-6) and more.changed_scales == 0, name
+        expected = np.minimum(method.losses(weights - values, gram.matrix()) / gram.rows, losses)
+        np.testing.assert_allclose(more.loss, expected.sum(), rtol=0.02, err_msg=name)
+        assert more.loss < report.loss and more.changed_scales == 0, name
 
 
 def test_wider_ranges(generator: np.random.Generator) -> None:
@@ -199,8 +205,8 @@ def test_adaround(k: int, group_size: int, generator: np.random.Generator) -> No
     weights[4, :16] = 0
     for name, scheme in linear_schemes(group_size).items():
         for options in (
-            {"iterations": 8, "step": 0.3, "warm_up": 0.25},
-            {"iterations": 80, "step": 0.1, "first_exponent": 12.0, "last_exponent": 1.5},
+            {"iterations": 8, "step": 0.3},
+            {"iterations": 80, "step": 0.1, "first_exponent": 12.0, "last_exponent": 2.5},
         ):
             options["regularization"] = 10.0
             tensor = int4q.quantize(weights, scheme)
@@ -212,7 +218,7 @@ def test_adaround(k: int, group_size: int, generator: np.random.Generator) -> No
             reached = method.losses(weights - values, gram.matrix()) / gram.rows
             expected, found = np.minimum(reached, losses), exact_losses(tensor, weights, gram)
             same = np.isclose(found, expected, rtol=1e-5, atol=1e-9 * losses.max())
-            assert same.mean() >= (0.8 if options["iterations"] == 8 else 0.6), (name, options, same.mean())
+            assert same.mean() >= 0.75, (name, options, same.mean())
             assert abs(found.sum() - expected.sum()) <= 0.1 * expected.sum() + 1e-9 * losses.sum(), (name, options)
             rows = improved & (reached < losses * (1 - 1e-6))
             agreement = np.isclose(tensor.dequantize()[rows], values[rows], rtol=1e-5, atol=1e-6)
