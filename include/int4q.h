@@ -1518,6 +1518,16 @@ INT4Q_API int4q_status int4q_gram_push(void *gram, uint64_t gram_bytes, const vo
                                        int64_t columns, int64_t ldx, void *scratch, uint64_t scratch_bytes,
                                        uint32_t worker_count, int4q_parallel_for parallel_for, void *host);
 
+/* int4q_gram_push() of rows with weights[rows]: G[i][j] = sum over rows r of weights[r] * x[r][i] * x[r][j]. A row is multiplied by
+ * the root of its weight, in binary32, as it is read; channels' sums and maxima are those of such rows, and each counts as one row. For
+ * a loss that minds some samples' outputs more than others': weights that are the squares of its gradient with respect to the
+ * layer's outputs, averaged over these, make Fisher's information of it (Li et al., "BRECQ", 2021). Weights are finite and not
+ * negative, or INT4Q_ERROR_NOT_FINITE; what is asked of x holds before and after scaling. */
+INT4Q_API int4q_status int4q_gram_push_weighted(void *gram, uint64_t gram_bytes, const void *x, int4q_type x_type, int64_t rows,
+                                                int64_t columns, int64_t ldx, const float *weights, void *scratch,
+                                                uint64_t scratch_bytes, uint32_t worker_count, int4q_parallel_for parallel_for,
+                                                void *host);
+
 /* Sets what another program has computed: G is matrix[k][k], of which the upper triangle (j >= i) is read, and stands for `rows`
  * rows. Finite, no negative number on the diagonal, rows at least 1. The channels' other sums and maxima become 0. */
 INT4Q_API int4q_status int4q_gram_set(void *gram, uint64_t gram_bytes, const double *matrix, int64_t stride, int64_t rows);
@@ -1777,6 +1787,71 @@ typedef struct int4q_hqq_options {
 INT4Q_API int4q_status int4q_hqq_quantize(const int4q_tensor *tensor, const void *source, int4q_type source_type,
                                           int64_t source_stride, const int4q_hqq_options *options, int64_t row_begin,
                                           int64_t row_end);
+
+/* ---- Learned rounding: after any quantizer, gradient descent decides which weights are rounded up and which down. The gradient of a
+ * row's loss with respect to its values v is -2 (w - v) G: no network is run, nothing differentiated ---- */
+
+/* How. p = w / s + z (w / s + 8, (w - o) / s) is a weight in steps of its group, moved by a whole number of them where the tensor
+ * has another code than the nearest, so that all begin with the codes of the tensor as it is. */
+enum {
+    /* AutoRound (Cheng et al., "Optimize Weight Rounding via Signed Gradient Descent for the Quantization of LLMs", 2023): q =
+     * clip(round(p + V)), -1/2 <= V <= 1/2. V and two factors of each group's range, of its upper and its lower end (SYMMETRIC:
+     * one, of its scale), go against the sign of their gradient, in which rounding counts as the identity, by steps that fall to 0
+     * linearly. The iterate of the least loss is kept, for each row its own. */
+    INT4Q_LEARN_AUTOROUND = 0,
+    /* AdaRound (Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", 2020; BRECQ: Li et al., 2021): q =
+     * clip(floor(p) + h), h = clip(1.2 / (1 + exp(-V)) - 0.1, 0, 1), which begins as p - floor(p); Adam on the loss plus
+     * regularization * (1 - |2 h - 1|^beta) for each weight, beta falling linearly from first_exponent to last_exponent once
+     * warm_up of the iterations have gone by without the latter. In the end h > 1/2 is 1. Scales stay. */
+    INT4Q_LEARN_ADAROUND = 1
+};
+
+typedef struct int4q_learning_options {
+    uint32_t struct_size;
+    uint32_t worker_count;    /* 1..1024; each adds some scratch */
+    int32_t method;           /* INT4Q_LEARN_* */
+    uint32_t reserved;
+    int64_t iterations;       /* AUTOROUND 200 as a rule, ADAROUND 1000; 1..1000000 */
+    double step;              /* of V: AUTOROUND the first, 1 / iterations as a rule; ADAROUND Adam's, 0.02 as a rule. Above 0..1e6 */
+    double range_step;        /* AUTOROUND: of the ranges' factors; 0: ranges stay as they are. 0..1e6 */
+    double least_range;       /* AUTOROUND: factors are least_range..most_range: 0.5 and 1 as a rule, and 1 to begin with. Above 0, */
+    double most_range;        /* at most 1; 1..2 */
+    double regularization;    /* ADAROUND: in units of the row's loss before, divided by k: 30 as a rule. 0..1e6 */
+    double warm_up;           /* ADAROUND: 0 as a rule (the authors' program: 0.2); 0..1 */
+    double first_exponent;    /* ADAROUND: 20 as a rule; 1..1000 */
+    double last_exponent;     /* ADAROUND: 2 as a rule; 1..1000 */
+    int4q_progress progress;  /* or NULL; counts iterations of 64 rows */
+    void *progress_context;
+} int4q_learning_options;
+
+typedef struct int4q_learning_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t improved_rows;   /* others have kept what they had */
+    int64_t changed_codes;
+    int64_t changed_scales;  /* groups whose scale, zero point or offset is another */
+    int64_t best_iteration;  /* AUTOROUND: of the iterates that were kept the latest, from 0, the start. ADAROUND: 0 */
+    double loss;             /* the sum of all rows' losses, as int4q_gram_loss() has them */
+    double start_loss;       /* the same, before */
+} int4q_learning_report;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for improving any n x k matrix: 4 k^2 for G in binary32, and for each
+ * worker 1920 k, 5 KB for each group of a row, and 76 KB. */
+INT4Q_API int4q_status int4q_learn_rounding_scratch(const int4q_scheme *scheme, int64_t k, uint32_t worker_count, uint64_t *bytes);
+
+/* Improves *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its inputs (of the tensor's k, or
+ * INT4Q_ERROR_MISMATCH). SYMMETRIC, ASYMMETRIC and OFFSET, of any rule, rounding, width and group size; other kinds, whose values
+ * are not evenly spaced or too few, are INT4Q_ERROR_UNSUPPORTED. Scales, zero points and offsets are always as stored, rounded to their types; with
+ * INT4Q_SCALE_GIVEN and INT4Q_SCALE_POWER_OF_TWO they stay. Gradients are computed in binary32 (sums of 128 products, continued in
+ * binary64); a row whose loss, as int4q_gram_loss() computes it, is not lower in the end keeps what it had. Each row's result
+ * depends on itself and G alone.
+ *
+ * NaN and infinity in source are INT4Q_ERROR_NOT_FINITE, a Gram matrix that is not finite or has a negative diagonal is
+ * INT4Q_ERROR_CORRUPT. After a failure or cancellation some rows are improved, and others as they were. */
+INT4Q_API int4q_status int4q_learn_rounding(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                            int64_t source_stride, const void *gram, uint64_t gram_bytes,
+                                            const int4q_learning_options *options, void *scratch, uint64_t scratch_bytes,
+                                            int4q_parallel_for parallel_for, void *host, int4q_learning_report *report);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * 13. Transformations: other matrices that make the same outputs, or nearly, and are easier to quantize. Definitions, formulas and

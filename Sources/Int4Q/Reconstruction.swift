@@ -54,17 +54,39 @@ public func int4q_gram_push(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt
                             _ scratch_bytes: UInt64, _ worker_count: UInt32, _ parallel_for: int4q_parallel_for?,
                             _ host: UnsafeMutableRawPointer?) -> int4q_status {
     attemptInHostMode("int4q_gram_push") { () throws(Failure) in
-        try ParallelFor.with(parallel_for, host: host, workers: worker_count) { (parallel) throws(Failure) in
-            let gram = try Gram(gram, bytes: gram_bytes, .usual)
-            try requireAtLeast(rows, 1, "rows")
-            try requireAtLeast(columns, 1, "columns")
-            let x = try Matrix(x, try ElementType(x_type, "x_type"), rows: rows, columns: columns, stride: ldx,
-                               .init("x", stride: "ldx"))
-            let size = try GramPushScratch(gram.layout)
-            let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
-            try requireWorkers(worker_count, "worker_count")
-            try gram.push(x, rows: rows, scratch: memory, try activeKernels(), parallel)
-        }
+        try push(gram, gram_bytes, x, x_type, rows, columns, ldx, weights: nil, scratch, scratch_bytes, worker_count,
+                 parallel_for, host)
+    }
+}
+
+@c @implementation
+public func int4q_gram_push_weighted(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ x: UnsafeRawPointer?,
+                                     _ x_type: int4q_type, _ rows: Int64, _ columns: Int64, _ ldx: Int64,
+                                     _ weights: UnsafePointer<Float>?, _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64,
+                                     _ worker_count: UInt32, _ parallel_for: int4q_parallel_for?,
+                                     _ host: UnsafeMutableRawPointer?) -> int4q_status {
+    attemptInHostMode("int4q_gram_push_weighted") { () throws(Failure) in
+        let weights = try require(weights, "weights")
+        try push(gram, gram_bytes, x, x_type, rows, columns, ldx, weights: weights, scratch, scratch_bytes, worker_count,
+                 parallel_for, host)
+    }
+}
+
+@_optimize(size) @inline(never)
+private func push(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ x: UnsafeRawPointer?, _ x_type: int4q_type,
+                  _ rows: Int64, _ columns: Int64, _ ldx: Int64, weights: UnsafePointer<Float>?,
+                  _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ worker_count: UInt32,
+                  _ parallel_for: int4q_parallel_for?, _ host: UnsafeMutableRawPointer?) throws(Failure) {
+    try ParallelFor.with(parallel_for, host: host, workers: worker_count) { (parallel) throws(Failure) in
+        let gram = try Gram(gram, bytes: gram_bytes, .usual)
+        try requireAtLeast(rows, 1, "rows")
+        try requireAtLeast(columns, 1, "columns")
+        let x = try Matrix(x, try ElementType(x_type, "x_type"), rows: rows, columns: columns, stride: ldx,
+                           .init("x", stride: "ldx"))
+        let size = try GramPushScratch(gram.layout)
+        let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
+        try requireWorkers(worker_count, "worker_count")
+        try gram.push(x, rows: rows, weights: weights, scratch: memory, try activeKernels(), parallel)
     }
 }
 

@@ -48,6 +48,7 @@ I4Q_VECTOR i4q_f32x16 i4q_clip(i4q_f32x16 v, i4q_f32x16 low, i4q_f32x16 high) {
     const i4q_f32x16 below = v > high ? high : v;
     return below > low ? below : low;
 }
+I4Q_VECTOR i4q_f32x16 i4q_square_root(i4q_f32x16 v) { return __builtin_elementwise_sqrt(v); }
 I4Q_VECTOR i4q_f32x16 i4q_smaller(i4q_f32x16 kept, i4q_f32x16 v) { return v < kept ? v : kept; }
 I4Q_VECTOR i4q_f32x16 i4q_greater(i4q_f32x16 kept, i4q_f32x16 v) { return v > kept ? v : kept; }
 I4Q_VECTOR i4q_u32x16 i4q_larger_magnitude(i4q_u32x16 kept, i4q_f32x16 v) {

@@ -26,6 +26,8 @@ struct GramPush {
     let x: Matrix
     let kernels: i4q_kernels
     let packed: UnsafeMutablePointer<Float>
+    /// Of rows, or nil: all 1.
+    let weights: UnsafePointer<Float>?
     var rows: Range<Int>
     /// The first row that is not finite, or too large.
     var badRow: Int64 = .max
@@ -37,14 +39,19 @@ struct GramPush {
     /// Converts one row of the pass.
     @_optimize(speed)
     func pack(_ row: Int) {
-        let source = x.row(rows.lowerBound &+ row)
+        let source = x.row(rows.lowerBound &+ row), root = root(rows.lowerBound &+ row)
         for panel in 0..<panels {
             let column = panel &* panelWidth, count = min(panelWidth, x.columns &- column)
             let target = packed + (panel &* panelStride &+ row &* panelWidth)
             kernels.load.unsafelyUnwrapped(source + column &* x.type.size, Int64(x.type.raw), Int64(count), target)
             for index in count..<panelWidth { target[index] = 0 }
+            if weights == nil { continue }
+            for index in 0..<count { target[index] *= root }
         }
     }
+
+    /// What a row is multiplied by.
+    private func root(_ row: Int) -> Float { weights.map { $0[row].squareRoot() } ?? 1 }
 
     /// Sums of a panel's columns.
     func addChannels(_ panel: Int) {
@@ -98,14 +105,19 @@ struct GramPush {
     /// Whether a row can be taken.
     @inline(never)
     func check(_ row: Int) throws(Failure) {
+        if let weights, !(weights[row] >= 0 && weights[row].isFinite) {
+            throw Failure(INT4Q_ERROR_NOT_FINITE, "weights", .listed(index: Int64(row), weights[row]),
+                          expected: "finite numbers that are not negative")
+        }
+        let factor = max(root(row), 1)
         try FloatRuns.with(x, "x", kernels) { (runs) throws(Failure) in
             var column = 0
             while column < x.columns {
                 let count = runs.load(row, column)
                 let range = try runs.range(count, row, column)
-                if max(range.max, -range.min) > 0x1p59 {
-                    throw Failure(INT4Q_ERROR_NOT_FINITE, "x",
-                                  .element(row: Int64(row), column: Int64(column), max(range.max, -range.min)),
+                let largest = max(range.max, -range.min) * factor
+                if largest > 0x1p59 {
+                    throw Failure(INT4Q_ERROR_NOT_FINITE, "x", .element(row: Int64(row), column: Int64(column), largest),
                                   expected: "magnitudes of at most 2^59, in the run of columns that begins there")
                 }
                 column += count
@@ -117,8 +129,8 @@ struct GramPush {
 extension Gram {
     /// Takes a batch.
     @inline(never)
-    public func push(_ x: Matrix, rows: Int64, scratch: UnsafeMutableRawPointer, _ kernels: i4q_kernels,
-                     _ parallel: ParallelFor) throws(Failure) {
+    public func push(_ x: Matrix, rows: Int64, weights: UnsafePointer<Float>? = nil, scratch: UnsafeMutableRawPointer,
+                     _ kernels: i4q_kernels, _ parallel: ParallelFor) throws(Failure) {
         if Int64(x.columns) != layout.k {
             throw Failure(INT4Q_ERROR_MISMATCH, "columns", .integer(Int64(x.columns)), expected: "the Gram matrix's k,",
                           bound: UInt64(layout.k))
@@ -128,7 +140,7 @@ extension Gram {
                           bound: UInt64(Gram.mostRows))
         }
         let packed = scratch.assumingMemoryBound(to: Float.self)
-        var push = GramPush(gram: self, x: x, kernels: kernels, packed: packed, rows: 0..<Int(rows))
+        var push = GramPush(gram: self, x: x, kernels: kernels, packed: packed, weights: weights, rows: 0..<Int(rows))
         try parallel.run(&push, count: (Int(rows) + GramPush.packedRows - 1) / GramPush.packedRows) { work, index, _ in
             let push = work.unsafelyUnwrapped.assumingMemoryBound(to: GramPush.self)
             let bad = push.pointee.firstBad(Int(index))

@@ -122,6 +122,7 @@ from ._reconstruction_methods import (
     scale_columns,
     smooth_factors,
 )
+from ._rounding import LearningReport, adaround, autoround
 from ._scheme import Scheme
 from ._selection import Representatives, select_random, select_representatives
 from ._tensor import QuantizedTensor, quantize
@@ -134,6 +135,7 @@ __all__ = [
     "PER_ROW",
     "AwqScales",
     "DescentReport",
+    "LearningReport",
     "Activation",
     "Axis",
     "Blob",
@@ -212,6 +214,8 @@ __all__ = [
     "aciq_clip",
     "aciq_share_bits",
     "candidate_schemes",
+    "adaround",
+    "autoround",
     "awq_clips",
     "awq_scales",
     "codebook_values",

@@ -261,3 +261,10 @@ class LowRankFlag(enum.IntFlag):
     """What else fitting a low-rank matrix may be asked to do."""
 
     SKIP_LOSS = 1
+
+
+class LearningMethod(enum.IntEnum):
+    """How rounding is learned."""
+
+    AUTOROUND = 0
+    ADAROUND = 1

@@ -518,6 +518,39 @@ class DescentReportStruct(_SizedStructure):
     ]
 
 
+class LearningOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("worker_count", c_uint32),
+        ("method", c_int32),
+        ("reserved", c_uint32),
+        ("iterations", c_int64),
+        ("step", c_double),
+        ("range_step", c_double),
+        ("least_range", c_double),
+        ("most_range", c_double),
+        ("regularization", c_double),
+        ("warm_up", c_double),
+        ("first_exponent", c_double),
+        ("last_exponent", c_double),
+        ("progress", Progress),
+        ("progress_context", c_void_p),
+    ]
+
+
+class LearningReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("improved_rows", c_int64),
+        ("changed_codes", c_int64),
+        ("changed_scales", c_int64),
+        ("best_iteration", c_int64),
+        ("loss", c_double),
+        ("start_loss", c_double),
+    ]
+
+
 class HqqOptionsStruct(_SizedStructure):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -924,6 +957,24 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             c_void_p,
         ],
     ),
+    "int4q_gram_push_weighted": (
+        c_int32,
+        [
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_void_p,
+            c_uint64,
+            c_uint32,
+            ParallelFor,
+            c_void_p,
+        ],
+    ),
     "int4q_gram_set": (c_int32, [c_void_p, c_uint64, c_void_p, c_int64, c_int64]),
     "int4q_gram_merge": (c_int32, [c_void_p, c_uint64, c_void_p, c_uint64]),
     "int4q_gram_validate": (c_int32, [c_void_p, c_uint64]),
@@ -1148,6 +1199,24 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             c_int64,
             c_int64,
             c_int64,
+        ],
+    ),
+    "int4q_learn_rounding_scratch": (c_int32, [POINTER(SchemeStruct), c_int64, c_uint32, POINTER(c_uint64)]),
+    "int4q_learn_rounding": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(LearningOptionsStruct),
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            POINTER(LearningReportStruct),
         ],
     ),
 }

@@ -108,19 +108,27 @@ class GramMatrix(SavedStatistics):
         """How many rows have been seen."""
         return int(self.info.rows)
 
-    def push(self, x: Any, *, element_type: Any = None, pool: Pool | None = None) -> None:
-        """Takes a batch x[rows][k]. NotFiniteError for NaN, infinity and magnitudes above 2^59; nothing is taken then."""
+    def push(self, x: Any, *, weights: Any = None, element_type: Any = None, pool: Pool | None = None) -> None:
+        """Takes a batch x[rows][k]. NotFiniteError for NaN, infinity and magnitudes above 2^59; nothing is taken then.
+
+        weights  one for each row, at least 0: the sums are of weight * x[i] * x[j]. Squared gradients of a loss with respect to the
+                 layer's outputs, averaged over these, make Fisher's information of the sums. A row counts as one whatever its weight.
+        """
         source = input_matrix(x, "x", element_type)
+        factors = [] if weights is None else [np.ascontiguousarray(weights, np.float32)]
+        if factors and factors[0].shape != (source.rows,):
+            raise ValueError(f"weights has shape {factors[0].shape}; expected {(source.rows,)}")
         scratch = aligned_bytes(_size("int4q_gram_push_scratch", self.k))
         with _spread(pool) as (workers, parallel_for, host):
             _native.call(
-                "int4q_gram_push",
+                "int4q_gram_push_weighted" if factors else "int4q_gram_push",
                 *self._memory,
                 source.pointer,
                 source.element_type,
                 source.rows,
                 source.columns,
                 source.stride,
+                *(factor.ctypes.data for factor in factors),
                 scratch.ctypes.data,
                 scratch.nbytes,
                 workers,
