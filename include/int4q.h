@@ -1483,7 +1483,7 @@ INT4Q_API int4q_status int4q_gram_loss(const int4q_tensor *tensor, const void *s
  * D[i][j] = sum over rows of (x[i] - y[i]) * y[j]. Beside it goes the Gram matrix G of the same rows y (int4q_gram_push).
  * The layer's output should stay W x; with V in place of W it is V y. Per row, and over all rows of x and y,
  *
- *     sum (W x - V y)^2 = d G d^T + 2 (w D) d^T + sum (w (x - y))^2,    d = w - v
+ *     sum (w x - v y)^2 = d G d^T + 2 (w D) d^T + sum (w (x - y))^2,    d = w - v
  *
  * of which the last does not depend on V. GPTAQ (int4q_gptq_options.cross) quantizes with that in view; int4q_cross_shift() finds
  * the weights that any other method then has to be near.
@@ -1512,7 +1512,10 @@ INT4Q_API int4q_status int4q_cross_get_info(const void *cross, uint64_t cross_by
 INT4Q_API int4q_status int4q_cross_matrix(const void *cross, uint64_t cross_bytes, double *matrix, int64_t stride, int64_t begin,
                                           int64_t end);
 
-/* As int4q_gram_loss(), with its scratch: losses[i] = (d G d^T + 2 (w D) d^T) / rows, by how much V leaves the output worse than W
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_cross_loss() needs: about 128 k. */
+INT4Q_API int4q_status int4q_cross_loss_scratch(int64_t k, uint64_t *bytes);
+
+/* As int4q_gram_loss(): losses[i] = (d G d^T + 2 (w D) d^T) / rows, by how much V leaves the output worse than W
  * itself, which is 0; below 0 where V makes up for what has happened to x. Both matrices are of the tensor's k and of one number of
  * rows, or INT4Q_ERROR_MISMATCH. */
 INT4Q_API int4q_status int4q_cross_loss(const int4q_tensor *tensor, const void *source, int4q_type source_type,
@@ -1732,7 +1735,7 @@ typedef struct int4q_descent_report {
     double start_loss;      /* the same, before */
 } int4q_descent_report;
 
-/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_descend() needs: about 350 k. */
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_descend() needs: about 350 k; 8 bits: 15 KB more. */
 INT4Q_API int4q_status int4q_gram_descend_scratch(const int4q_scheme *scheme, int64_t k, uint64_t *bytes);
 
 /* Improves rows row_begin..row_end-1 of *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its
