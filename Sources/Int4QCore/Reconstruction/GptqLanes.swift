@@ -71,9 +71,13 @@ struct GptqLanes {
             }
             column &+= count
         }
-        if !task.pointee.options.clearsDead { return }
+    }
+
+    /// The cross matrix has been multiplied by then: what dead channels were in the float model counts all the same.
+    @inline(never)
+    func clearDead() {
         for position in 0..<task.pointee.scratch.k where task.pointee.factor.source.isDead(position: position) {
-            errors[position &* 16 &+ lane] = 0
+            (errors + position &* 16).update(repeating: 0, count: 16)
         }
     }
 

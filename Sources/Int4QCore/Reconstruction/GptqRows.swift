@@ -40,6 +40,9 @@ struct GptqRows {
     func run() -> GptqOutcome {
         for index in 0..<laneBlocks { lanes(index).begin() }
         if let cross = task.pointee.options.cross { pull(cross) }
+        if task.pointee.options.clearsDead {
+            for index in 0..<laneBlocks { lanes(index).clearDead() }
+        }
         for block in 0..<blocks {
             let columns = task.pointee.block(block)
             for index in 0..<laneBlocks { lanes(index).clearSums() }
