@@ -1578,6 +1578,52 @@ INT4Q_API int4q_status int4q_gram_loss(const int4q_tensor *tensor, const void *s
                                        int64_t source_stride, const void *gram, uint64_t gram_bytes, void *scratch,
                                        uint64_t scratch_bytes, double *losses, int64_t row_begin, int64_t row_end);
 
+/* ---- Cross matrices: what quantizing the layers before has done to a layer's inputs ----
+ *
+ * x is a row of the layer's inputs in the float model, y the same row in the model whose earlier layers are quantized:
+ * D[i][j] = sum over rows of (x[i] - y[i]) * y[j]. Beside it goes the Gram matrix G of the same rows y (int4q_gram_push).
+ * The layer's output should stay W x; with V in place of W it is V y. Per row, and over all rows of x and y,
+ *
+ *     sum (w x - v y)^2 = d G d^T + 2 (w D) d^T + sum (w (x - y))^2,    d = w - v
+ *
+ * of which the last does not depend on V. GPTAQ (int4q_gptq_options.cross) quantizes with that in view; int4q_cross_shift() finds
+ * the weights that any other method then has to be near.
+ *
+ * Also one flat block of the caller's memory, aligned to 64 bytes: 8 k^2 bytes, a square in binary64. */
+
+/* As the int4q_gram_* functions of these names. Scratch of a push: about 4096 k. */
+INT4Q_API int4q_status int4q_cross_size(int64_t k, uint64_t *bytes);
+INT4Q_API int4q_status int4q_cross_init(int64_t k, void *cross, uint64_t cross_bytes);
+INT4Q_API int4q_status int4q_cross_push_scratch(int64_t k, uint64_t *bytes);
+
+/* Takes two batches of rows that belong together, x[rows][columns] of the float model and y[rows][columns] of the quantized one.
+ * x - y is rounded to binary32; then sums, refusals and threads are int4q_gram_push()'s. */
+INT4Q_API int4q_status int4q_cross_push(void *cross, uint64_t cross_bytes, const void *x, int4q_type x_type, int64_t ldx,
+                                        const void *y, int4q_type y_type, int64_t ldy, int64_t rows, int64_t columns,
+                                        void *scratch, uint64_t scratch_bytes, uint32_t worker_count,
+                                        int4q_parallel_for parallel_for, void *host);
+
+/* Sets what another program has computed: D is matrix[k][k], finite, for `rows` rows. */
+INT4Q_API int4q_status int4q_cross_set(void *cross, uint64_t cross_bytes, const double *matrix, int64_t stride, int64_t rows);
+INT4Q_API int4q_status int4q_cross_merge(void *into, uint64_t into_bytes, const void *from, uint64_t from_bytes);
+INT4Q_API int4q_status int4q_cross_validate(const void *cross, uint64_t cross_bytes);
+INT4Q_API int4q_status int4q_cross_get_info(const void *cross, uint64_t cross_bytes, int4q_gram_info *info);
+
+/* Writes rows begin..end-1 of D to the same rows of matrix[k][k] (`matrix` points at row 0). */
+INT4Q_API int4q_status int4q_cross_matrix(const void *cross, uint64_t cross_bytes, double *matrix, int64_t stride, int64_t begin,
+                                          int64_t end);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_cross_loss() needs: about 128 k. */
+INT4Q_API int4q_status int4q_cross_loss_scratch(int64_t k, uint64_t *bytes);
+
+/* As int4q_gram_loss(): losses[i] = (d G d^T + 2 (w D) d^T) / rows, by how much V leaves the output worse than W
+ * itself, which is 0; below 0 where V makes up for what has happened to x. Both matrices are of the tensor's k and of one number of
+ * rows, or INT4Q_ERROR_MISMATCH. */
+INT4Q_API int4q_status int4q_cross_loss(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                        int64_t source_stride, const void *gram, uint64_t gram_bytes, const void *cross,
+                                        uint64_t cross_bytes, void *scratch, uint64_t scratch_bytes, double *losses,
+                                        int64_t row_begin, int64_t row_end);
+
 /* ---- GPTQ (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022) ----
  *
  * Columns of W are rounded one after the other; what rounding did to the layer's output is made up for in the columns that are
@@ -1622,6 +1668,9 @@ typedef struct int4q_gptq_options {
     int64_t attempts;      /* at most this many dampings are tried, 1..1000 */
     int4q_progress progress; /* or NULL */
     void *progress_context;
+    const void *cross;     /* NULL, or a cross matrix: GPTAQ; of the Gram matrix's k and rows, or INT4Q_ERROR_MISMATCH */
+    uint64_t cross_bytes;  /* 0 without one */
+    double alpha;          /* share of the correction, 0..1: 0.25 in the authors' program, 1 in the paper; 0 without `cross` */
 } int4q_gptq_options;
 
 typedef struct int4q_gptq_report {
@@ -1632,7 +1681,8 @@ typedef struct int4q_gptq_report {
     int64_t rows;          /* samples in the Gram matrix; fewer than k leave it singular but for the damping */
     int64_t dead_channels;
     int64_t nearest_rows;  /* rows that rounding to nearest served no worse (to about 5 digits): these have its codes */
-    double loss;           /* the sum of all rows' losses, as int4q_gram_loss() has them, to about 5 digits of the damped loss */
+    double loss;           /* the sum of all rows' losses, as int4q_gram_loss() (with a cross matrix: int4q_cross_loss()) has them,
+                              to about 5 digits of the damped loss */
     double nearest_loss;   /* the same of rounding to nearest; without INT4Q_GPTQ_MEASURE_NEAREST a part of it that exceeds loss */
 } int4q_gptq_report;
 
@@ -1640,10 +1690,19 @@ typedef struct int4q_gptq_report {
  * binary32, 4 k * max(128, group_size), and 600 k to 800 k for each worker. */
 INT4Q_API int4q_status int4q_gptq_scratch(const int4q_scheme *scheme, int64_t k, uint32_t worker_count, uint64_t *bytes);
 
+/* The same with options.cross: 2 k^2 + 4 k * max(128, group_size) more, and 256 k for each worker. */
+INT4Q_API int4q_status int4q_gptq_cross_scratch(const int4q_scheme *scheme, int64_t k, uint32_t worker_count, uint64_t *bytes);
+
 /* Quantizes source[n][k] with the Gram matrix of its inputs (of the tensor's k, or INT4Q_ERROR_MISMATCH) into all of *tensor: every
  * kind, rule, rounding, width and group size but BINARY and TERNARY (INT4Q_ERROR_UNSUPPORTED). INT4Q_SCALE_GIVEN's groups are
  * static. No row's loss is worse than int4q_quantize_rows() leaves it: where GPTQ does not improve on
  * that, the row keeps its codes. Each row's result depends on that row and G alone.
+ *
+ * With options.cross (Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", 2025) the Gram matrix
+ * is that of the inputs y in the quantized model, and w x is kept rather than w y: with U the triangular factor of the inverse of
+ * G and P = alpha * triu(D U^T, 1) U, each column i also adds w[i] P[i][j] to the columns j after it, w[i] being its weight when
+ * its turn comes. No row's loss (int4q_cross_loss) is worse than that of rounding to nearest. A cross matrix with elements that
+ * are not finite, or above 2^80 times the mean of G's diagonal, is INT4Q_ERROR_CORRUPT.
  *
  * NaN, infinity, and scales beyond their type: as int4q_quantize_rows(). A Gram matrix that is not finite or has a negative
  * diagonal is INT4Q_ERROR_CORRUPT; one that is not positive definite with the last damping tried INT4Q_ERROR_INVALID_ARGUMENT
@@ -1652,6 +1711,26 @@ INT4Q_API int4q_status int4q_gptq_quantize(const int4q_tensor *tensor, const voi
                                            int64_t source_stride, const void *gram, uint64_t gram_bytes,
                                            const int4q_gptq_options *options, void *scratch, uint64_t scratch_bytes,
                                            int4q_parallel_for parallel_for, void *host, int4q_gptq_report *report);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_cross_shift() needs: about 2 k^2, and 512 k for each
+ * worker. */
+INT4Q_API int4q_status int4q_cross_shift_scratch(int64_t k, uint32_t worker_count, uint64_t *bytes);
+
+/* Writes to destination[n][k] the weights whose outputs for y are nearest to W x, and which are not far from W:
+ *
+ *     W' = W + alpha * W D H^-1,    H = G + damping * mean of its diagonal * I (dead channels: int4q_gptq_quantize())
+ *
+ * With alpha 1 that is where sum (W x - W' y)^2 + damping * mean * sum (W - W')^2 is least. To be given to any quantizer in place
+ * of W, with the Gram matrix of y: what it minimises then is what is left of the whole. Of the options `flags` and `order` are 0;
+ * `cross` is given. In binary32, rounded to the destination's type; beyond its range infinity. destination may be source, with
+ * its type and stride. *damping (may be NULL): what was used. Each row's result depends on that row and the matrices alone. NaN and
+ * infinity in source are INT4Q_ERROR_NOT_FINITE, other failures as in int4q_gptq_quantize(); the destination's contents are
+ * unspecified then. */
+INT4Q_API int4q_status int4q_cross_shift(const void *source, int4q_type source_type, int64_t source_stride, const void *gram,
+                                         uint64_t gram_bytes, const int4q_gptq_options *options, void *scratch,
+                                         uint64_t scratch_bytes, int4q_parallel_for parallel_for, void *host, void *destination,
+                                         int4q_type destination_type, int64_t destination_stride, int64_t n, int64_t k,
+                                         double *damping);
 
 /* ---- SmoothQuant (Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
  * 2022): x[j] / s[j] and W[i][j] * s[j] make the same outputs, and factors s move what is hard to quantize from one to the
@@ -1757,14 +1836,14 @@ typedef struct int4q_descent_report {
     double start_loss;      /* the same, before */
 } int4q_descent_report;
 
-/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_descend() needs: about 350 k. */
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_descend() needs: about 350 k; 8 bits: 15 KB more. */
 INT4Q_API int4q_status int4q_gram_descend_scratch(const int4q_scheme *scheme, int64_t k, uint64_t *bytes);
 
 /* Improves rows row_begin..row_end-1 of *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its
- * inputs; codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED. With r = G (w - v), a code of column j gets, of its group's values, the nearest to v[j] + r[j] / G[j][j]; r follows each
- * change. A row whose loss is not lower in the end keeps what it had. Columns with G[j][j] = 0 are left alone. Each row's result depends
- * on itself and G alone, but for `sweeps` (rows 16 i ... 16 i + 15 after row_begin end together). NaN and infinity in source are
- * INT4Q_ERROR_NOT_FINITE; rows before them are done. */
+ * inputs; BINARY and TERNARY are INT4Q_ERROR_UNSUPPORTED. With r = G (w - v), a code of column j gets, of its group's values, the
+ * nearest to v[j] + r[j] / G[j][j]; r follows each change. A row whose loss is not lower in the end keeps what it had. Columns with
+ * G[j][j] = 0 are left alone. Each row's result depends on itself and G alone, but for `sweeps` (rows 16 i ... 16 i + 15 after
+ * row_begin end together). NaN and infinity in source are INT4Q_ERROR_NOT_FINITE; rows before them are done. */
 INT4Q_API int4q_status int4q_gram_descend(const int4q_tensor *tensor, const void *source, int4q_type source_type,
                                           int64_t source_stride, const void *gram, uint64_t gram_bytes,
                                           const int4q_descent_options *options, void *scratch, uint64_t scratch_bytes,

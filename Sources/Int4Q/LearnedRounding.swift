@@ -4,7 +4,7 @@ import Int4QCore
 
 // Section 12 of the header: learned rounding.
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_learn_rounding_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64, _ worker_count: UInt32,
                                          _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_learn_rounding_scratch") { () throws(Failure) in
@@ -15,7 +15,7 @@ public func int4q_learn_rounding_scratch(_ scheme: UnsafePointer<int4q_scheme>?,
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_learn_rounding(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                  _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                                  _ options: UnsafePointer<int4q_learning_options>?, _ scratch: UnsafeMutableRawPointer?,

@@ -14,7 +14,7 @@ func requireScratch(_ scratch: UnsafeMutableRawPointer?, _ declared: UInt64,
 
 /// A matrix of doubles with as many columns as rows.
 @inline(never)
-private func requireSquare(_ matrix: UnsafeRawPointer?, _ k: Int64, _ stride: Int64) throws(Failure) {
+func requireSquare(_ matrix: UnsafeRawPointer?, _ k: Int64, _ stride: Int64) throws(Failure) {
     let base = try require(matrix, "matrix", alignment: 8)
     try requireAtLeast(stride, k, "stride")
     _ = try CheckedSize(UInt64(stride), "stride").times(UInt64(k)).times(8).plus(UInt64(UInt(bitPattern: base)))
@@ -43,7 +43,7 @@ public func int4q_gram_init(_ k: Int64, _ gram: UnsafeMutableRawPointer?, _ gram
 @c @implementation
 public func int4q_gram_push_scratch(_ k: Int64, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_gram_push_scratch") { () throws(Failure) in
-        let scratch = try GramPushScratch(try GramLayout(k: k))
+        let scratch = try GramPushScratch(k: try GramLayout(k: k).k)
         try require(bytes, "bytes").pointee = scratch.bytes
     }
 }
@@ -72,7 +72,7 @@ public func int4q_gram_push_weighted(_ gram: UnsafeMutableRawPointer?, _ gram_by
     }
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func push(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ x: UnsafeRawPointer?, _ x_type: int4q_type,
                   _ rows: Int64, _ columns: Int64, _ ldx: Int64, weights: UnsafePointer<Float>?,
                   _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ worker_count: UInt32,
@@ -83,7 +83,7 @@ private func push(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ x: U
         try requireAtLeast(columns, 1, "columns")
         let x = try Matrix(x, try ElementType(x_type, "x_type"), rows: rows, columns: columns, stride: ldx,
                            .init("x", stride: "ldx"))
-        let size = try GramPushScratch(gram.layout)
+        let size = try GramPushScratch(k: gram.layout.k)
         let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
         try requireWorkers(worker_count, "worker_count")
         try gram.push(x, rows: rows, weights: weights, scratch: memory, try activeKernels(), parallel)
@@ -172,34 +172,56 @@ func pair(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _
     return (tensor, matrix)
 }
 
+/// Of a Gram matrix, and of a cross matrix if there is one.
+@inline(never)
+func writeLosses(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
+                 _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ cross: Cross?,
+                 _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ losses: UnsafeMutablePointer<Double>?,
+                 _ row_begin: Int64, _ row_end: Int64) throws(Failure) {
+    let (tensor, source) = try pair(tensor, source, source_type, source_stride)
+    let gram = try Gram(gram, bytes: gram_bytes, .usual)
+    let size = try GramLossScratch(k: tensor.layout.k, hasCross: cross != nil)
+    let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
+    let losses = try require(losses, "losses")
+    try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
+    try tensor.requireCodebooks(row_begin..<row_end)
+    try GramLoss(tensor, source, gram, cross, size, memory, try activeKernels()).write(rows: row_begin..<row_end, to: losses)
+}
+
 @c @implementation
 public func int4q_gram_loss(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                             _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                             _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ losses: UnsafeMutablePointer<Double>?,
                             _ row_begin: Int64, _ row_end: Int64) -> int4q_status {
     attempt("int4q_gram_loss") { () throws(Failure) in
-        let (tensor, source) = try pair(tensor, source, source_type, source_stride)
-        let gram = try Gram(gram, bytes: gram_bytes, .usual)
-        let size = try GramLossScratch(k: tensor.layout.k)
-        let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
-        let losses = try require(losses, "losses")
-        try requireRange(row_begin, row_end, of: tensor.layout.n, "row_begin", "row_end")
-        try tensor.requireCodebooks(row_begin..<row_end)
-        try GramLoss(tensor, source, gram, size, memory, try activeKernels()).write(rows: row_begin..<row_end, to: losses)
+        try writeLosses(tensor, source, source_type, source_stride, gram, gram_bytes, nil, scratch, scratch_bytes, losses, row_begin,
+                        row_end)
     }
 }
 
 // MARK: GPTQ
 
+@inline(never)
+private func writeGptqSize(_ function: StaticString, _ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64, _ worker_count: UInt32,
+                           hasCross: Bool, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
+    attempt(function) { () throws(Failure) in
+        let scheme = try Scheme(try require(scheme, "scheme").pointee)
+        try requireWorkers(worker_count, "worker_count")
+        let scratch = try GptqScratch(scheme, k: k, workers: worker_count, hasCross: hasCross)
+        try require(bytes, "bytes").pointee = scratch.bytes
+    }
+}
+
 @c @implementation
 public func int4q_gptq_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64, _ worker_count: UInt32,
                                _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
-    attempt("int4q_gptq_scratch") { () throws(Failure) in
-        let scheme = try Scheme(try require(scheme, "scheme").pointee)
-        try requireWorkers(worker_count, "worker_count")
-        let scratch = try GptqScratch(scheme, k: k, workers: worker_count)
-        try require(bytes, "bytes").pointee = scratch.bytes
-    }
+    writeGptqSize("int4q_gptq_scratch", scheme, k, worker_count, hasCross: false, bytes)
+}
+
+@c @implementation
+public func int4q_gptq_cross_scratch(_ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64, _ worker_count: UInt32,
+                                     _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
+    writeGptqSize("int4q_gptq_cross_scratch", scheme, k, worker_count, hasCross: true, bytes)
 }
 
 @c @implementation
@@ -214,7 +236,7 @@ public func int4q_gptq_quantize(_ tensor: UnsafePointer<int4q_tensor>?, _ source
             let (tensor, source) = try pair(tensor, source, source_type, source_stride)
             let gram = try Gram(gram, bytes: gram_bytes, .usual)
             let options = try GptqOptions(try require(options, "options").pointee, tensor.scheme, k: tensor.layout.k)
-            let size = try GptqScratch(tensor.scheme, k: tensor.layout.k, workers: workers)
+            let size = try GptqScratch(tensor.scheme, k: tensor.layout.k, workers: workers, hasCross: options.hasCross)
             let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
             let report = try require(report, "report")
             try requireStructSize(report.pointee.struct_size, of: int4q_gptq_report.self, "report.struct_size")

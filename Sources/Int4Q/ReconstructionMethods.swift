@@ -17,7 +17,7 @@ public func int4q_column_maxima(_ source: UnsafeRawPointer?, _ source_type: int4
 
 /// A matrix named `source`.
 @inline(never)
-private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64,
+func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64,
                      _ rowsName: StaticString = "n", _ columnsName: StaticString = "k") throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, rowsName)
     try requireAtLeast(k, 1, columnsName)
@@ -26,7 +26,7 @@ private func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64
 }
 
 @inline(never)
-private func destinationMatrix(_ pointer: UnsafeMutableRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
+func destinationMatrix(_ pointer: UnsafeMutableRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
                                _ stride: Int64) throws(Failure) -> Matrix {
     try Matrix(pointer, try ElementType(type, "destination_type"), rows: n, columns: k, stride: stride,
                .init("destination", stride: "destination_stride"))

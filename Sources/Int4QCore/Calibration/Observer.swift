@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4Q
 
-/// A caller's observer whose header was checked. What lies behind the header is believed only as far as memory safety does not
-/// depend on it.
+/// A caller's observer whose header was checked.
 public struct Observer {
     public struct Names {
         let memory: StaticString
@@ -17,52 +16,34 @@ public struct Observer {
     public let layout: ObserverLayout
     let memory: UnsafeMutableRawPointer
 
-    /// The header: where its fields are. Little-endian, as everything here.
+    /// The header: where its fields are.
     private enum Field {
-        static var magic: Int { 0 }
-        static var version: Int { 8 }
         static var desc: Int { 16 }
         static var totalBytes: Int { 56 }
         static var batches: Int { 64 }
         static var notFinite: Int { 72 }
-        static var reserved: Int { 80 }
     }
     private static var magic: UInt64 { 0x0053_424f_5134_4e49 } // "IN4QOBS"
-    private static var version: UInt32 { 1 }
 
     @inline(never)
     public init(_ pointer: UnsafeRawPointer?, bytes: UInt64, _ names: Names) throws(Failure) {
-        memory = UnsafeMutableRawPointer(mutating: try require(pointer, names.memory, alignment: Int(INT4Q_ALIGNMENT)))
-        try requireBytes(bytes, needed: ObserverParts.headerBytes, names.bytes)
-        if memory.load(fromByteOffset: Field.magic, as: UInt64.self) != Observer.magic {
-            throw Observer.corrupt(names.memory, "a header", "bytes that start as an observer does")
-        }
-        let version = memory.load(fromByteOffset: Field.version, as: UInt32.self)
-        if version != Observer.version {
-            throw Failure(INT4Q_ERROR_BLOB_VERSION, names.memory, .unsigned(UInt64(version)), expected: "version",
-                          bound: UInt64(Observer.version))
-        }
+        let block = try SavedBlock(pointer, bytes, names.memory, names.bytes, magic: Observer.magic,
+                                   "bytes that start as an observer does")
+        memory = block.memory
         do throws(Failure) {
             layout = try ObserverLayout(memory.load(fromByteOffset: Field.desc, as: int4q_observer_desc.self))
         } catch {
-            throw Observer.corrupt(names.memory, "a description", "one that int4q_observer_size() accepts")
+            throw .corrupt(names.memory, "a description", "one that int4q_observer_size() accepts")
         }
-        if memory.load(fromByteOffset: Field.totalBytes, as: UInt64.self) != layout.totalBytes || !hasZeroedReserve {
-            throw Observer.corrupt(names.memory, "a header", "sizes that agree with its description")
-        }
-        try requireBytes(bytes, needed: layout.totalBytes, names.bytes)
+        try block.requireWhole(layout.totalBytes, at: Field.totalBytes, counts: 2, "sizes that agree with its description")
     }
 
     /// An observer in new memory, which has seen nothing.
     @inline(never)
     public init(_ layout: ObserverLayout, in pointer: UnsafeMutableRawPointer) {
         self.layout = layout
-        memory = pointer
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.totalBytes))
-        memory.storeBytes(of: Observer.magic, toByteOffset: Field.magic, as: UInt64.self)
-        memory.storeBytes(of: Observer.version, toByteOffset: Field.version, as: UInt32.self)
+        memory = SavedBlock(making: layout.totalBytes, at: Field.totalBytes, magic: Observer.magic, in: pointer).memory
         memory.storeBytes(of: layout.raw, toByteOffset: Field.desc, as: int4q_observer_desc.self)
-        memory.storeBytes(of: layout.totalBytes, toByteOffset: Field.totalBytes, as: UInt64.self)
         for slot in 0..<layout.slots {
             lows[slot] = .infinity
             highs[slot] = -.infinity
@@ -74,18 +55,6 @@ public struct Observer {
                 averageHighs[slot] = -.infinity
             }
         }
-    }
-
-    private var hasZeroedReserve: Bool {
-        var all = memory.load(fromByteOffset: Field.version + 4, as: UInt32.self)
-        for offset in stride(from: Field.reserved, to: Int(ObserverParts.headerBytes), by: 4) {
-            all |= memory.load(fromByteOffset: offset, as: UInt32.self)
-        }
-        return all == 0
-    }
-
-    static func corrupt(_ name: StaticString, _ value: StaticString, _ expected: StaticString) -> Failure {
-        Failure(INT4Q_ERROR_CORRUPT, name, .text(value), expected: expected)
     }
 }
 

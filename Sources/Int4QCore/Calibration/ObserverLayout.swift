@@ -74,12 +74,11 @@ private func checkObserved(_ raw: int4q_observer_desc) throws(Failure) {
 
 /// Byte offsets; a part that is not there has the offset of the next one.
 struct ObserverParts {
-    static var headerBytes: UInt64 { 128 }
 
     private(set) var counts = 0, lows = 0, highs = 0
     private(set) var averageLows = 0, averageHighs = 0, batchLows = 0, batchHighs = 0
     private(set) var sums = 0, magnitudes = 0, squares = 0, histograms = 0
-    private(set) var end = ObserverParts.headerBytes
+    private(set) var end = SavedBlock.headerBytes
 
     init(_ raw: int4q_observer_desc, slots: UInt64) throws(Failure) {
         counts = try take(slots, 8)

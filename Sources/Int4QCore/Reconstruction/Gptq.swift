@@ -18,7 +18,6 @@ public struct Gptq {
     let memory: UnsafeMutableRawPointer
     let kernels: i4q_kernels
     var factor: TriangularFactor
-    var retries: Int64 = 0
     var total = GptqOutcome()
     /// The first rows that cannot be quantized.
     var badRow: Int64 = .max
@@ -26,7 +25,6 @@ public struct Gptq {
     var firstTask = 0
 
     var order: ChannelOrder { factor.source.order }
-    var inverses: UnsafeMutablePointer<Float> { (memory + scratch.inverses).assumingMemoryBound(to: Float.self) }
     var outcomes: UnsafeMutablePointer<GptqOutcome> { (memory + scratch.outcomes).assumingMemoryBound(to: GptqOutcome.self) }
     func worker(_ index: UInt32) -> UnsafeMutableRawPointer { memory + scratch.workers + Int(index) &* scratch.workerBytes }
 
@@ -46,8 +44,13 @@ public struct Gptq {
         let order = ChannelOrder(columns: memory.assumingMemoryBound(to: Int32.self),
                                  positions: (memory + scratch.positions).assumingMemoryBound(to: Int32.self))
         order.fill(gram, order: options.raw.order, groupSize: scratch.groupSize)
-        factor = TriangularFactor(source: try DampedGram(gram, order),
-                                  elements: (memory + scratch.factor).assumingMemoryBound(to: Float.self), kernels: kernels)
+        let source = try DampedGram(gram, order)
+        factor = TriangularFactor(source: source, elements: (memory + scratch.factor).assumingMemoryBound(to: Float.self),
+                                  kernels: kernels)
+        guard let cross = options.cross else { return }
+        try cross.require(source)
+        factor.correction = .init(cross: cross, alpha: options.raw.alpha,
+                                  elements: (memory + scratch.correction).assumingMemoryBound(to: Float.self))
     }
 
     private var n: Int { Int(tensor.layout.n) }
@@ -64,7 +67,7 @@ public struct Gptq {
 
     public func write(to report: UnsafeMutablePointer<int4q_gptq_report>) {
         report.pointee.damping = factor.source.damping
-        report.pointee.retries = retries
+        report.pointee.retries = factor.retries
         report.pointee.rows = factor.source.gram.rows
         report.pointee.dead_channels = factor.source.deadChannels
         report.pointee.nearest_rows = total.nearestRows
@@ -93,32 +96,7 @@ public struct Gptq {
     }
 
     private mutating func makeFactor(_ parallel: ParallelFor) throws(Failure) {
-        for attempt in 0..<options.raw.attempts {
-            retries = attempt
-            factor.source.damping = options.raw.damping + Double(attempt) * options.raw.damping_step
-            if try tryFactor(parallel) { return try completeFactor(parallel) }
-        }
-        try factor.source.gram.validate("gram")
-        throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "options.damping", .number(Float(factor.source.damping)),
-                      expected: "a damping with which the Gram matrix is positive definite")
-    }
-
-    private mutating func tryFactor(_ parallel: ParallelFor) throws(Failure) -> Bool {
-        for row in 0..<factor.rows {
-            try options.reportProgress(row, progressTotal, parallel)
-            factor.row = row
-            if !factor.makeDiagonal() { return false }
-            try parallel.run(&factor, count: factor.pairs) { work, index, _ in
-                work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.makePair(Int(index))
-            }
-        }
-        return true
-    }
-
-    private mutating func completeFactor(_ parallel: ParallelFor) throws(Failure) {
-        try parallel.run(&factor, count: (factor.panels + 1) / 2) { work, index, _ in
-            work.unsafelyUnwrapped.assumingMemoryBound(to: TriangularFactor.self).pointee.turn(Int(index))
-        }
+        try factor.complete(options, parallel, progressTotal: progressTotal)
         try parallel.run(&self, count: (scratch.padded - 1) / scratch.blockColumns + 1) { work, index, _ in
             work.unsafelyUnwrapped.assumingMemoryBound(to: Gptq.self).pointee.invert(Int(index))
         }
@@ -132,9 +110,15 @@ public struct Gptq {
     private func invert(_ index: Int) {
         let block = block(index)
         factor.invert(block.lowerBound, block.upperBound, into: inverse(index))
+        factor.multiplyCorrection(block.lowerBound, block.upperBound, by: inverse(index), into: corrections(index))
     }
 
-    func inverse(_ block: Int) -> UnsafeMutablePointer<Float> { inverses + block &* scratch.blockColumns &* scratch.blockColumns }
+    func inverse(_ block: Int) -> UnsafeMutablePointer<Float> { square(scratch.inverses, block) }
+    /// What each column of a block adds to the later ones.
+    func corrections(_ block: Int) -> UnsafeMutablePointer<Float> { square(scratch.corrections, block) }
+    private func square(_ offset: Int, _ block: Int) -> UnsafeMutablePointer<Float> {
+        (memory + offset).assumingMemoryBound(to: Float.self) + block &* scratch.blockColumns &* scratch.blockColumns
+    }
 
     private mutating func roundRows(_ parallel: ParallelFor) throws(Failure) {
         let wave = Int(options.raw.worker_count) * GptqScratch.tasksPerWave

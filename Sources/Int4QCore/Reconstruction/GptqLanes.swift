@@ -28,8 +28,10 @@ struct GptqLanes {
     var table: UnsafeMutablePointer<i4q_lane_table> { (memory + layout.table).assumingMemoryBound(to: i4q_lane_table.self) }
     var usesTable: Bool { scheme.kind == .codebook }
     var sums: UnsafeMutablePointer<Double> { doubles(layout.sums) }
-    /// Of GPTQ, then of rounding to nearest; what damping has added to the one and the other.
+    /// Of GPTQ, then of rounding to nearest; what damping has added to the one and the other; what a cross matrix adds to them.
     var losses: UnsafeMutablePointer<Double> { doubles(layout.losses) }
+    var pulls: UnsafeMutablePointer<Float> { floats(layout.pulls) }
+    var kept: UnsafeMutablePointer<Double> { doubles(layout.kept) }
 
     func clearSums() { sums.update(repeating: 0, count: task.pointee.scratch.blockColumns &* 16) }
 
@@ -69,9 +71,13 @@ struct GptqLanes {
             }
             column &+= count
         }
-        if !task.pointee.options.clearsDead { return }
+    }
+
+    /// The cross matrix has been multiplied by then: what dead channels were in the float model counts all the same.
+    @inline(never)
+    func clearDead() {
         for position in 0..<task.pointee.scratch.k where task.pointee.factor.source.isDead(position: position) {
-            errors[position &* 16 &+ lane] = 0
+            (errors + position &* 16).update(repeating: 0, count: 16)
         }
     }
 
@@ -163,11 +169,14 @@ struct GptqLanes {
         }
     }
 
-    private func loss(_ lane: Int) -> Double { max(losses[lane] - losses[32 &+ lane], 0) }
+    private func loss(_ lane: Int) -> Double { max(losses[lane] - losses[32 &+ lane], 0) + losses[64 &+ lane] }
 
     /// Whether GPTQ has improved a row. Both losses are known to about six digits of the damped ones. More of rounding to nearest's
     /// can only confirm it.
-    private func isBetter(_ lane: Int) -> Bool { loss(16 &+ lane) - loss(lane) > 1e-5 * (losses[lane] + losses[16 &+ lane]) }
+    private func isBetter(_ lane: Int) -> Bool {
+        let pulls = losses[64 &+ lane].magnitude + losses[80 &+ lane].magnitude
+        return loss(16 &+ lane) - loss(lane) > 1e-5 * (losses[lane] + losses[16 &+ lane] + pulls)
+    }
 
     var isBetterEverywhere: Bool {
         for lane in 0..<rows.count where !isBetter(lane) { return false }

@@ -2,30 +2,54 @@
 import CInt4Q
 import CInt4QShims
 
-/// Options that were checked, for a scheme that they fit.
+/// Options that were checked, for a scheme that they fit, or for no quantizing at all.
 public struct GptqOptions {
     let raw: int4q_gptq_options
-    let isStatic: Bool
-    let clearsDead: Bool
-    let measuresNearest: Bool
+    let cross: Cross?
+    private(set) var isStatic = true
+    private(set) var clearsDead = false
+    private(set) var measuresNearest = false
 
+    /// What is asked of them in any case.
     @inline(never)
-    public init(_ raw: int4q_gptq_options, _ scheme: Scheme, k: Int64) throws(Failure) {
+    private init(checking raw: int4q_gptq_options, flags known: UInt32, lastOrder: Int32) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_gptq_options.self, "options.struct_size")
-        let known = UInt32(INT4Q_GPTQ_STATIC_GROUPS) | UInt32(INT4Q_GPTQ_CLEAR_DEAD_CHANNELS) | UInt32(INT4Q_GPTQ_MEASURE_NEAREST)
-        if raw.flags & ~known != 0 { throw .invalid("options.flags", Int64(raw.flags), expected: "INT4Q_GPTQ_* added up") }
-        if raw.order < int32(INT4Q_GPTQ_ORDER_COLUMNS) || raw.order > int32(INT4Q_GPTQ_ORDER_WITHIN_GROUPS) {
-            throw .invalid("options.order", Int64(raw.order), expected: "one of INT4Q_GPTQ_ORDER_*")
+        if raw.flags & ~known != 0 { throw .invalid("options.flags", Int64(raw.flags), expected: "INT4Q_GPTQ_* added up, or 0") }
+        if raw.order < int32(INT4Q_GPTQ_ORDER_COLUMNS) || raw.order > lastOrder {
+            throw .invalid("options.order", Int64(raw.order), expected: "one of INT4Q_GPTQ_ORDER_*, or 0")
         }
         try requireWorkers(raw.worker_count, "options.worker_count")
         try requireDamping(raw.damping, "options.damping", least: 0)
         try requireDamping(raw.damping_step, "options.damping_step", least: .leastNonzeroMagnitude)
         if raw.attempts < 1 || raw.attempts > 1000 { throw .invalid("options.attempts", raw.attempts, expected: "1 to 1000") }
+        let most = raw.cross == nil ? 0.0 : 1.0
+        if !(raw.alpha >= 0 && raw.alpha <= most) {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "options.alpha", .number(Float(raw.alpha)),
+                          expected: "0 to 1, 0 without a cross matrix")
+        }
+        if raw.cross == nil && raw.cross_bytes != 0 {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "options.cross_bytes", .unsigned(raw.cross_bytes),
+                          expected: "0 without a cross matrix")
+        }
+        self.raw = raw
+        cross = raw.cross == nil ? nil : try Cross(raw.cross, bytes: raw.cross_bytes, .init("options.cross", "options.cross_bytes"))
+    }
+
+    /// For shifting weights.
+    @inline(never)
+    public init(shift raw: int4q_gptq_options) throws(Failure) {
+        try self.init(checking: raw, flags: 0, lastOrder: int32(INT4Q_GPTQ_ORDER_COLUMNS))
+        _ = try require(raw.cross, "options.cross", alignment: 1)
+    }
+
+    @inline(never)
+    public init(_ raw: int4q_gptq_options, _ scheme: Scheme, k: Int64) throws(Failure) {
+        let known = UInt32(INT4Q_GPTQ_STATIC_GROUPS) | UInt32(INT4Q_GPTQ_CLEAR_DEAD_CHANNELS) | UInt32(INT4Q_GPTQ_MEASURE_NEAREST)
+        try self.init(checking: raw, flags: known, lastOrder: int32(INT4Q_GPTQ_ORDER_WITHIN_GROUPS))
         if scheme.isFew {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.kind", .integer(Int64(scheme.raw.kind)),
                           expected: "a kind with codes of 4 or 8 bits")
         }
-        self.raw = raw
         // A group that is the whole row is fitted before anything has changed.
         let isWhole = scheme.groupSize(k: k) >= k
         isStatic = raw.flags & UInt32(INT4Q_GPTQ_STATIC_GROUPS) != 0 || isWhole || scheme.hasGivenScales
@@ -36,6 +60,8 @@ public struct GptqOptions {
                           expected: "another order, or INT4Q_GPTQ_STATIC_GROUPS: a tensor has no index of groups")
         }
     }
+
+    public var hasCross: Bool { cross != nil }
 
     func reportProgress(_ done: Int, _ total: Int, _ parallel: ParallelFor) throws(Failure) {
         guard let progress = raw.progress else { return }
@@ -55,7 +81,7 @@ private func requireDamping(_ value: Double, _ name: StaticString, least: Double
 /// Where the parts of GPTQ's scratch are, each at a multiple of 64 bytes:
 ///
 ///     [columns in order] [their positions] [triangle of the factor] [inverses of squares on its diagonal] [outcomes of tasks]
-///     for each worker [blocks of 16 rows: see GptqLanes]
+///     GPTAQ: [triangle of the correction] [its products with the inverses]     for each worker [blocks of 16 rows: see GptqLanes]
 public struct GptqScratch {
     /// Blocks of 16 rows that go together: what is read of the factor is used for all of them.
     static var laneBlocks: Int { 4 }
@@ -73,18 +99,16 @@ public struct GptqScratch {
     let factor: Int
     let inverses: Int
     let outcomes: Int
+    let correction: Int
+    let corrections: Int
     let workers: Int
     let workerBytes: Int
     let lanes: GptqLanesLayout
     public let bytes: UInt64
 
     @inline(never)
-    public init(_ scheme: Scheme, k: Int64, workers: UInt32) throws(Failure) {
-        try requireAtLeast(k, 1, "k")
-        // Numbers of columns are kept in 32 bits.
-        if k > Int64(Int32.max) {
-            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, "k", .integer(k), expected: "at most", bound: UInt64(Int32.max))
-        }
+    public init(_ scheme: Scheme, k: Int64, workers: UInt32, hasCross: Bool) throws(Failure) {
+        try requireChannels(k)
         let size = Int(min(scheme.groupSize(k: k), k))
         groupSize = size
         blockColumns = size > 128 && size <= 256 && !scheme.isPerRow ? 256 : 128
@@ -93,11 +117,13 @@ public struct GptqScratch {
         groups = (Int(k) - 1) / size + 1
         positions = rounded(padded * 4)
         factor = positions * 2
-        let triangle = try TrianglePanels.checkedCount(columns: k, "k").times(4).plus(UInt64(factor))
-        inverses = Int(triangle.value)
+        let triangle = try TrianglePanels.checkedCount(columns: k, "k").times(4)
+        inverses = Int(try triangle.plus(UInt64(factor)).value)
         outcomes = inverses + padded * blockColumns * 4
-        self.workers = outcomes + Int(workers) * GptqScratch.tasksPerWave * 64
-        lanes = GptqLanesLayout(padded: padded, blockColumns: blockColumns, groups: groups)
+        correction = outcomes + Int(workers) * GptqScratch.tasksPerWave * 64
+        corrections = hasCross ? Int(try triangle.plus(UInt64(correction)).value) : correction
+        self.workers = hasCross ? corrections + padded * blockColumns * 4 : correction
+        lanes = GptqLanesLayout(padded: padded, blockColumns: blockColumns, groups: groups, hasCross: hasCross)
         workerBytes = lanes.bytes * GptqScratch.laneBlocks + blockColumns * (64 * 2 + 4) + 2048
         bytes = try CheckedSize(UInt64(workerBytes), "worker_count", argument: Int64(workers)).times(UInt64(workers))
             .plus(UInt64(self.workers)).value
@@ -106,12 +132,23 @@ public struct GptqScratch {
 
 private func rounded(_ bytes: Int) -> Int { (bytes + 63) & ~63 }
 
+/// Numbers of columns are kept in 32 bits.
+@inline(never)
+func requireChannels(_ k: Int64) throws(Failure) {
+    try requireAtLeast(k, 1, "k")
+    if k > Int64(Int32.max) {
+        throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, "k", .integer(k), expected: "at most", bound: UInt64(Int32.max))
+    }
+}
+
 /// What a block of 16 rows keeps while columns go by, in 16 lanes:
 ///
 ///     [padded] weights, and once a column has been rounded its error     [padded] errors of rounding to nearest
 ///     [padded] codes, a byte each     [groups] encodings     [groups] scales     [groups] offsets     [groups] zero points
 ///     [table] [blockColumns] sums of what earlier columns do to the block's, binary64
-///     [2] sums of squares of what is left, [2] what damping has added to them, binary64
+///     [2] sums of squares of what is left, [2] what damping has added to them, binary64     [2] what the cross matrix adds
+///     GPTAQ: [padded] weights times the cross matrix, and once a column has been rounded its weight as it then was
+///     [blockColumns] the sums of errors alone, binary64
 struct GptqLanesLayout {
     let errors: Int
     let nearest: Int
@@ -123,9 +160,11 @@ struct GptqLanesLayout {
     let table: Int
     let sums: Int
     let losses: Int
+    let pulls: Int
+    let kept: Int
     let bytes: Int
 
-    init(padded: Int, blockColumns: Int, groups: Int) {
+    init(padded: Int, blockColumns: Int, groups: Int, hasCross: Bool) {
         errors = 0
         nearest = padded * 64
         codes = nearest + padded * 64
@@ -136,6 +175,8 @@ struct GptqLanesLayout {
         table = rounded(zeroPoints + groups * 16)
         sums = table + rounded(MemoryLayout<i4q_lane_table>.stride)
         losses = sums + blockColumns * 128
-        bytes = losses + 4 * 128
+        pulls = losses + 6 * 128
+        kept = pulls + (hasCross ? padded * 64 : 0)
+        bytes = kept + (hasCross ? blockColumns * 128 : 0)
     }
 }

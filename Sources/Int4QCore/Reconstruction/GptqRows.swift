@@ -39,8 +39,18 @@ struct GptqRows {
     @inline(never)
     func run() -> GptqOutcome {
         for index in 0..<laneBlocks { lanes(index).begin() }
+        if let cross = task.pointee.options.cross { pull(cross) }
+        if task.pointee.options.clearsDead {
+            for index in 0..<laneBlocks { lanes(index).clearDead() }
+        }
         for block in 0..<blocks {
-            add(task.pointee.block(block), before: true)
+            let columns = task.pointee.block(block)
+            for index in 0..<laneBlocks { lanes(index).clearSums() }
+            add(columns, scratch.lanes.errors, task.pointee.factor.elements, end: columns.lowerBound)
+            if let correction = task.pointee.factor.correction {
+                for index in 0..<laneBlocks { lanes(index).kept.update(from: lanes(index).sums, count: columns.count &* 16) }
+                add(columns, scratch.lanes.pulls, correction.elements, end: columns.lowerBound)
+            }
             for index in 0..<laneBlocks { round(lanes(index), block) }
         }
         for index in 0..<laneBlocks { lanes(index).addDamping() }
@@ -58,7 +68,8 @@ struct GptqRows {
         while block > 0 {
             block &-= 1
             let columns = task.pointee.block(block)
-            add(columns, before: false)
+            for index in 0..<laneBlocks { lanes(index).clearSums() }
+            add(columns, scratch.lanes.nearest, task.pointee.factor.elements, end: columns.upperBound)
             var isDecided = !task.pointee.options.measuresNearest
             for index in 0..<laneBlocks {
                 let lanes = lanes(index)
@@ -69,27 +80,26 @@ struct GptqRows {
         }
     }
 
-    /// Products of errors and the block's columns of M, two blocks of rows at a time: GPTQ's errors in columns before the block, or
-    /// rounding to nearest's in all up to the diagonal.
+    /// Adds products of what stands at an offset in blocks of rows, in columns before `end`, and the block's columns of M, or of
+    /// GPTAQ's correction; two blocks of rows at a time.
     @inline(never)
     @_optimize(speed)
-    private func add(_ block: Range<Int>, before: Bool) {
+    private func add(_ block: Range<Int>, _ vectors: Int, _ matrix: UnsafePointer<Float>, end: Int) {
         var update = i4q_rank_update()
         update.left_panels = 1
         update.right_stride = Int64(scratch.lanes.bytes / 4)
         update.out_stride = Int64(scratch.lanes.bytes / 8)
-        for index in 0..<laneBlocks { lanes(index).clearSums() }
         var depth = 0
-        while depth < (before ? block.lowerBound : block.upperBound) {
+        while depth < end {
             var index = 0
             while index < laneBlocks {
-                let lanes = lanes(index)
-                update.right = UnsafePointer((before ? lanes.errors : lanes.nearest) + depth &* 16)
+                update.right = UnsafePointer((memory + (index &* scratch.lanes.bytes &+ vectors)).assumingMemoryBound(to: Float.self))
+                    + depth &* 16
                 update.right_panels = Int64(min(2, laneBlocks &- index))
                 for panel in block.lowerBound / 16..<block.upperBound / 16 where depth < panel &* 16 &+ 16 {
                     update.depth = Int64(min(chainLength, panel &* 16 &+ 16 &- depth))
-                    update.left = UnsafePointer(task.pointee.factor.elements + TrianglePanels.place(depth, panel &* 16))
-                    update.out = lanes.sums + (panel &* 16 &- block.lowerBound) &* 16
+                    update.left = matrix + TrianglePanels.place(depth, panel &* 16)
+                    update.out = lanes(index).sums + (panel &* 16 &- block.lowerBound) &* 16
                     task.pointee.kernels.rank_update.unsafelyUnwrapped(&update)
                 }
                 index &+= 2
@@ -115,7 +125,9 @@ struct GptqRows {
         rounding.ggml_bias = !scheme.usesGgmlRounding ? 0 : scheme.kind == .offset ? 0.5 : 8.5
         rounding.codes = lanes.codes + block.lowerBound &* 16
         rounding.values = values
-        rounding.losses = lanes.losses
+        // With a correction an error (current - value) / factor is not what is left in the end.
+        let hasCross = task.pointee.factor.correction != nil
+        rounding.losses = hasCross ? (room + 1024).assumingMemoryBound(to: Double.self) : lanes.losses
         var begin = block.lowerBound
         while begin < end {
             let groupEnd = task.pointee.options.isStatic ? end : min(begin &+ scratch.groupSize, end)
@@ -124,13 +136,17 @@ struct GptqRows {
                 let first = begin &- block.lowerBound
                 lanes.fit(Int(groups[first]), current + first &* 16, groupEnd &- begin, room)
             }
-            rounding.begin = Int64(begin &- block.lowerBound)
-            rounding.end = Int64(groupEnd &- block.lowerBound)
-            task.pointee.kernels.round_columns.unsafelyUnwrapped(&rounding)
-            begin = groupEnd
+            while begin < groupEnd {
+                rounding.begin = Int64(begin &- block.lowerBound)
+                rounding.end = hasCross ? rounding.begin &+ 1 : Int64(groupEnd &- block.lowerBound)
+                task.pointee.kernels.round_columns.unsafelyUnwrapped(&rounding)
+                if hasCross { correct(begin &- block.lowerBound, block.count, task.pointee.corrections(index)) }
+                begin = block.lowerBound &+ Int(rounding.end)
+            }
         }
         let errors = lanes.errors + block.lowerBound &* 16
         for place in 0..<(end &- block.lowerBound) &* 16 { errors[place] -= values[place] }
+        if hasCross { close(lanes, block, end) }
     }
 
     /// The groups of columns.
@@ -174,5 +190,66 @@ struct GptqRows {
             add(&update, inverse + panel &* block.count &* 16, values, depth: panel &* 16 &+ 16)
         }
         for place in 0..<block.count &* 16 { current[place] = Float(lanes.sums[place]) }
+    }
+}
+
+// MARK: GPTAQ
+
+extension GptqRows {
+    /// Adds to the block's later columns what a column's weight as it was makes up for.
+    @_optimize(speed) @inline(never)
+    private func correct(_ column: Int, _ columns: Int, _ corrections: UnsafePointer<Float>) {
+        let weights = UnsafeRawPointer(current).load(fromByteOffset: column &* 64, as: SIMD16<Float>.self)
+        for later in column &+ 1..<max(columns, column &+ 1) {
+            let place = UnsafeMutableRawPointer(current) + later &* 64
+            let factor = corrections[(later / 16 &* columns &+ column) &* 16 &+ later % 16]
+            let sum = place.load(as: SIMD16<Float>.self) + weights * SIMD16(repeating: factor)
+            place.storeBytes(of: sum, as: SIMD16<Float>.self)
+        }
+    }
+
+    /// All weights times the cross matrix: what 2 (w D) d takes up.
+    @inline(never)
+    private func pull(_ cross: Cross) {
+        let product = CrossProduct(cross: cross, order: task.pointee.order, scale: task.pointee.factor.source.scale,
+                                   kernels: task.pointee.kernels, room: values)
+        let first = lanes(0)
+        for panel in 0..<scratch.padded / 16 {
+            for index in 0..<laneBlocks { lanes(index).sums.update(repeating: 0, count: 256) }
+            product.add(panel, first.errors, stride: scratch.lanes.bytes, blocks: laneBlocks, first.sums)
+            for index in 0..<laneBlocks {
+                let lanes = lanes(index)
+                for column in 0..<min(16, scratch.k &- panel &* 16) {
+                    let place = Int(task.pointee.order.positions[panel &* 16 &+ column]) &* 16
+                    for lane in 0..<16 { lanes.pulls[place &+ lane] = Float(lanes.sums[column &* 16 &+ lane]) }
+                }
+            }
+        }
+        for index in 0..<laneBlocks {
+            let lanes = lanes(index)
+            addPulls(lanes.losses + 80, lanes.pulls, lanes.nearest, scratch.k &* 16)
+        }
+    }
+
+    private func addPulls(_ sums: UnsafeMutablePointer<Double>, _ pulls: UnsafePointer<Float>, _ errors: UnsafePointer<Float>,
+                          _ count: Int) {
+        for place in 0..<count { sums[place & 15] += 2 * (Double(pulls[place]) * Double(errors[place])) }
+    }
+
+    /// The block's part of the losses, and its weights as they were.
+    @inline(never)
+    private func close(_ lanes: GptqLanes, _ block: Range<Int>, _ end: Int) {
+        let begin = block.lowerBound &* 16, count = end &* 16 &- begin
+        var update = i4q_rank_update()
+        update.left_panels = 1
+        update.right_panels = 1
+        for panel in 0..<block.count / 16 {
+            update.out = lanes.kept + panel &* 256
+            let factor = task.pointee.factor.elements + TrianglePanels.place(block.lowerBound, block.lowerBound &+ panel &* 16)
+            add(&update, factor, lanes.errors + begin, depth: panel &* 16 &+ 16)
+        }
+        for column in 0..<block.count { i4q_add_squares(lanes.losses, lanes.kept + column &* 16) }
+        addPulls(lanes.losses + 64, lanes.pulls + begin, lanes.errors + begin, count)
+        (lanes.pulls + begin).update(from: current, count: count)
     }
 }

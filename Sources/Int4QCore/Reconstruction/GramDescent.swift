@@ -5,7 +5,7 @@ import CInt4QShims
 /// Where coordinate descent keeps what it knows of 16 rows, [padded][16] unless said otherwise:
 ///
 ///     [errors] [products and sums] [weights] [vectors: changes, levels] [residuals, binary64] [codes, a byte each]
-///     [groups][16] scales     [16][16] values of codes     [16][16] a square of G, turned     [16] losses before, binary64
+///     [groups][16] scales     [16 or 256][16] values of codes     [16][16] a square of G, turned     [16] losses before, binary64
 public struct DescentScratch {
     let padded: Int
     let products: Int
@@ -32,7 +32,7 @@ public struct DescentScratch {
         codes = residuals + padded * 128
         scales = codes + padded * 16
         values = scales + Int(rows.groupsPerRow) * 64
-        turned = values + 1024
+        turned = values + 64 * (Int(scheme.width.largest) + 1)
         losses = turned + 2048
         bytes = UInt64(losses + 128)
     }
@@ -72,16 +72,15 @@ public struct GramDescent {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "options.flags", .text("INT4Q_DESCENT_REFIT_SCALES"),
                           expected: "0 where scales are INT4Q_SCALE_ONE")
         }
-        if !tensor.scheme.width.isNibble {
-            throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.code_bits", .integer(Int64(tensor.scheme.width.bits)), expected: "codes of 4 bits")
+        if tensor.scheme.isFew {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.kind", .integer(Int64(tensor.scheme.raw.kind)),
+                          expected: "a kind with codes of 4 or 8 bits")
         }
         try gram.requireColumns(tensor.layout.k, "a Gram matrix of the tensor's k,")
         self.tensor = tensor
         self.source = source
         self.kernels = kernels
-        form = GramForm(gram: gram, product: kernels.wide_product.unsafelyUnwrapped,
-                        errors: memory.assumingMemoryBound(to: Float.self),
-                        products: (memory + scratch.products).assumingMemoryBound(to: Double.self))
+        form = GramForm(gram, errors: memory, products: memory + scratch.products, kernels)
         sweeps = options.sweeps
         self.scratch = scratch
         self.memory = memory
@@ -148,12 +147,18 @@ public struct GramDescent {
 
     // MARK: The tensor
 
+    private var isNibble: Bool { tensor.scheme.width.isNibble }
+    private var largest: Int { Int(tensor.scheme.width.largest) }
+    private func code(_ packed: UnsafePointer<UInt8>, _ column: Int) -> UInt8 {
+        isNibble ? packed[column / 2] >> (column & 1 == 0 ? 0 : 4) & 15 : packed[column]
+    }
+
     @inline(never)
     private func takeTensor(_ rows: Range<Int64>) {
         let type = tensor.scheme.scaleType
         for row in rows {
             let lane = Int(row - rows.lowerBound), packed = tensor.codesRow(Int(row))
-            for column in 0..<k { codes[column &* 16 &+ lane] = packed[column / 2] >> (column & 1 == 0 ? 0 : 4) & 15 }
+            for column in 0..<k { codes[column &* 16 &+ lane] = code(packed, column) }
             for group in 0..<Int(tensor.layout.groupsPerRow) {
                 scales[group &* 16 &+ lane] = type.load(tensor.scales, tensor.groupIndex(Int(row), group))
             }
@@ -165,9 +170,13 @@ public struct GramDescent {
         let packed = tensor.codesRow(row), type = tensor.scheme.scaleType
         for column in 0..<k {
             let code = codes[column &* 16 &+ lane], shift: UInt8 = column & 1 == 0 ? 0 : 4
-            if packed[column / 2] >> shift & 15 == code { continue }
-            packed[column / 2] = packed[column / 2] & (0xf0 >> shift) | code << shift
+            if self.code(packed, column) == code { continue }
             changedCodes += 1
+            if isNibble {
+                packed[column / 2] = packed[column / 2] & (0xf0 >> shift) | code << shift
+            } else {
+                packed[column] = code
+            }
         }
         for group in 0..<Int(tensor.layout.groupsPerRow) {
             let index = tensor.groupIndex(row, group), scale = scales[group &* 16 &+ lane]
@@ -180,9 +189,11 @@ public struct GramDescent {
     /// What each code stands for in a group, as dequantizing gives it; or what the scale is multiplied by.
     @inline(never)
     private func takeValues(_ rows: Range<Int64>, _ group: Int, isLevel: Bool = false) {
-        StackMemory<2>.use { room in
-            let all = (room + 64).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
-            for pair in 0..<8 { all[pair] = UInt8(truncatingIfNeeded: pair &* 0x22 &+ 0x10) }
+        StackMemory<20>.use { room in
+            let all = (room + 1024).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
+            for code in 0...largest {
+                all[code] = UInt8(truncatingIfNeeded: isNibble ? code &* 0x22 &+ 0x10 : code)
+            }
             for row in rows {
                 let lane = Int(row - rows.lowerBound)
                 let index = tensor.groupIndex(Int(row), group)
@@ -190,8 +201,8 @@ public struct GramDescent {
                 var decoding = tensor.scheme.decoding(scale: isLevel ? 1 : scales[group &* 16 &+ lane],
                                                       zeroPoint: tensor.zeroPoints?[index] ?? 0, offset: offset,
                                                       codebook: tensor.codebook(Int(row)))
-                kernels.decode.unsafelyUnwrapped(&decoding, all, 16, decoded)
-                for code in 0..<16 { values[code &* 16 &+ lane] = decoded[code] }
+                kernels.decode.unsafelyUnwrapped(&decoding, all, Int64(largest &+ 1), decoded)
+                for code in 0...largest { values[code &* 16 &+ lane] = decoded[code] }
             }
         }
     }
@@ -230,7 +241,7 @@ public struct GramDescent {
         if !(square > 0) { return false }
         let weight = floats(scratch.weights)[place], error = form.errors[place], residual = residuals[place]
         var least = 0.0, best = error, bestCode = -1
-        for code in (tensor.scheme.isRestricted ? 1 : 0)..<16 {
+        for code in candidates(Double(weight) - Double(error) + residual / square, lane) {
             let candidate = weight - values[code &* 16 &+ lane], change = Double(candidate) - Double(error)
             let gain = change * (2 * residual + change * square)
             if gain < least {
@@ -248,6 +259,16 @@ public struct GramDescent {
             residuals[other &* 16 &+ lane] += gram.products[TrianglePanels.place(column, other)] * Double(change)
         }
         return true
+    }
+
+    /// The codes of which one is the nearest to a value: all of 4 bits; of 8 bits, which are evenly spaced, that one.
+    private func candidates(_ wanted: Double, _ lane: Int) -> ClosedRange<Int> {
+        let lowest = tensor.scheme.isRestricted ? 1 : 0
+        if isNibble { return lowest...largest }
+        let first = Double(values[lane]), span = Double(values[largest &* 16 &+ lane]) - first
+        let steps = (wanted - first) / span * Double(largest)
+        let code = steps > Double(lowest) ? Int(min(steps, Double(largest)) + 0.5) : lowest
+        return code...code
     }
 
     /// Adds to residuals what changes of a panel's errors, [16][16], do to those of all panels, or of all others.
@@ -282,7 +303,7 @@ public struct GramDescent {
         let columns = columns(group), first = columns.lowerBound / panelWidth, type = tensor.scheme.scaleType
         let panels = first..<(columns.upperBound &+ panelWidth &- 1) / panelWidth
         takeLevels(rows, group, columns)
-        let squares = GramForm(gram: gram, product: form.product, errors: vectors, products: form.products)
+        let squares = GramForm(gram, errors: vectors, products: form.products, kernels)
         squares.add(panels)
         var isChanged = false
         for row in rows {

@@ -12,6 +12,13 @@ struct GramForm {
     let products: UnsafeMutablePointer<Double>
     var sums: UnsafeMutablePointer<Double> { products + 256 }
 
+    init(_ gram: Gram, errors: UnsafeMutableRawPointer, products: UnsafeMutableRawPointer, _ kernels: i4q_kernels) {
+        self.gram = gram
+        product = kernels.wide_product.unsafelyUnwrapped
+        self.errors = errors.assumingMemoryBound(to: Float.self)
+        self.products = products.assumingMemoryBound(to: Double.self)
+    }
+
     /// What it needs besides errors.
     static var productBytes: Int { 2048 + 128 }
 
@@ -51,6 +58,21 @@ struct GramForm {
             for place in 0..<256 { products[place] *= 2 }
             multiply(panel, first, rows: panel..<panel &+ 1)
             for place in 0..<256 { sums[place & 15] += products[place] * Double(errors[(panel &- first) &* 256 &+ place]) }
+        }
+    }
+
+    /// Adds 2 (w D) d to the sums for all columns of weights w, [padded][16].
+    @inline(never)
+    func add(_ cross: Cross, _ weights: UnsafePointer<Float>) {
+        var operands = i4q_wide_product()
+        operands.vectors = weights
+        operands.depth = Int64(cross.layout.padded)
+        operands.out = products
+        for panel in 0..<cross.layout.panels {
+            products.update(repeating: 0, count: 256)
+            operands.matrix = UnsafePointer(cross.panel(panel, row: 0))
+            product(&operands)
+            for place in 0..<256 { sums[place & 15] += 2 * products[place] * Double(errors[panel &* 256 &+ place]) }
         }
     }
 

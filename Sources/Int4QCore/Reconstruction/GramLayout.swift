@@ -14,7 +14,6 @@ public struct GramLayout {
     let maxima: Int
     let products: Int
 
-    static var headerBytes: UInt64 { 128 }
     var triangle: TrianglePanels { TrianglePanels(columns: Int(k)) }
     var padded: Int { triangle.columns }
 
@@ -25,8 +24,8 @@ public struct GramLayout {
         let padded = try CheckedSize(UInt64(k), name).roundedUp(to: 16)
         let doubles = try padded.times(8).roundedUp(to: 64).value, floats = try padded.times(4).roundedUp(to: 64).value
         let products = try TrianglePanels.checkedCount(columns: k, name).times(8)
-        totalBytes = try products.plus(GramLayout.headerBytes + 2 * doubles + floats).value
-        sums = Int(GramLayout.headerBytes)
+        totalBytes = try products.plus(SavedBlock.headerBytes + 2 * doubles + floats).value
+        sums = Int(SavedBlock.headerBytes)
         magnitudes = sums + Int(doubles)
         maxima = magnitudes + Int(doubles)
         self.products = maxima + Int(floats)

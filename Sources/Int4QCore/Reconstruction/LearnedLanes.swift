@@ -15,7 +15,7 @@ struct LearningRate {
     /// AdaRound: the reciprocal of 1 - 0.999^(iterations so far).
     var secondShare: Float = 0
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     init(_ options: LearningOptions, _ iteration: Int64) {
         let raw = options.raw, all = Double(raw.iterations), done = Double(iteration)
         if !options.isAdaptive {
@@ -108,8 +108,7 @@ struct LearnedLanes {
     func group(_ index: Int) -> GroupLanes { GroupLanes(memory: memory + scratch.parameters + index &* LearningScratch.groupBytes) }
     var sums: UnsafeMutablePointer<Double> { (memory + scratch.sums).assumingMemoryBound(to: Double.self) }
     private var form: GramForm {
-        GramForm(gram: work.pointee.gram, product: work.pointee.kernels.wide_product.unsafelyUnwrapped, errors: errors,
-                 products: (memory + scratch.products).assumingMemoryBound(to: Double.self))
+        GramForm(work.pointee.gram, errors: errors, products: memory + scratch.products, work.pointee.kernels)
     }
     /// Of the start, exactly; of this iteration; of the best one; and which that is. AdaRound: what makes slopes along values of r.
     private var startLosses: UnsafeMutablePointer<Double> { (memory + scratch.losses).assumingMemoryBound(to: Double.self) }
@@ -126,7 +125,7 @@ struct LearnedLanes {
 
     // MARK: Begin
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     func begin() throws(Failure) {
         memory.initializeMemory(as: UInt8.self, repeating: 0, count: scratch.laneBytes)
         try form.load(tensor, work.pointee.source, rows, work.pointee.kernels, weights: weights)
@@ -143,7 +142,6 @@ struct LearnedLanes {
         }
     }
 
-    @_optimize(size)
     private func take(_ lanes: GroupLanes, _ row: Int, _ lane: Int, _ group: Int) {
         let type = scheme.scaleType, index = tensor.groupIndex(row, group), packed = tensor.codesRow(row)
         let scale = type.load(tensor.scales, index), offset = tensor.offsets.map { type.load($0, index) } ?? 0
@@ -168,7 +166,7 @@ struct LearnedLanes {
     }
 
     /// A group's scale, and what follows from it.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func setScale(_ lanes: GroupLanes, _ lane: Int, _ scale: Float) {
         let reciprocal = 1 / scale, zero = lanes.values(.zero)[lane]
         lanes.values(.scale)[lane] = scale
@@ -183,7 +181,7 @@ struct LearnedLanes {
     }
 
     /// Where the codes that a group has are from the nearest ones; AdaRound: the lower codes, and V so that values are the weights.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func prepare(_ index: Int) {
         let lanes = group(index), low = Lanes(repeating: lowest), high = Lanes(repeating: highest)
         for column in columns(index) {
@@ -217,7 +215,7 @@ struct LearnedLanes {
     // MARK: Iterations
 
     /// Errors of the values that codes give now.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func round() {
         for index in 0..<scratch.groups {
             if work.pointee.options.isAdaptive { roundAdaptively(index) } else { roundNearby(index) }
@@ -226,7 +224,7 @@ struct LearnedLanes {
     }
 
     /// Takes the block's gradient, sums.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func step(_ block: Range<Int>, _ rate: LearningRate) {
         var column = block.lowerBound
         let end = min(block.upperBound, scratch.k)
@@ -243,7 +241,7 @@ struct LearnedLanes {
     }
 
     /// Keeps what is better than before, and gives groups their next ranges.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func conclude(_ iteration: Int64, _ rate: LearningRate) {
         if work.pointee.options.isAdaptive { return }
         for lane in 0..<rows.count where losses[lane] < bestLosses[lane] {
@@ -263,7 +261,7 @@ struct LearnedLanes {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func moveRange(_ lanes: GroupLanes, _ lane: Int, _ step: Double) {
         let start = Double(lanes.values(.startScale)[lane]), place = Double(lanes.values(.place)[lane]), high = Double(highest)
         let slope = lanes.slopes[lane], clipped = lanes.slopes[16 &+ lane]
@@ -296,7 +294,7 @@ struct LearnedLanes {
 
     // MARK: End
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     func finish(_ outcome: inout LearningOutcome) {
         if work.pointee.options.isAdaptive { settle() }
         for row in rows { decode(Int(row &- rows.lowerBound)) }
@@ -314,7 +312,6 @@ struct LearnedLanes {
     }
 
     /// Errors of a row with its best codes, as dequantizing gives them.
-    @_optimize(size)
     private func decode(_ lane: Int) {
         StackMemory<20>.use { room in
             let run = (room + 1024).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
@@ -339,7 +336,6 @@ struct LearnedLanes {
         }
     }
 
-    @_optimize(size)
     private func write(_ row: Int, _ lane: Int, _ outcome: inout LearningOutcome) {
         let type = scheme.scaleType, packed = tensor.codesRow(row), bits = scheme.width.bits
         for column in 0..<scratch.k {
@@ -374,7 +370,6 @@ struct LearnedLanes {
     }
 
     /// AdaRound's codes: up where h is above one half.
-    @_optimize(size)
     private func settle() {
         for column in 0..<scratch.k {
             let place = column &* 16

@@ -39,7 +39,7 @@ public struct LearnedRounding {
         (memory + scratch.outcomes).assumingMemoryBound(to: LearningOutcome.self)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ tensor: QuantizedTensor, _ source: Matrix, _ gram: Gram, _ options: LearningOptions, _ scratch: LearningScratch,
                 _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
         try gram.requireColumns(tensor.layout.k, "a Gram matrix of the tensor's k,")
@@ -56,7 +56,6 @@ public struct LearnedRounding {
         scale = sum > 0 ? Double(sign: .plus, exponent: min(-sum.exponent, 1000), significand: 1) : 1
     }
 
-    @_optimize(size)
     public func write(to report: UnsafeMutablePointer<int4q_learning_report>) {
         report.pointee.improved_rows = total.improvedRows
         report.pointee.changed_codes = total.changedCodes
@@ -69,7 +68,7 @@ public struct LearnedRounding {
     private var tasks: Int { (Int(tensor.layout.n) + LearningScratch.taskRows - 1) / LearningScratch.taskRows }
 
     /// All of it.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         try parallel.run(&self, count: scratch.padded / panelWidth) { work, index, _ in
             work.unsafelyUnwrapped.assumingMemoryBound(to: LearnedRounding.self).pointee.narrow(Int(index))
@@ -105,7 +104,6 @@ public struct LearnedRounding {
         total.startLoss += outcome.startLoss
     }
 
-    @_optimize(size)
     private mutating func run(_ phase: Phase, _ count: Int, _ parallel: ParallelFor) throws(Failure) {
         self.phase = phase
         try parallel.run(&self, count: count) { work, index, _ in
@@ -114,7 +112,7 @@ public struct LearnedRounding {
     }
 
     /// A task's share of a phase.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private static func take(_ work: UnsafeMutablePointer<LearnedRounding>, _ slot: Int) {
         let first = Int64((work.pointee.firstTask &+ slot) &* LearningScratch.taskRows)
         let rows = LearnedRows(work, firstRow: first, slot: slot)
@@ -159,12 +157,12 @@ struct LearnedRows {
         return LearnedLanes(work, begin..<min(begin &+ 16, rows.upperBound), memory + index &* work.pointee.scratch.laneBytes)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     func begin() throws(Failure) {
         for index in 0..<laneBlocks { try lanes(index).begin() }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     func finish() -> LearningOutcome {
         var outcome = LearningOutcome()
         for index in 0..<laneBlocks { lanes(index).finish(&outcome) }
@@ -173,7 +171,7 @@ struct LearnedRows {
 
     /// Errors of the values that rounding gives now; their products with G, a block of columns at a time, which are the gradient; a
     /// step against it.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func iterate(_ iteration: Int64) {
         let rate = LearningRate(work.pointee.options, iteration)
         for index in 0..<laneBlocks { lanes(index).round() }
@@ -188,7 +186,7 @@ struct LearnedRows {
         for index in 0..<laneBlocks { lanes(index).conclude(iteration, rate) }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func multiply(_ block: Range<Int>) {
         let scratch = work.pointee.scratch
         var update = i4q_rank_update()

@@ -10,7 +10,7 @@ public struct LearningOptions {
     /// Whether ranges are learned, too.
     let learnsRanges: Bool
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_learning_options, _ scheme: Scheme) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_learning_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -47,7 +47,7 @@ public struct LearningOptions {
     }
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func require(_ value: Double, _ name: StaticString, _ least: Double, _ most: Double,
                      _ expected: StaticString) throws(Failure) {
     if !(value >= least && value <= most) {
@@ -87,7 +87,7 @@ public struct LearningScratch {
     /// Floats from one panel of G to the next.
     var panelStride: Int { padded &* panelWidth }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ scheme: Scheme, k: Int64, workers: UInt32) throws(Failure) {
         try requireAtLeast(k, 1, "k")
         // So that no sum of what belongs to a row overflows.

@@ -18,11 +18,7 @@ struct TrialRows {
     let bytes: Int
 
     init(_ scheme: Scheme, columns k: Int64) throws(Failure) {
-        try requireAtLeast(k, 1, "k")
-        // So that no size overflows, whatever their number.
-        if k > Int64(Int32.max) {
-            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, "k", .integer(k), expected: "at most", bound: UInt64(Int32.max))
-        }
+        try requireChannels(k) // so that no size overflows, whatever their number
         let layout = try TensorLayout(scheme, n: 16, k: k)
         self.scheme = scheme
         columns = Int(k)
@@ -36,8 +32,7 @@ struct TrialRows {
     }
 
     func form(_ gram: Gram, _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) -> GramForm {
-        GramForm(gram: gram, product: kernels.wide_product.unsafelyUnwrapped, errors: memory.assumingMemoryBound(to: Float.self),
-                 products: (memory + form).assumingMemoryBound(to: Double.self))
+        GramForm(gram, errors: memory, products: memory + form, kernels)
     }
 
     /// Rows of at most `columns`.

@@ -15,7 +15,7 @@ public struct GramRotationScratch {
     let workerBytes: Int
     public let bytes: UInt64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ hadamard: Hadamard, workers: UInt32) throws(Failure) {
         var near = 1
         while near * 2 <= hadamard.power && near * near * 2 <= hadamard.order { near *= 2 }
@@ -38,7 +38,7 @@ public struct GramRotation {
     private var base = 1
     private var takesSigns = false
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ gram: Gram, _ rotation: Rotation, _ scratch: GramRotationScratch, _ memory: UnsafeMutableRawPointer) {
         self.gram = gram
         self.rotation = rotation
@@ -50,7 +50,7 @@ public struct GramRotation {
     private var k: Int { Int(gram.layout.k) }
     private var sets: Int { k / order }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         rotateSums()
         for index in 0..<Int(gram.layout.padded) {
@@ -92,7 +92,7 @@ public struct GramRotation {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func fillFactors(_ factors: UnsafeMutablePointer<Double>, _ channel: Int, _ scale: Double) {
         for index in 0..<order {
             let isMinus = takesSigns && hadamard.signs(from: channel &+ index &* stride) &>> 31 == 1
@@ -172,7 +172,7 @@ public struct GramRotation {
     }
 
     /// The channels' sums are transformed as a row is.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func rotateSums() {
         order = hadamard.order
         base = hadamard.base
@@ -190,7 +190,7 @@ public struct GramRotation {
 
 extension Gram {
     /// Makes a block, or itself, a copy of this matrix.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func copy(to target: UnsafeMutableRawPointer) -> Gram {
         if target == memory { return self }
         target.copyMemory(from: memory, byteCount: Int(layout.totalBytes))

@@ -14,14 +14,14 @@ public struct LowRank {
 
     typealias Sums = SIMD16<Float>
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     static func requireRank(_ rank: Int64, _ n: Int64, _ k: Int64, _ name: StaticString) throws(Failure) {
         let most = min(largestRank, min(n, k))
         if rank < 1 || rank > most { throw .invalid(name, rank, expected: "at least 1 and at most", bound: UInt64(most)) }
     }
 
     /// A caller's, checked.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_lowrank) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_lowrank.self, "factors.struct_size")
         let type = try ElementType(raw.type, "factors.type")
@@ -117,7 +117,7 @@ public struct LowRank {
     // MARK: Matrices of the caller's
 
     /// y += (x B^T) A^T for some rows of both.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func add(_ x: Matrix, to y: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
         // x B^T of a row, and a run of y.
         StackMemory<32>.use { memory in

@@ -29,7 +29,7 @@ public struct LowRankScratch {
     public let bytes: UInt64
     var dimensions: Int { panels * panelWidth }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(n: Int64, k: Int64, rank: Int64, workers: UInt32) throws(Failure) {
         try requireAtLeast(n, 1, "n")
         try requireAtLeast(k, 1, "k")
@@ -61,7 +61,7 @@ public struct LowRankOptions {
     let raw: int4q_lowrank_options
     var measuresLoss: Bool { raw.flags & UInt32(INT4Q_LOWRANK_SKIP_LOSS) == 0 }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_lowrank_options) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_lowrank_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -91,7 +91,7 @@ public struct LowRankFit {
     private var startLoss = 0.0
     private var reduction = 0.0
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ tensor: QuantizedTensor?, _ source: Matrix, rows: Int64, _ gram: Gram?, _ options: LowRankOptions,
                 _ factors: LowRank, _ scratch: LowRankScratch, _ memory: UnsafeMutableRawPointer,
                 _ kernels: i4q_kernels) throws(Failure) {
@@ -120,7 +120,7 @@ public struct LowRankFit {
     private func worker(_ index: Int) -> UnsafeMutableRawPointer { memory + (scratch.workers &+ index &* scratch.workerBytes) }
     private var dimensions: Int { scratch.dimensions }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         try findScales(parallel)
         if options.measuresLoss { try measureStart(parallel) }
@@ -138,7 +138,6 @@ public struct LowRankFit {
         try measureReduction(parallel)
     }
 
-    @_optimize(size)
     public func write(to report: UnsafeMutablePointer<int4q_lowrank_report>) {
         report.pointee.start_loss = startLoss
         report.pointee.loss = options.measuresLoss ? max(startLoss - reduction, 0) : 0
@@ -152,7 +151,7 @@ public struct LowRankFit {
     private var rowBlocks: Int { scratch.rows / panelWidth }
 
     /// R times a power of two has elements of about 1, and so has G on its diagonal.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func findScales(_ parallel: ParallelFor) throws(Failure) {
         try parallel.run(&self, count: rowBlocks) { work, index, _ in
             let fit = work.unsafelyUnwrapped.assumingMemoryBound(to: LowRankFit.self)
@@ -184,7 +183,7 @@ public struct LowRankFit {
     /// From sums of scaled R to means of R's own.
     private var share: Double { (gram?.share ?? 1) / (Double(residual.scale) * Double(residual.scale)) }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func measureStart(_ parallel: ParallelFor) throws(Failure) {
         try parallel.run(&self, count: rowBlocks) { work, index, worker in
             work.unsafelyUnwrapped.assumingMemoryBound(to: LowRankFit.self).pointee.measure(block: Int(index), Int(worker))
@@ -193,13 +192,11 @@ public struct LowRankFit {
         startLoss *= share
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func measure(block: Int, _ index: Int) {
         guard let gram else { sums[block] = residual.squares(rows(block)); return }
-        let errors = worker(index).assumingMemoryBound(to: Float.self)
-        let form = GramForm(gram: gram, product: kernels.wide_product.unsafelyUnwrapped, errors: errors,
-                            products: (worker(index) + scratch.columns &* 64).assumingMemoryBound(to: Double.self))
-        residual.load(rows(block), into: errors)
+        let form = GramForm(gram, errors: worker(index), products: worker(index) + scratch.columns &* 64, kernels)
+        residual.load(rows(block), into: form.errors)
         form.add(0..<gram.panels)
         sums[block] = 0
         for lane in 0..<16 { sums[block] += form.sums[lane] }
@@ -208,7 +205,7 @@ public struct LowRankFit {
     // MARK: Products
 
     /// out[panel][16 leftPanels rows][16] += left^T right, rows of both `stride` floats per panel.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func add(_ left: UnsafePointer<Float>, _ leftStride: Int, _ leftPanels: Int, _ right: UnsafePointer<Float>,
                      _ rightStride: Int, _ rightPanels: Int, depth: Int, to out: UnsafeMutablePointer<Double>, _ outStride: Int) {
         var row = 0
@@ -234,7 +231,7 @@ public struct LowRankFit {
     }
 
     /// P = R^T Q, a strip of 256 columns of R to a task; S = G P, a panel to a task.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func project(_ parallel: ParallelFor) throws(Failure) {
         try transposedProduct(parallel)
         try multiplyByGram(parallel)
@@ -300,7 +297,7 @@ public struct LowRankFit {
     // MARK: Orthonormal columns
 
     /// Uniform in -1/2..<1/2; rows beyond the last one are zero.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func fillRandomly() {
         var numbers = RandomNumbers(seed: options.raw.seed)
         q.update(repeating: 0, count: scratch.rows &* dimensions)
@@ -314,7 +311,7 @@ public struct LowRankFit {
     /// Gram and Schmidt's way, twice: a panel against those before it, then each of its columns against those before it. What is
     /// left of a column that depends on others is noise: the second round shows whether that has a direction of its own, or the
     /// column becomes zero. (There may be more columns than dimensions.)
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func orthonormalize() {
         for panel in 0..<scratch.panels {
             let target = q + panel &* scratch.rows &* 16
@@ -379,7 +376,7 @@ public struct LowRankFit {
     // MARK: Factors
 
     /// Q and P times the first eigenvectors of P^T S.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func chooseEigenvectors() {
         let l = dimensions
         square.update(repeating: 0, count: l &* l)
@@ -433,7 +430,7 @@ public struct LowRankFit {
     }
 
     /// Rounds a column of A and a row of B to their type, where they stand, too. A's largest magnitude and B's become about equal.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func store(_ index: Int) throws(Failure) {
         let a = q + (index / 16 &* scratch.rows &* 16 &+ index % 16), b = p + (index / 16 &* scratch.columns &* 16 &+ index % 16)
         let largestA = largest(a, residual.rows), largestB = largest(b, residual.columns) / Double(residual.scale)
@@ -453,7 +450,7 @@ public struct LowRankFit {
         return Double(largest)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func store(_ value: UnsafeMutablePointer<Float>, times factor: Double, _ matrix: Matrix, _ row: Int, _ column: Int,
                        _ name: StaticString) throws(Failure) {
         matrix.type.store(Float(Double(value.pointee) * factor), matrix.mutableRow(row), column)
@@ -466,7 +463,7 @@ public struct LowRankFit {
     }
 
     /// 2 <A^T R, B G> - <A^T A, B G B^T>: by how much tr((R - A B) G (R - A B)^T) is less than tr(R G R^T).
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func measureReduction(_ parallel: ParallelFor) throws(Failure) {
         try multiplyByGram(parallel)
         addsProducts = true

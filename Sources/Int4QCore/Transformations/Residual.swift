@@ -80,14 +80,14 @@ struct Residual {
     }
 
     /// Errors of up to 16 rows as lanes; what is beyond is zero.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func load(_ rows: Range<Int>, into lanes: UnsafeMutablePointer<Float>) {
         lanes.update(repeating: 0, count: ((columns &+ 15) & ~15) &* 16)
         do throws(Failure) { _ = try read(rows, 0..<columns, to: lanes, .lanes) } catch {}
     }
 
     /// Up to 256 columns of up to 128 rows as panels; columns beyond the last one are zero.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func load(_ rows: Range<Int>, _ columns: Range<Int>, panels: UnsafeMutablePointer<Float>) {
         if columns.count & 15 != 0 {
             (panels + columns.count / 16 &* chainLength &* 16).update(repeating: 0, count: chainLength &* 16)

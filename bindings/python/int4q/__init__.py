@@ -35,6 +35,7 @@ from ._codebooks import (
     fit_row_codebooks,
     linear_bins,
 )
+from ._cross import CrossMatrix, shift_weights
 from ._diagnose import (
     Diagnosis,
     Finding,
@@ -143,6 +144,7 @@ __all__ = [
     "BlobParts",
     "BlobVersionError",
     "Blocks",
+    "CrossMatrix",
     "Bound",
     "BufferTooSmallError",
     "CancelledError",
@@ -261,6 +263,7 @@ __all__ = [
     "select_representatives",
     "scale_columns",
     "set_isa_limit",
+    "shift_weights",
     "smooth_factors",
     "split_outliers",
     "twin_candidates",

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ._rows import for_rows
 from ._saved import SavedStatistics
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, checked_scheme
+
+if TYPE_CHECKING:
+    from ._cross import CrossMatrix
 
 CHANNEL = np.dtype(_native.ChannelStruct)
 """An input channel's sums, as GramMatrix.channels() gives them."""
@@ -217,6 +220,8 @@ def gptq(
     damping_step: float = 0.0025,
     attempts: int = 20,
     measure_nearest: bool = True,
+    cross: CrossMatrix | None = None,
+    alpha: float = 0.25,
     progress: Callable[[int, int], Any] | None = None,
     element_type: Any = None,
     pool: Pool | None = None,
@@ -230,6 +235,9 @@ def gptq(
     damping              share of the mean diagonal that is added to the diagonal, raised by damping_step up to
                          attempts - 1 times where it is not enough
     measure_nearest      False: the report's nearest_loss is a part of it that shows that GPTQ does better; faster
+    cross                GPTAQ: what the layers before have done to the inputs, of the same rows as the Gram matrix, which then is
+                         that of the quantized model's inputs; losses are `cross.loss`'s
+    alpha                with `cross`: the share of its correction
     progress             called with (done, total); True, or an exception, ends the call (CancelledError, or that exception)
 
     No row is worse than `quantize` leaves it.
@@ -253,7 +261,12 @@ def gptq(
             attempts=attempts,
             progress=reporter.callback,
         )
-        size = _size("int4q_gptq_scratch", ctypes.byref(chosen.as_struct()), source.columns, workers)
+        function = "int4q_gptq_scratch"
+        if cross is not None:
+            function = "int4q_gptq_cross_scratch"
+            options.cross, options.cross_bytes = cross._memory
+            options.alpha = alpha
+        size = _size(function, ctypes.byref(chosen.as_struct()), source.columns, workers)
         scratch = aligned_bytes(size)
         _native.call(
             "int4q_gptq_quantize",
