@@ -621,34 +621,166 @@ private:
     Scratch memory_;
 };
 
-// What a layer's inputs are like: sums of products of their channels.
-class Gram {
+namespace detail {
+
+// The last arguments of calls that spread their work themselves.
+struct Workers {
+    explicit Workers(Pool *pool)
+        : count(pool ? pool->worker_count() : 1), parallel_for(pool ? int4q_pool_parallel_for : nullptr),
+          host(pool ? pool->get() : nullptr) {}
+    uint32_t count;
+    int4q_parallel_for parallel_for;
+    void *host;
+};
+
+// rows(begin, end, block, scratch) for blocks of rows, each worker with scratch of its own.
+template <typename Rows>
+void split_rows_with_scratch(int64_t n, Pool *pool, uint64_t bytes, Rows rows) {
+    const int64_t block = pool ? INT4Q_BLOB_BLOCK_ROWS : n;
+    std::vector<Scratch> scratch(pool ? pool->worker_count() : 1);
+    const auto run = [&](int64_t i, uint32_t worker) {
+        Scratch &own = scratch[worker];
+        own.reserve(bytes);
+        rows(i * block, std::min(n, (i + 1) * block), i, own);
+    };
+    if (!pool) return run(0, 0);
+    pool->parallel_for((n - 1) / block + 1, run);
+}
+
+// What Gram and cross matrices have in common. Save data()[bytes()], and load it again.
+class RowSums {
 public:
-    explicit Gram(int64_t k_) : k(k_) {
-        uint64_t bytes = 0;
-        check(int4q_gram_size(k, &bytes));
-        memory_.reserve(bytes);
-        check(int4q_gram_init(k, data(), bytes));
-    }
-    void push(ConstMatrix x, Pool *pool = nullptr) {
-        uint64_t bytes = 0;
-        check(int4q_gram_push_scratch(k, &bytes));
-        scratch_.reserve(bytes);
-        check(int4q_gram_push(data(), memory_.bytes(), x.data, x.type, x.rows, x.columns, x.stride, scratch_.data(),
-                              scratch_.bytes(), pool ? pool->worker_count() : 1, pool ? int4q_pool_parallel_for : nullptr,
-                              pool ? pool->get() : nullptr));
-    }
-    void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
-    void *data() const noexcept { return memory_.data(); }
+    void *data() const noexcept { return memory_.data(); }  // null once moved from
     uint64_t bytes() const noexcept { return memory_.bytes(); }
 
-    int64_t k;
+    int64_t k = 0;
+
+protected:
+    using Size = int4q_status (*)(int64_t, uint64_t *);
+    using Init = int4q_status (*)(int64_t, void *, uint64_t);
+    using Validate = int4q_status (*)(const void *, uint64_t);
+    using Info = int4q_status (*)(const void *, uint64_t, int4q_gram_info *);
+    using Read = int4q_status (*)(const void *, uint64_t, double *, int64_t, int64_t, int64_t);
+
+    RowSums(int64_t k_, Size size, Init init) : k(k_) {
+        uint64_t bytes = 0;
+        check(size(k, &bytes));
+        memory_.reserve(bytes);
+        check(init(k, data(), bytes));
+    }
+    RowSums(const void *saved, uint64_t bytes, Validate validate, Info info) : memory_(bytes) {  // a copy, validated
+        if (bytes) std::memcpy(memory_.data(), saved, static_cast<size_t>(bytes));
+        check(validate(data(), bytes));
+        k = about(info).k;
+    }
+    int4q_gram_info about(Info get) const {
+        int4q_gram_info info{};
+        info.struct_size = sizeof info;
+        check(get(data(), bytes(), &info));
+        return info;
+    }
+    std::vector<double> square(Read read) const {
+        std::vector<double> all(static_cast<size_t>(k) * static_cast<size_t>(k));
+        check(read(data(), bytes(), all.data(), k, 0, k));
+        return all;
+    }
+    Scratch &scratch(Size size) {
+        uint64_t bytes = 0;
+        check(size(k, &bytes));
+        scratch_.reserve(bytes);
+        return scratch_;
+    }
 
 private:
     Scratch memory_, scratch_;
 };
 
-// Usual damping; the worker count is set by gptq().
+}  // namespace detail
+
+// What a layer's inputs are like: sums of products of their channels.
+class Gram : public detail::RowSums {
+public:
+    explicit Gram(int64_t k_) : RowSums(k_, int4q_gram_size, int4q_gram_init) {}
+    static Gram load(const void *data, uint64_t bytes) { return Gram(data, bytes); }
+    // What another program has computed: matrix[k][k] without gaps, of which the upper triangle is read.
+    static Gram of(const std::vector<double> &matrix, int64_t k_, int64_t rows) {
+        Gram gram(k_);
+        detail::agree(static_cast<int64_t>(matrix.size()), k_ * k_, "Gram::of", "matrix.size()");
+        check(int4q_gram_set(gram.data(), gram.bytes(), matrix.data(), k_, rows));
+        return gram;
+    }
+    void push(ConstMatrix x, Pool *pool = nullptr) {
+        const Scratch &room = scratch(int4q_gram_push_scratch);
+        const detail::Workers workers(pool);
+        check(int4q_gram_push(data(), bytes(), x.data, x.type, x.rows, x.columns, x.stride, room.data(), room.bytes(),
+                              workers.count, workers.parallel_for, workers.host));
+    }
+    void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
+    int4q_gram_info info() const { return about(int4q_gram_get_info); }
+    std::vector<double> matrix() const { return square(int4q_gram_matrix); }  // [k][k]
+    std::vector<int4q_channel> channels() const {
+        std::vector<int4q_channel> all(static_cast<size_t>(k));
+        check(int4q_gram_channels(data(), bytes(), 0, k, all.data()));
+        return all;
+    }
+    // For each row of w what quantizing it does to the layer's output.
+    std::vector<double> loss(const Tensor &tensor, ConstMatrix w, Pool *pool = nullptr) const {
+        detail::agree(w.rows, tensor.n, "Gram::loss", "w.rows"), detail::agree(w.columns, tensor.k, "Gram::loss", "w.columns");
+        uint64_t needed = 0;
+        check(int4q_gram_loss_scratch(w.columns, &needed));
+        std::vector<double> losses(static_cast<size_t>(w.rows));
+        const int4q_tensor raw = tensor.view();
+        detail::split_rows_with_scratch(w.rows, pool, needed, [&](int64_t begin, int64_t end, int64_t, const Scratch &room) {
+            check(int4q_gram_loss(&raw, w.data, w.type, w.stride, data(), bytes(), room.data(), room.bytes(), losses.data(), begin,
+                                  end));
+        });
+        return losses;
+    }
+
+private:
+    Gram(const void *data, uint64_t bytes) : RowSums(data, bytes, int4q_gram_validate, int4q_gram_get_info) {}
+};
+
+// What quantizing the layers before has done to a layer's inputs. Goes with the Gram matrix of the inputs in the quantized model.
+class Cross : public detail::RowSums {
+public:
+    explicit Cross(int64_t k_) : RowSums(k_, int4q_cross_size, int4q_cross_init) {}
+    static Cross load(const void *data, uint64_t bytes) { return Cross(data, bytes); }
+    static Cross of(const std::vector<double> &matrix, int64_t k_, int64_t rows) {
+        Cross cross(k_);
+        detail::agree(static_cast<int64_t>(matrix.size()), k_ * k_, "Cross::of", "matrix.size()");
+        check(int4q_cross_set(cross.data(), cross.bytes(), matrix.data(), k_, rows));
+        return cross;
+    }
+    // x: of the float model; y: the same rows of the quantized one.
+    void push(ConstMatrix x, ConstMatrix y, Pool *pool = nullptr) {
+        detail::agree(y.rows, x.rows, "Cross::push", "y.rows"), detail::agree(y.columns, x.columns, "Cross::push", "y.columns");
+        const Scratch &room = scratch(int4q_cross_push_scratch);
+        const detail::Workers workers(pool);
+        check(int4q_cross_push(data(), bytes(), x.data, x.type, x.stride, y.data, y.type, y.stride, x.rows, x.columns, room.data(),
+                               room.bytes(), workers.count, workers.parallel_for, workers.host));
+    }
+    void merge(const Cross &other) { check(int4q_cross_merge(data(), bytes(), other.data(), other.bytes())); }
+    int4q_gram_info info() const { return about(int4q_cross_get_info); }
+    std::vector<double> matrix() const { return square(int4q_cross_matrix); }  // [k][k]
+    std::vector<double> loss(const Tensor &tensor, ConstMatrix w, const Gram &gram, Pool *pool = nullptr) const {
+        detail::agree(w.rows, tensor.n, "Cross::loss", "w.rows"), detail::agree(w.columns, tensor.k, "Cross::loss", "w.columns");
+        uint64_t needed = 0;
+        check(int4q_cross_loss_scratch(w.columns, &needed));
+        std::vector<double> losses(static_cast<size_t>(w.rows));
+        const int4q_tensor raw = tensor.view();
+        detail::split_rows_with_scratch(w.rows, pool, needed, [&](int64_t begin, int64_t end, int64_t, const Scratch &room) {
+            check(int4q_cross_loss(&raw, w.data, w.type, w.stride, gram.data(), gram.bytes(), data(), bytes(), room.data(),
+                                   room.bytes(), losses.data(), begin, end));
+        });
+        return losses;
+    }
+
+private:
+    Cross(const void *data, uint64_t bytes) : RowSums(data, bytes, int4q_cross_validate, int4q_cross_get_info) {}
+};
+
+// Usual damping; the worker count is set by the functions that take them.
 inline int4q_gptq_options gptq_options() {
     int4q_gptq_options options{};
     options.struct_size = sizeof options;
@@ -656,19 +788,156 @@ inline int4q_gptq_options gptq_options() {
     return options;
 }
 
+// For GPTAQ (alpha 0.25 in the authors' program) or shift(); valid as long as the cross matrix is.
+inline int4q_gptq_options gptq_options(const Cross &cross, double alpha) {
+    int4q_gptq_options options = gptq_options();
+    options.cross = cross.data(), options.cross_bytes = cross.bytes(), options.alpha = alpha;
+    return options;
+}
+
 inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, std::vector<float> codebook = {},
                    Pool *pool = nullptr, int4q_gptq_options options = gptq_options(), int4q_gptq_report *report = nullptr) {
     Tensor result(scheme, w.rows, w.columns, std::move(codebook));
-    options.worker_count = pool ? pool->worker_count() : 1;
+    const detail::Workers workers(pool);
+    options.worker_count = workers.count;
     uint64_t bytes = 0;
-    check(int4q_gptq_scratch(&scheme, w.columns, options.worker_count, &bytes));
-    Scratch scratch(bytes);
+    check((options.cross ? int4q_gptq_cross_scratch : int4q_gptq_scratch)(&scheme, w.columns, workers.count, &bytes));
+    const Scratch scratch(bytes);
     int4q_gptq_report own{};
     own.struct_size = sizeof own;
     const int4q_tensor tensor = result.view();
     check(int4q_gptq_quantize(&tensor, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(),
-                              scratch.bytes(), pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr,
-                              report ? report : &own));
+                              scratch.bytes(), workers.parallel_for, workers.host, report ? report : &own));
+    return result;
+}
+
+// Weights whose outputs for the quantized model's inputs are nearest to those that w had. Returns the damping that was used.
+inline double shift(ConstMatrix w, Matrix shifted, const Gram &gram, int4q_gptq_options options, Pool *pool = nullptr) {
+    detail::agree(shifted.rows, w.rows, "shift", "shifted.rows");
+    detail::agree(shifted.columns, w.columns, "shift", "shifted.columns");
+    const detail::Workers workers(pool);
+    options.worker_count = workers.count;
+    uint64_t bytes = 0;
+    check(int4q_cross_shift_scratch(w.columns, workers.count, &bytes));
+    const Scratch scratch(bytes);
+    double damping = 0;
+    check(int4q_cross_shift(w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(), scratch.bytes(),
+                            workers.parallel_for, workers.host, shifted.data, shifted.type, shifted.stride, w.rows, w.columns,
+                            &damping));
+    return damping;
+}
+
+// ---- Methods around quantizers ----
+
+// Raises maxima, one for each column, to the largest |w|; for matrices that share their input by further calls.
+inline void column_maxima(ConstMatrix w, std::vector<float> &maxima) {
+    if (maxima.empty()) maxima.resize(static_cast<size_t>(std::max<int64_t>(w.columns, 0)));
+    detail::agree(static_cast<int64_t>(maxima.size()), w.columns, "column_maxima", "maxima.size()");
+    check(int4q_column_maxima(w.data, w.type, w.rows, w.columns, w.stride, maxima.data()));
+}
+
+// SmoothQuant's: weights are multiplied by them, inputs divided.
+inline std::vector<float> smooth_factors(const std::vector<float> &x_maxima, const std::vector<float> &weight_maxima,
+                                         double alpha = 0.5) {
+    detail::agree(static_cast<int64_t>(weight_maxima.size()), static_cast<int64_t>(x_maxima.size()), "smooth_factors",
+                  "weight_maxima.size()");
+    std::vector<float> factors(x_maxima.size());
+    check(int4q_smooth_factors(x_maxima.data(), weight_maxima.data(), static_cast<int64_t>(factors.size()), alpha, factors.data()));
+    return factors;
+}
+
+// `scaled` may be the same memory as w.
+inline void scale_columns(ConstMatrix w, const std::vector<float> &factors, Matrix scaled,
+                          int32_t operation = INT4Q_COLUMNS_MULTIPLY, Pool *pool = nullptr) {
+    detail::agree(static_cast<int64_t>(factors.size()), w.columns, "scale_columns", "factors.size()");
+    detail::agree(scaled.rows, w.rows, "scale_columns", "scaled.rows");
+    detail::agree(scaled.columns, w.columns, "scale_columns", "scaled.columns");
+    detail::split_rows(w.rows, pool, [&](int64_t begin, int64_t end) {
+        check(int4q_scale_columns(w.data, w.type, w.stride, factors.data(), operation, scaled.data, scaled.type, scaled.stride,
+                                  w.rows, w.columns, begin, end));
+    });
+}
+
+struct AwqScales {
+    std::vector<float> scales;  // multiply the columns of w by them, divide x
+    int4q_awq_report report{};
+};
+
+inline AwqScales awq_search(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, const std::vector<float> &codebook = {},
+                            Pool *pool = nullptr, int32_t steps = 20) {
+    detail::agree(static_cast<int64_t>(codebook.size()), codebook_entries(scheme, w.rows), "awq_search", "codebook.size()");
+    const detail::Workers workers(pool);
+    int4q_awq_options options{};
+    options.struct_size = sizeof options;
+    options.worker_count = workers.count, options.steps = steps;
+    uint64_t bytes = 0;
+    check(int4q_awq_scratch(&scheme, w.rows, w.columns, workers.count, &bytes));
+    const Scratch scratch(bytes);
+    AwqScales result;
+    result.scales.resize(static_cast<size_t>(w.columns));
+    result.report.struct_size = sizeof result.report;
+    check(int4q_awq_search(&scheme, codebook.empty() ? nullptr : codebook.data(), w.rows, w.columns, w.data, w.type, w.stride,
+                           gram.data(), gram.bytes(), &options, scratch.data(), scratch.bytes(), workers.parallel_for, workers.host,
+                           result.scales.data(), &result.report));
+    return result;
+}
+
+// The magnitudes that groups of w are clipped to, [n][groups]; clipped weights go to `clipped`, which may be w's memory.
+inline std::vector<float> awq_clip(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, Matrix clipped,
+                                   const std::vector<float> &codebook = {}, Pool *pool = nullptr, int32_t steps = 20,
+                                   int32_t tried = 10) {
+    detail::agree(static_cast<int64_t>(codebook.size()), codebook_entries(scheme, w.rows), "awq_clip", "codebook.size()");
+    detail::agree(clipped.rows, w.rows, "awq_clip", "clipped.rows");
+    detail::agree(clipped.columns, w.columns, "awq_clip", "clipped.columns");
+    int4q_tensor_layout sizes{};
+    sizes.struct_size = sizeof sizes;
+    check(int4q_tensor_sizes(&scheme, w.rows, w.columns, &sizes));
+    uint64_t bytes = 0;
+    check(int4q_awq_clip_scratch(&scheme, w.columns, &bytes));
+    std::vector<float> clips(static_cast<size_t>(w.rows * sizes.groups_per_row));
+    detail::split_rows_with_scratch(w.rows, pool, bytes, [&](int64_t begin, int64_t end, int64_t, const Scratch &room) {
+        check(int4q_awq_clip(&scheme, codebook.empty() ? nullptr : codebook.data(), w.rows, w.columns, w.data, w.type, w.stride,
+                             gram.data(), gram.bytes(), steps, tried, room.data(), room.bytes(), clips.data(), clipped.data,
+                             clipped.type, clipped.stride, begin, end));
+    });
+    return clips;
+}
+
+// Improves a tensor that some quantizer has made of w. flags: INT4Q_DESCENT_*, or 0.
+inline int4q_descent_report gram_descend(Tensor &tensor, ConstMatrix w, const Gram &gram, int64_t sweeps = 10, uint32_t flags = 0,
+                                         Pool *pool = nullptr) {
+    detail::agree(w.rows, tensor.n, "gram_descend", "w.rows"), detail::agree(w.columns, tensor.k, "gram_descend", "w.columns");
+    int4q_descent_options options{};
+    options.struct_size = sizeof options;
+    options.sweeps = sweeps, options.flags = flags;
+    uint64_t bytes = 0;
+    check(int4q_gram_descend_scratch(&tensor.scheme, w.columns, &bytes));
+    const int4q_tensor raw = tensor.view();
+    int4q_descent_report total{};
+    total.struct_size = sizeof total;
+    std::vector<int4q_descent_report> reports(static_cast<size_t>(pool ? (w.rows - 1) / INT4Q_BLOB_BLOCK_ROWS + 1 : 1), total);
+    detail::split_rows_with_scratch(w.rows, pool, bytes, [&](int64_t begin, int64_t end, int64_t block, const Scratch &room) {
+        check(int4q_gram_descend(&raw, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, room.data(), room.bytes(),
+                                 begin, end, &reports[static_cast<size_t>(block)]));
+    });
+    for (const int4q_descent_report &one : reports) {
+        total.sweeps = std::max(total.sweeps, one.sweeps);
+        total.changed_codes += one.changed_codes, total.changed_scales += one.changed_scales;
+        total.loss += one.loss, total.start_loss += one.start_loss;
+    }
+    return total;
+}
+
+inline Tensor hqq(ConstMatrix w, const int4q_scheme &scheme, Pool *pool = nullptr, double p = 0.7, double beta = 10,
+                  int32_t iterations = 20) {
+    Tensor result(scheme, w.rows, w.columns);
+    int4q_hqq_options options{};
+    options.struct_size = sizeof options;
+    options.iterations = iterations, options.p = p, options.beta = beta;
+    const int4q_tensor tensor = result.view();
+    detail::split_rows(w.rows, pool, [&](int64_t begin, int64_t end) {
+        check(int4q_hqq_quantize(&tensor, w.data, w.type, w.stride, &options, begin, end));
+    });
     return result;
 }
 
