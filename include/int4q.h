@@ -1758,14 +1758,15 @@ typedef struct int4q_allocation {
     int64_t states;    /* how many the search had to keep */
 } int4q_allocation;
 
-/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) with which int4q_allocate() can keep `states` states, 1..2^31-1: 32
- * for each of them, and 24 for each loss. 2^16 are enough as a rule. */
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) with which int4q_allocate() can keep `states` states, 1..2^31-1: 24
+ * for each of them and for each loss. 2^16 are enough for some fifty layers as a rule, 2^20 for some hundreds. */
 INT4Q_API int4q_status int4q_allocate_scratch(int64_t layers, int64_t candidates, int64_t states, uint64_t *bytes);
 
 /* Writes to choices[layers] a candidate for each layer, so that the sum over layers l of weights[l] * losses[l][choices[l]] is
  * least among all choices whose bytes[l][choices[l]] add up to `budget` at most: the exact optimum, with products rounded to
  * binary64 and added from the last layer to the first. Of several such choices one with the fewest bytes, and of those the one
- * whose first choice that differs has the lower index. losses and bytes are [layers][candidates], layers at least 1, candidates
+ * whose first choice that differs has the lower index (sums that only their rounding makes equal do not count as such for this
+ * last point). losses and bytes are [layers][candidates], layers at least 1, candidates
  * 1..4096. A loss is at least 0; infinity: not allowed. weights [layers], finite and at least 0, or NULL: all 1.
  *
  * Method: states of sum of bytes and least loss, layer by layer, of which those stay that no other beats in both (Nemhauser and
@@ -1858,7 +1859,7 @@ INT4Q_API int4q_status int4q_best_scratch(const int4q_candidate *candidates, int
  * points, offsets, codebook. scales [k], or NULL: then W is quantized as it is. Else AWQ's scales (int4q_awq_search, steps 20,
  * with the candidate that is best so far) are tried, too, on the finalists: if report->is_scaled the tensor stands for W with its
  * columns times scales, and x is to be divided by them; if not they are all 1. trials[trial_capacity] receives the first trials;
- * it may be NULL if trial_capacity is 0. count * 1 + 28 * finalists + 1 are the most there are.
+ * it may be NULL if trial_capacity is 0. There are at most 2 * count + 14 * finalists.
  *
  * No candidate within the limits is INT4Q_ERROR_INVALID_ARGUMENT ("options.most_bits" or "options.most_bytes"), none that can
  * hold the matrix (scales beyond their type) INT4Q_ERROR_NOT_FINITE, a Gram matrix of another k INT4Q_ERROR_MISMATCH. A method

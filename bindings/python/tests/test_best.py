@@ -278,12 +278,13 @@ def test_search_scales(name: str, generator: np.random.Generator) -> None:
                 columns = slice(begin, min(begin + size, k))
                 old, had = scales[row, group], values[row, columns].copy()
                 factor = 1 + reach * (2 * fraction(seed, row, turn, group) - 1)
-                before = weights[row] - values[row]
+                before = errors_of(weights[row], values[row])
                 scales[row, group] = reference.rounded(np.float32(np.float64(old) * factor), reference.F16)
                 levels = methods.levels(scheme, scales, zeros, offsets, row, group)
-                values[row, columns] = levels[np.abs(weights[row, columns, None] - levels).argmin(axis=1)]
-                after = weights[row] - values[row]
-                if after @ matrix @ after < before @ matrix @ before:
+                distances = np.abs(errors_of(weights[row, columns, None], levels))
+                values[row, columns] = levels[distances.argmin(axis=1)]
+                after = errors_of(weights[row], values[row])
+                if after @ matrix @ after < before @ matrix @ before * (1 - 1e-12):
                     accepted += 1
                 else:
                     scales[row, group], values[row, columns] = old, had
