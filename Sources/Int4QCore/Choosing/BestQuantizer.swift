@@ -73,9 +73,9 @@ public struct BestQuantizer {
 
     @_optimize(size) @inline(never)
     public mutating func run(_ parallel: ParallelFor, scales: UnsafeMutablePointer<Float>?) throws(Failure) {
-        if let scales { scales.update(repeating: 1, count: Int(k)) }
         try source.eachRun(0..<n, kernels, isChecked: true) { _, _, _, _ in }
         let allowed = try screen()
+        scales?.update(repeating: 1, count: Int(k))
         for index in 0..<candidates.count where ranks[index] == 1 {
             try begin(index)
             try run(Int(INT4Q_METHOD_NEAREST), parallel)
@@ -119,9 +119,7 @@ public struct BestQuantizer {
         var allowed = 0, leastBytes = UInt64.max, leastBits = Double.infinity
         for index in 0..<candidates.count {
             let scheme = try candidates.scheme(index), placed = try PlacedTensor(scheme, n: n, k: k)
-            let room = (memory + scratch.codebooks + index * 64).assumingMemoryBound(to: Float.self)
-            let codebooks = try CallersCodebooks(scheme, try candidates.codebook(index, room), n: n, "candidates.codebook")
-            try codebooks?.check(0..<n, "candidates.codebook")
+            _ = try candidates.checkedCodebooks(index, n: n, memory + scratch.codebooks + index * 64)
             let bytes = try BlobLayout(scheme, n: n, k: k).totalBytes, bits = placed.storedBits(scheme)
             let fitsBits = options.raw.most_bits == 0 || bits <= options.raw.most_bits * Double(n) * Double(k)
             let fitsBytes = options.raw.most_bytes == 0 || bytes <= options.raw.most_bytes

@@ -50,6 +50,15 @@ public struct Candidates {
         return UnsafePointer(room)
     }
 
+    /// The same, of which all values were looked at.
+    @_optimize(size) @inline(never)
+    func checkedCodebooks(_ index: Int, n: Int64, _ room: UnsafeMutableRawPointer) throws(Failure) -> CallersCodebooks? {
+        let values = try codebook(index, room.assumingMemoryBound(to: Float.self))
+        let codebooks = try CallersCodebooks(try scheme(index), values, n: n, "candidates.codebook")
+        try codebooks?.check(0..<n, "candidates.codebook")
+        return codebooks
+    }
+
     @_optimize(size) @inline(never)
     public static func writeUsual(to target: UnsafeMutablePointer<int4q_candidate>?, capacity: Int64) throws(Failure) {
         if capacity == 0 { return }

@@ -58,6 +58,8 @@ public struct Sensitivity {
     @_optimize(size) @inline(never)
     public mutating func run(_ options: SearchOptions, _ parallel: ParallelFor, _ losses: UnsafeMutablePointer<Double>?,
                              _ bytes: UnsafeMutablePointer<UInt64>?) throws(Failure) {
+        let named = memory + scratch.codebook
+        for index in 0..<candidates.count { _ = try candidates.checkedCodebooks(index, n: n, named) }
         if losses != nil { try source.eachRun(0..<n, kernels, isChecked: true) { _, _, _, _ in } }
         for index in 0..<candidates.count {
             let scheme = try candidates.scheme(index)
@@ -65,9 +67,7 @@ public struct Sensitivity {
             guard let losses else { continue }
             try options.report(index, candidates.count, parallel)
             rows = try TrialRows(scheme, columns: Int64(source.columns))
-            let named = (memory + scratch.codebook).assumingMemoryBound(to: Float.self)
-            codebooks = try CallersCodebooks(scheme, try candidates.codebook(index, named), n: n, "candidates.codebook")
-            try codebooks?.check(0..<n, "candidates.codebook")
+            codebooks = try candidates.checkedCodebooks(index, n: n, named)
             try parallel.run(&self, count: scratch.tasks) { work, index, worker in
                 work.unsafelyUnwrapped.assumingMemoryBound(to: Sensitivity.self).pointee.run(Int64(index), worker)
             }
