@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "int4q.h"
+#include "int4q.hpp"
 #include "support/bad_arguments.hpp"
 #include "support/guarded_buffer.hpp"
 #include "support/random.hpp"
@@ -157,6 +157,37 @@ TEST(QuantizeBest, TakesTheUsualCandidates) {
     const Best best = Quantized({}, source, gram, false);
     EXPECT_EQ(best.tensor.scheme.code_bits, 8);  // no limit, and nothing is better
     EXPECT_NEAR(best.loss, best.report.loss, 1e-12 * best.loss);
+}
+
+TEST(QuantizeBest, ThroughTheCppWrapper) {
+    std::vector<float> x(200 * 64), w(12 * 64);
+    Random random(5);
+    for (float &value : x) value = random.Normal();
+    for (float &value : w) value = random.Normal();
+    int4q::Gram gram(64);
+    gram.push({x.data(), INT4Q_TYPE_F32, 200, 64, 64});
+    const int4q::Best best = int4q::quantize_best({w.data(), INT4Q_TYPE_F32, 12, 64, 64}, gram, 4.5, {}, true);
+    EXPECT_LT(best.report.loss, best.report.nearest_loss);
+    EXPECT_EQ(best.trials.size(), static_cast<size_t>(best.report.trials));
+    std::vector<float> values(w.size());
+    best.tensor.dequantize({values.data(), INT4Q_TYPE_F32, 12, 64, 64});
+    double loss = 0;
+    for (int64_t row = 0; row < 12; row++) {
+        for (int64_t sample = 0; sample < 200; sample++) {
+            double error = 0;
+            for (int64_t j = 0; j < 64; j++) {
+                const double scaled = static_cast<double>(values[static_cast<size_t>(row * 64 + j)]) / best.scales[static_cast<size_t>(j)];
+                error += (static_cast<double>(w[static_cast<size_t>(row * 64 + j)]) - scaled) * x[static_cast<size_t>(sample * 64 + j)];
+            }
+            loss += error * error / 200;
+        }
+    }
+    EXPECT_NEAR(loss, best.report.loss, 1e-4 * loss);
+
+    const int4q::Allocation shared = int4q::allocate({1, 5, 1, 7}, {8, 4, 8, 4}, 2, 12);
+    EXPECT_EQ(shared.choices, (std::vector<int32_t>{1, 0}));
+    EXPECT_EQ(shared.about.loss, 6);
+    EXPECT_THROW(int4q::allocate({1, 5, 1, 7}, {8, 4, 8, 4}, 2, 7), int4q::Error);
 }
 
 struct Call {
