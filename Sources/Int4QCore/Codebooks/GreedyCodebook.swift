@@ -85,6 +85,7 @@ public struct GreedyCodebook {
         private func value(_ index: Int) -> Double { Double(candidates[index]) }
 
         /// The first point that is nearer to the second of two candidates; those of ends are the first and the end.
+        @_optimize(size) @inline(never)
         private func border(_ low: Int, _ high: Int) -> Int {
             if low < 0 { return 0 }
             if high == count { return pointCount }
@@ -98,12 +99,14 @@ public struct GreedyCodebook {
         }
 
         /// The error of some points from a candidate.
+        @_optimize(size) @inline(never)
         private func error(_ begin: Int, _ end: Int, _ index: Int) -> Double {
             let value = value(index), first = sums[end].first - sums[begin].first
             return sums[end].second - sums[begin].second - value * (2 * first - value * (sums[end].weight - sums[begin].weight))
         }
 
         /// By how much the error grows if a candidate's points go to its neighbours.
+        @_optimize(size) @inline(never)
         func cost(_ index: Int, _ before: Int, _ after: Int) -> Double {
             if before < 0 && after == count { return .infinity }
             let begin = border(before, index), end = border(index, after)
