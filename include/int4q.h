@@ -2061,6 +2061,241 @@ INT4Q_API int4q_status int4q_lowrank_subtract(const int4q_lowrank *factors, cons
                                               int64_t source_stride, void *destination, int4q_type destination_type,
                                               int64_t destination_stride, int64_t row_begin, int64_t row_end);
 
+/* ---------------------------------------------------------------------------------------------------------------------
+ * 14. Choosing: mixed precision and the best of all methods. Definitions and formulas: docs/mixed-precision.md
+ *
+ *     for each layer: sensitivity(W, G) -> losses, bytes    allocate(losses, bytes, budget) -> a scheme for each layer
+ *     for one layer:  quantize_best(W, G, bits) -> tensor, its scheme, and what was tried
+ *
+ * Threads, Gram matrices and progress: as in section 12. NaN and infinity in source are INT4Q_ERROR_NOT_FINITE with the place.
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* A scheme that a layer might get. Fixed size (64 bytes); zero-initialise it. Rules of scheme: any but INT4Q_SCALE_GIVEN. */
+typedef struct int4q_candidate {
+    int4q_scheme scheme;
+    const float *codebook; /* CODEBOOK: 16 floats, or n x 16, as int4q_tensor's; NULL for `named`. Other kinds: NULL */
+    int32_t named;         /* CODEBOOK per tensor, without `codebook`: INT4Q_CODEBOOK_*, a codebook by name. Else 0 */
+    int32_t reserved;
+} int4q_candidate;
+
+typedef struct int4q_search_options {
+    uint32_t struct_size;
+    uint32_t worker_count;   /* 1..1024; each adds some scratch */
+    int4q_progress progress; /* or NULL */
+    void *progress_context;
+} int4q_search_options;
+
+/* Writes the candidates that int4q_quantize_best() takes if it is given none, capacity at least the *count written (33; written
+ * in any case; candidates may be NULL if capacity is 0): SYMMETRIC, ASYMMETRIC, OFFSET and CODEBOOK with NF4 and with IQ4_NL,
+ * each in groups of 16, 32, 64, 128, 256 and per row, and SYMMETRIC of 8 bits in groups of 32, 128 and per row. Scales are F16. */
+INT4Q_API int4q_status int4q_usual_candidates(int4q_candidate *candidates, int64_t capacity, int64_t *count);
+
+/* ---- Sensitivity: what each scheme does to a layer ---- */
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) for candidates[count], count 1..4096, and an n x k matrix: about n /
+ * 2, and 150 k for each worker. */
+INT4Q_API int4q_status int4q_sensitivity_scratch(const int4q_candidate *candidates, int64_t count, int64_t n, int64_t k,
+                                                 uint32_t worker_count, uint64_t *bytes);
+
+/* Writes to losses[count] what rounding source[n][k] to nearest (int4q_quantize_rows) with each candidate costs: with a Gram
+ * matrix of its inputs the sum of all rows' losses as int4q_gram_loss() has them; with gram NULL (gram_bytes 0) the sum of all
+ * squared errors of weights. Infinity where a scale or offset does not fit its type. Writes to bytes[count] the size of the
+ * packed matrix, int4q_blob_size(). losses or bytes may be NULL. Progress counts candidates. The same bits whatever the workers. */
+INT4Q_API int4q_status int4q_sensitivity(const int4q_candidate *candidates, int64_t count, int64_t n, int64_t k,
+                                         const void *source, int4q_type source_type, int64_t source_stride, const void *gram,
+                                         uint64_t gram_bytes, const int4q_search_options *options, void *scratch,
+                                         uint64_t scratch_bytes, int4q_parallel_for parallel_for, void *host, double *losses,
+                                         uint64_t *bytes);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_gram_eigenvalues() needs: about 8 k^2. */
+INT4Q_API int4q_status int4q_gram_eigenvalues_scratch(int64_t k, uint64_t *bytes);
+
+/* Writes the eigenvalues of a Gram matrix, G as int4q_gram_matrix() has it, ascending: Householder's reduction to a tridiagonal
+ * matrix, then QL with implicit shifts (Wilkinson and Reinsch, "Handbook for Automatic Computation", 1971), in binary64. Each is
+ * off by a small multiple of 2^-52 times the largest magnitude; so an eigenvalue 0 may come out a little below 0. The time is
+ * that of 2 k^3 multiplications. nuclear_norm (may be NULL) receives the sum of the roots of those above k * 2^-52 times the
+ * largest: the sum of the singular values of the matrix of all x that were pushed, which weighs a layer in Liu et al.,
+ * "Post-Training Quantization for Vision Transformer", 2021. eigenvalues: [k]. A Gram matrix with sums that are not finite is
+ * INT4Q_ERROR_CORRUPT. Progress counts columns. The same bits whatever the workers. */
+INT4Q_API int4q_status int4q_gram_eigenvalues(const void *gram, uint64_t gram_bytes, const int4q_search_options *options,
+                                              void *scratch, uint64_t scratch_bytes, int4q_parallel_for parallel_for, void *host,
+                                              double *eigenvalues, double *nuclear_norm);
+
+/* ---- Allocation: one candidate for each layer ---- */
+
+typedef struct int4q_allocation {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double loss;       /* the least sum */
+    double bound;      /* no choice within the budget has less: the Lagrangian dual's greatest value */
+    uint64_t bytes;    /* that the choice takes */
+    int64_t states;    /* how many the search had to keep */
+} int4q_allocation;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) with which int4q_allocate() can keep `states` states, 1..2^31-1: 24
+ * for each of them and for each loss. 2^16 are enough for some fifty layers as a rule, 2^20 for some hundreds. */
+INT4Q_API int4q_status int4q_allocate_scratch(int64_t layers, int64_t candidates, int64_t states, uint64_t *bytes);
+
+/* Writes to choices[layers] a candidate for each layer, so that the sum over layers l of weights[l] * losses[l][choices[l]] is
+ * least among all choices whose bytes[l][choices[l]] add up to `budget` at most: the exact optimum, with products rounded to
+ * binary64 and added from the last layer to the first. Of several such choices one with the fewest bytes, and of those the one
+ * whose first choice that differs has the lower index (sums that only their rounding makes equal do not count as such for this
+ * last point). losses and bytes are [layers][candidates], layers at least 1, candidates
+ * 1..4096. A loss is at least 0; infinity: not allowed. weights [layers], finite and at least 0, or NULL: all 1.
+ *
+ * Method: states of sum of bytes and least loss, layer by layer, of which those stay that no other beats in both (Nemhauser and
+ * Ullmann, "Discrete Dynamic Programming and Capital Allocation", 1969) and that can still beat the best choice known, by the
+ * bound of the Lagrangian dual. How many stay depends on the numbers; if scratch_bytes has no room for them that is
+ * INT4Q_ERROR_BUFFER_TOO_SMALL, and more scratch (four times the states, say) helps. layers * (1 + (the sum of each layer's most
+ * bytes less the sum of its fewest) / the greatest common divisor of all differences) always suffice.
+ *
+ * A layer without an allowed candidate is INT4Q_ERROR_INVALID_ARGUMENT ("losses"), a budget below the least possible sum too
+ * ("budget", with that sum); bytes beyond 2^63 in all INT4Q_ERROR_SIZE_OVERFLOW; a NaN or infinity in losses or weights where
+ * none is allowed INT4Q_ERROR_NOT_FINITE. */
+INT4Q_API int4q_status int4q_allocate(const double *losses, const uint64_t *bytes, const double *weights, int64_t layers,
+                                      int64_t candidates, uint64_t budget, void *scratch, uint64_t scratch_bytes,
+                                      int32_t *choices, int4q_allocation *allocation);
+
+/* MixQuant's rule (Kloberdanz and Le, "MixQuant: Mixed Precision Quantization with a Bit-width Optimization Search", 2023):
+ * writes to choices[l] the candidate of the fewest bytes whose loss is at most (1 + tolerance) * losses[l][reference],
+ * `reference` being the candidate of 8 bits, say; of several the least loss, then the lowest index. Where the reference's loss is
+ * infinite any finite loss will do. tolerance: at least 0, finite. losses and bytes as in int4q_allocate(). For ACIQ's rule, bits
+ * by the cube root of a range's square, see int4q_aciq_share_bits(). */
+INT4Q_API int4q_status int4q_allocate_by_tolerance(const double *losses, const uint64_t *bytes, int64_t layers, int64_t candidates,
+                                                   int64_t reference, double tolerance, int32_t *choices);
+
+/* ---- The best of all methods, for one layer ---- */
+
+/* What is tried with a scheme. Each row keeps the result of the method that served it best. */
+enum {
+    INT4Q_METHOD_NEAREST = 0,            /* int4q_quantize_rows() */
+    INT4Q_METHOD_GPTQ = 1,               /* int4q_gptq_quantize(), damping 0.01, columns as they stand */
+    INT4Q_METHOD_GPTQ_WITHIN_GROUPS = 2, /* INT4Q_GPTQ_ORDER_WITHIN_GROUPS */
+    INT4Q_METHOD_GPTQ_ACTIVATIONS = 3,   /* INT4Q_GPTQ_ORDER_ACTIVATIONS, static groups */
+    INT4Q_METHOD_CLIP = 4,               /* scales (zero points, offsets) of int4q_awq_clip()'s clips, steps 20, tried 10 */
+    INT4Q_METHOD_CLIP_GPTQ = 5,          /* GPTQ with these scales given, in order of activations */
+    INT4Q_METHOD_HQQ = 6,                /* int4q_hqq_quantize(), iterations 20, p 0.7, beta 10; OFFSET alone */
+    INT4Q_METHOD_DESCENT = 7,            /* int4q_gram_descend() with INT4Q_DESCENT_REFIT_SCALES, from the rows' best so far */
+    INT4Q_METHOD_COUNT = 8
+};
+
+typedef struct int4q_best_options {
+    uint32_t struct_size;
+    uint32_t worker_count;   /* 1..1024; each adds some scratch */
+    uint32_t methods;        /* 1 << INT4Q_METHOD_*, added up, of those that may be tried; NEAREST always is. 0: all */
+    int32_t finalists;       /* schemes on which all methods are tried; at least 1, 2 as a rule */
+    int64_t sweeps;          /* of DESCENT, at most; 1..10000, 10 as a rule */
+    double most_bits;        /* bits for each weight, of codes, scales, zero points, offsets and rows' codebooks; 0: any */
+    uint64_t most_bytes;     /* of the packed matrix, int4q_blob_size(); 0: any */
+    double seconds;          /* no trial is begun later than this after the call, but for the first; 0: no limit */
+    int4q_progress progress; /* or NULL; counts trials, of the most that there may be */
+    void *progress_context;
+} int4q_best_options;
+
+/* A method that was tried. Fixed size (40 bytes). */
+typedef struct int4q_trial {
+    int32_t candidate;
+    int32_t method;     /* INT4Q_METHOD_* */
+    int32_t is_scaled;  /* 1: of the matrix times AWQ's scales */
+    int32_t reserved;
+    double loss;        /* of all rows, by this method alone, but DESCENT's: of the rows' best, improved. Infinity: it failed */
+    uint64_t bytes;     /* of the packed matrix */
+    double seconds;     /* that it took */
+} int4q_trial;
+
+typedef struct int4q_best_report {
+    uint32_t struct_size;
+    int32_t candidate;     /* the best one */
+    int32_t is_scaled;     /* 1: scales are not all 1 */
+    int32_t is_cut_short;  /* 1: trials were left out for want of time */
+    int64_t trials;        /* how many there were, also where trials[] had no room for them */
+    uint64_t bytes;        /* of the packed matrix */
+    double loss;           /* all rows' losses, as int4q_gram_loss() has them, added up */
+    double nearest_loss;   /* the least that rounding to nearest reached with a candidate */
+} int4q_best_report;
+
+/* Writes the size of memory that holds a quantized n x k matrix of any of candidates[count] (NULL, 0: the usual ones) with its
+ * codebook. */
+INT4Q_API int4q_status int4q_best_memory(const int4q_candidate *candidates, int64_t count, int64_t n, int64_t k, uint64_t *bytes);
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_quantize_best() needs: about 2 tensors,
+ * int4q_gptq_scratch(), 16 n, and about 600 k for each worker; and, has_scales being 1 and not 0, 4 n k and a Gram matrix more. */
+INT4Q_API int4q_status int4q_best_scratch(const int4q_candidate *candidates, int64_t count, int64_t n, int64_t k,
+                                          uint32_t worker_count, int32_t has_scales, uint64_t *bytes);
+
+/* Quantizes source[n][k] with that of candidates[count] (1..4096; NULL, 0: int4q_usual_candidates()) and of methods which leaves
+ * the least loss with the Gram matrix of its inputs, among the candidates within most_bits and most_bytes. Rounding to nearest is
+ * tried with each candidate; GPTQ with the better quarter, but at least four; all other methods with the best `finalists` of
+ * those. So the result is never worse than rounding to nearest with the best candidate (if time did not run out before that was
+ * tried). Without a time limit it is the same on every machine; with one it depends on the machine's speed, and only there.
+ *
+ * Writes *tensor, which points into memory (aligned to INT4Q_ALIGNMENT, int4q_best_memory() bytes): scheme, codes, scales, zero
+ * points, offsets, codebook. scales [k], or NULL: then W is quantized as it is. Else AWQ's scales (int4q_awq_search, steps 20,
+ * with the candidate that is best so far) are tried, too, on the finalists: if report->is_scaled the tensor stands for W with its
+ * columns times scales, and x is to be divided by them; if not they are all 1. trials[trial_capacity] receives the first trials;
+ * it may be NULL if trial_capacity is 0. There are at most 2 * count + 14 * finalists.
+ *
+ * No candidate within the limits is INT4Q_ERROR_INVALID_ARGUMENT ("options.most_bits" or "options.most_bytes"), none that can
+ * hold the matrix (scales beyond their type) INT4Q_ERROR_NOT_FINITE, a Gram matrix of another k INT4Q_ERROR_MISMATCH. A method
+ * that fails on a candidate only shows in its trial. After a failure or cancellation the memory's contents are unspecified. */
+INT4Q_API int4q_status int4q_quantize_best(const int4q_candidate *candidates, int64_t count, int64_t n, int64_t k,
+                                           const void *source, int4q_type source_type, int64_t source_stride, const void *gram,
+                                           uint64_t gram_bytes, const int4q_best_options *options, float *scales, void *memory,
+                                           uint64_t memory_bytes, void *scratch, uint64_t scratch_bytes,
+                                           int4q_parallel_for parallel_for, void *host, int4q_tensor *tensor,
+                                           int4q_trial *trials, int64_t trial_capacity, int4q_best_report *report);
+
+/* ---- Searches of other papers over the same loss ---- */
+
+/* As int4q_awq_clip(), with the caller's candidates: each group's weights are clipped to shares[i] times its largest magnitude, i
+ * = 0 ... count - 1 (1..1000), each above 0 and finite; of equal losses the first. A uniform quantizer's clip chosen from seven
+ * candidates is the search of Kim et al., "BASQ: Branch-wise Activation-clipping Search Quantization for Sub-4-bit Neural
+ * Networks", 2022, done here for weights, with the loss in place of a network's accuracy. */
+INT4Q_API int4q_status int4q_clip_search(const int4q_scheme *scheme, const float *codebook, int64_t n, int64_t k,
+                                         const void *source, int4q_type source_type, int64_t source_stride, const void *gram,
+                                         uint64_t gram_bytes, const float *shares, int32_t count, void *scratch,
+                                         uint64_t scratch_bytes, float *clips, void *destination, int4q_type destination_type,
+                                         int64_t destination_stride, int64_t row_begin, int64_t row_end);
+
+typedef struct int4q_scale_search {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t rounds;  /* over all groups; 1..10000, 10 as a rule */
+    double reach;    /* a scale is tried times a number in 1 - reach..1 + reach: 0.1 as a rule. Above 0, below 1 */
+    uint64_t seed;
+} int4q_scale_search;
+
+typedef struct int4q_scale_search_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t accepted;    /* scales that lowered the loss */
+    double loss;         /* the sum of the rows' losses, as int4q_gram_loss() has them */
+    double start_loss;   /* the same, before */
+} int4q_scale_search_report;
+
+/* Improves rows row_begin..row_end-1 of *tensor, which some quantizer has made from source[n][k], by evolution of its scales with
+ * one parent and one child (Frumkin et al., "CPT-V: A Contrastive Approach to Post-Training Quantization of Vision Transformers",
+ * 2022, and "Jumping through Local Minima", 2023; they judge a network's outputs, here it is the layer's): in each round each
+ * group of each row tries its scale times a random number, rounded to its type, with codes chosen anew, nearest; it stays if the
+ * row's loss falls. Codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED, and so is INT4Q_SCALE_ONE. Scratch:
+ * int4q_gram_descend_scratch(). A row whose loss is not lower in the end keeps what it had. Each row's result depends on itself,
+ * its number, G and the options alone. */
+INT4Q_API int4q_status int4q_gram_search_scales(const int4q_tensor *tensor, const void *source, int4q_type source_type,
+                                                int64_t source_stride, const void *gram, uint64_t gram_bytes,
+                                                const int4q_scale_search *search, void *scratch, uint64_t scratch_bytes,
+                                                int64_t row_begin, int64_t row_end, int4q_scale_search_report *report);
+
+/* As int4q_codebook_fit(), but the values are `kept` (1..16) of candidates[candidate_count] (kept..4096, ascending, finite): of
+ * all candidates one after the other is taken out, always that whose loss raises the error least, until `kept` are left (Ho et
+ * al., "Bedot: Bit Efficient Dot Product for Deep Generative Models", 2023, who judge a network's outputs). The largest is
+ * repeated up to 16. With candidates that are whole multiples, up to 127, of a power of two INT8 mode has every value exactly.
+ * Scratch: int4q_codebook_fit_scratch(). */
+INT4Q_API int4q_status int4q_codebook_greedy(const void *source, int4q_type source_type, int64_t source_stride, int64_t n,
+                                             int64_t k, int64_t row_begin, int64_t row_end, const float *weights,
+                                             int64_t weights_stride, const float *candidates, int64_t candidate_count,
+                                             int32_t kept, void *scratch, uint64_t scratch_bytes, float values[16],
+                                             double *mean_squared_error);
+
 #ifdef __cplusplus
 }
 #endif

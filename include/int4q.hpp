@@ -1020,6 +1020,84 @@ public:
     int64_t n, k, rank;
 };
 
+// One candidate for each layer: the least sum of losses within a budget of bytes.
+struct Allocation {
+    std::vector<int32_t> choices;
+    int4q_allocation about{};
+};
+
+// losses and bytes are [layers][candidates], weights [layers] or empty: all 1.
+inline Allocation allocate(const std::vector<double> &losses, const std::vector<uint64_t> &bytes, int64_t layers, uint64_t budget,
+                           const std::vector<double> &weights = {}) {
+    detail::agree(static_cast<int64_t>(bytes.size()), static_cast<int64_t>(losses.size()), "allocate", "bytes.size()");
+    if (!weights.empty()) detail::agree(static_cast<int64_t>(weights.size()), layers, "allocate", "weights.size()");
+    const int64_t candidates = layers > 0 ? static_cast<int64_t>(losses.size()) / layers : 0;
+    detail::agree(layers * candidates, static_cast<int64_t>(losses.size()), "allocate", "losses.size()");
+    Allocation result;
+    result.choices.resize(static_cast<size_t>(layers));
+    result.about.struct_size = sizeof result.about;
+    for (int64_t states = int64_t{1} << 16;; states *= 8) {
+        uint64_t size = 0;
+        check(int4q_allocate_scratch(layers, candidates, states, &size));
+        Scratch scratch(size);
+        const int4q_status status =
+            int4q_allocate(losses.data(), bytes.data(), weights.empty() ? nullptr : weights.data(), layers, candidates, budget,
+                           scratch.data(), scratch.bytes(), result.choices.data(), &result.about);
+        if (status == INT4Q_ERROR_BUFFER_TOO_SMALL && states < int64_t{1} << 28) continue;
+        check(status);
+        return result;
+    }
+}
+
+// The scheme and the method that change a layer's outputs least. scales: to divide x by, where report.is_scaled.
+struct Best {
+    Tensor tensor;
+    int4q_best_report report;
+    std::vector<int4q_trial> trials;
+    std::vector<float> scales;
+};
+
+inline int4q_best_options best_options() {
+    int4q_best_options options{};
+    options.struct_size = sizeof options;
+    options.finalists = 2, options.sweeps = 10;
+    return options;
+}
+
+// No candidates: the usual ones. The worker count is the pool's.
+inline Best quantize_best(ConstMatrix w, const Gram &gram, double most_bits, const std::vector<int4q_candidate> &candidates = {},
+                          bool with_scales = false, Pool *pool = nullptr, int4q_best_options options = best_options()) {
+    const int4q_candidate *list = candidates.empty() ? nullptr : candidates.data();
+    const int64_t count = static_cast<int64_t>(candidates.size());
+    options.worker_count = pool ? pool->worker_count() : 1;
+    options.most_bits = most_bits;
+    uint64_t bytes = 0;
+    check(int4q_best_memory(list, count, w.rows, w.columns, &bytes));
+    Scratch memory(bytes);
+    check(int4q_best_scratch(list, count, w.rows, w.columns, options.worker_count, with_scales, &bytes));
+    Scratch scratch(bytes);
+    std::vector<float> scales(with_scales ? static_cast<size_t>(w.columns) : 0);
+    std::vector<int4q_trial> trials(static_cast<size_t>(2 * (count ? count : 64) + 14 * options.finalists));
+    int4q_best_report report{};
+    report.struct_size = sizeof report;
+    int4q_tensor found{};
+    found.struct_size = sizeof found;
+    check(int4q_quantize_best(list, count, w.rows, w.columns, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options,
+                              with_scales ? scales.data() : nullptr, memory.data(), memory.bytes(), scratch.data(), scratch.bytes(),
+                              pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr, &found, trials.data(),
+                              static_cast<int64_t>(trials.size()), &report));
+    trials.resize(static_cast<size_t>(report.trials));
+    std::vector<float> codebook(static_cast<size_t>(codebook_entries(found.scheme, found.n)));
+    if (!codebook.empty()) std::copy_n(found.codebook, codebook.size(), codebook.begin());
+    Tensor tensor(found.scheme, found.n, found.k, std::move(codebook));
+    const auto take = [](std::vector<unsigned char> &target, const void *from) {
+        if (!target.empty()) std::memcpy(target.data(), from, target.size());
+    };
+    take(tensor.codes, found.codes), take(tensor.scales, found.scales);
+    take(tensor.zero_points, found.zero_points), take(tensor.offsets, found.offsets);
+    return {std::move(tensor), report, std::move(trials), std::move(scales)};
+}
+
 }  // namespace int4q
 
 #endif  // INT4Q_HPP

@@ -50,7 +50,7 @@ public func int4q_codebook_fit(_ source: UnsafeRawPointer?, _ source_type: int4q
 }
 
 /// With a stride of 0 all rows have the same.
-private func importances(_ weights: UnsafePointer<Float>?, _ stride: Int64, _ n: Int64, _ k: Int64) throws(Failure) -> Matrix? {
+func importances(_ weights: UnsafePointer<Float>?, _ stride: Int64, _ n: Int64, _ k: Int64) throws(Failure) -> Matrix? {
     if weights == nil { return nil }
     let type = try ElementType(int4q_type(INT4Q_TYPE_F32), "weights")
     return try Matrix(UnsafeRawPointer(weights), type, rows: stride == 0 ? 1 : n, columns: k, stride: stride == 0 ? k : stride,

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 void i4q_format_float(double number, char *text, size_t bytes) { snprintf(text, bytes, "%.9g", number); }
 
@@ -29,6 +30,12 @@ double i4q_log(double x) { return log(x); }
 double i4q_exp(double x) { return exp(x); }
 double i4q_pow(double x, double y) { return pow(x, y); }
 double i4q_erfc(double x) { return erfc(x); }
+
+double i4q_seconds(void) {
+    struct timespec now = {0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
 
 const float *i4q_half_of_steps(int positive) {
     static const float negative_steps[16] = {-8, -7, -6, -5, -4, -3, -2, -1};

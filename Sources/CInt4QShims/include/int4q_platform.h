@@ -42,6 +42,8 @@ double i4q_log(double x);
 double i4q_exp(double x);
 double i4q_pow(double x, double y);
 double i4q_erfc(double x);
+/* Of a clock that never goes back; from an arbitrary start. */
+double i4q_seconds(void);
 /* min(q - 8, 0) or max(q - 8, 0) for q in 0..15: codebooks that tensors may refer to as long as the library is loaded. */
 const float *i4q_half_of_steps(int positive);
 void *i4q_allocate(size_t bytes);

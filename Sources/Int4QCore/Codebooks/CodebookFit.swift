@@ -42,7 +42,8 @@ public struct CodebookFit {
                                      floats: floats.bindMemory(to: Float.self, capacity: WeightedSource.chunk))
     }
 
-    public func run(_ values: UnsafeMutablePointer<Float>, _ error: UnsafeMutablePointer<Double>?) throws(Failure) {
+    public func run(_ values: UnsafeMutablePointer<Float>, _ error: UnsafeMutablePointer<Double>?,
+                    choice: GreedyCodebook? = nil) throws(Failure) {
         try source.check()
         var distinct = DistinctValues(work)
         let exact = distinct.collect(source, to: points)
@@ -50,7 +51,11 @@ public struct CodebookFit {
         if count == 0 {
             throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "weights", .text("all zero"), expected: "a weight above 0")
         }
-        OptimalPartition(points, count: count, work).writeMeans(to: values)
+        if let choice {
+            choice.write(to: values, points, count: count, work)
+        } else {
+            OptimalPartition(points, count: count, work).writeMeans(to: values)
+        }
         guard let error else { return }
         let nearest = NearestValue(values)
         error.pointee = exact == nil ? bins.meanSquaredError(source, nearest) : meanSquaredError(count, nearest)

@@ -21,12 +21,15 @@ public struct AwqClips {
     private let memory: UnsafeMutableRawPointer
     private let steps: Int32
     private let tried: Int32
+    /// Nil: 1, 1 - 1 / steps and so on.
+    private let shares: UnsafePointer<Float>?
     private let clips: UnsafeMutablePointer<Float>
     private let destination: Matrix?
 
     @inline(never)
     public init(_ trial: QuantizationTrial, _ scratch: AwqClipScratch, _ memory: UnsafeMutableRawPointer, steps: Int32,
-                tried: Int32, _ clips: UnsafeMutablePointer<Float>, _ destination: Matrix?) throws(Failure) {
+                tried: Int32, shares: UnsafePointer<Float>? = nil, _ clips: UnsafeMutablePointer<Float>,
+                _ destination: Matrix?) throws(Failure) {
         if steps < 1 || steps > 1000 { throw .invalid("steps", Int64(steps), expected: "1 to 1000") }
         if tried < 1 || tried > steps { throw .invalid("tried", Int64(tried), expected: "1 to steps,", bound: UInt64(steps)) }
         self.trial = trial
@@ -34,6 +37,7 @@ public struct AwqClips {
         self.memory = memory
         self.steps = steps
         self.tried = tried
+        self.shares = shares
         self.clips = clips
         self.destination = destination
     }
@@ -68,7 +72,7 @@ public struct AwqClips {
             let best = (room + 128).assumingMemoryBound(to: Double.self)
             for row in 0..<count { largest[row] = clips[row * stride] }
             for step in 0..<tried {
-                let share = Float(1 - Double(step) / Double(steps))
+                let share = shares?[Int(step)] ?? Float(1 - Double(step) / Double(steps))
                 for row in 0..<count { limits[row] = largest[row] * share }
                 try clip(source, limits, clipped, count)
                 let usable = tryRows(clipped, source, form, count, rows.lowerBound)

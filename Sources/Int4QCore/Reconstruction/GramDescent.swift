@@ -86,6 +86,11 @@ public struct GramDescent {
         self.memory = memory
     }
 
+    public func write(to report: UnsafeMutablePointer<int4q_scale_search_report>) {
+        report.pointee.loss = loss
+        report.pointee.start_loss = startLoss
+    }
+
     public func write(to report: UnsafeMutablePointer<int4q_descent_report>) {
         report.pointee.sweeps = sweepsDone
         report.pointee.changed_codes = changedCodes
@@ -120,13 +125,8 @@ public struct GramDescent {
 
     @inline(never)
     private mutating func descend(_ rows: Range<Int64>) throws(Failure) {
-        try form.load(tensor, source, rows, kernels, weights: floats(scratch.weights))
-        form.add(0..<gram.panels)
+        try begin(rows)
         let before = doubles(scratch.losses), after = form.sums
-        before.update(from: form.sums, count: 16)
-        takeTensor(rows)
-        residuals.update(repeating: 0, count: scratch.padded &* 16)
-        for panel in 0..<gram.panels { spread(panel, form.errors + panel &* 256, own: true) }
         var sweep: Int64 = 0, isChanged = true
         while isChanged && sweep < sweeps {
             isChanged = sweepCodes(rows)
@@ -137,6 +137,23 @@ public struct GramDescent {
         }
         sweepsDone = max(sweepsDone, sweep)
         form.add(0..<gram.panels)
+        keep(rows, before, after)
+    }
+
+    /// Takes rows and their losses.
+    @_optimize(size) @inline(never)
+    private func begin(_ rows: Range<Int64>) throws(Failure) {
+        try form.load(tensor, source, rows, kernels, weights: floats(scratch.weights))
+        form.add(0..<gram.panels)
+        doubles(scratch.losses).update(from: form.sums, count: 16)
+        takeTensor(rows)
+        residuals.update(repeating: 0, count: scratch.padded &* 16)
+        for panel in 0..<gram.panels { spread(panel, form.errors + panel &* 256, own: true) }
+    }
+
+    /// Writes the rows that have become better.
+    @_optimize(size) @inline(never)
+    private mutating func keep(_ rows: Range<Int64>, _ before: UnsafePointer<Double>, _ after: UnsafePointer<Double>) {
         for row in rows {
             let lane = Int(row - rows.lowerBound), isBetter = after[lane] < before[lane]
             if isBetter { write(Int(row), lane) }
@@ -344,5 +361,93 @@ public struct GramDescent {
                 vectors[(column &- columns.lowerBound) &* 16 &+ lane] = values[code &* 16 &+ lane]
             }
         }
+    }
+}
+
+// MARK: Search for scales
+
+extension GramDescent {
+    /// Evolution of scales with one parent and one child; how many children were better.
+    @_optimize(size) @inline(never)
+    public mutating func search(_ rows: Range<Int64>, _ search: int4q_scale_search) throws(Failure) -> Int64 {
+        var accepted: Int64 = 0, row = rows.lowerBound
+        while row < rows.upperBound {
+            let block = row..<min(row + 16, rows.upperBound)
+            try begin(block)
+            let before = doubles(scratch.losses), after = form.sums
+            for round in 0..<search.rounds {
+                for group in 0..<Int(tensor.layout.groupsPerRow) {
+                    accepted += Int64(vary(block, group, search, UInt64(round)).nonzeroBitCount)
+                }
+            }
+            form.add(0..<gram.panels)
+            keep(block, before, after)
+            row = block.upperBound
+        }
+        return accepted
+    }
+
+    /// Tries other scales for a group of some rows, with the nearest codes; the rows that keep them.
+    @_optimize(size) @inline(never)
+    private func vary(_ rows: Range<Int64>, _ group: Int, _ search: int4q_scale_search, _ round: UInt64) -> UInt16 {
+        let columns = columns(group), first = columns.lowerBound / panelWidth, type = tensor.scheme.scaleType
+        let panels = first..<(columns.upperBound &+ panelWidth &- 1) / panelWidth, own = scales + group &* 16
+        var old = InlineArray<16, Float>(repeating: 0)
+        for row in rows {
+            let lane = Int(row - rows.lowerBound)
+            var random = RandomNumbers(seed: search.seed &+ UInt64(row) &* 0xd6e8_feb8_6659_fd93
+                &+ round &* 0xa076_1d64_78bd_642f &+ UInt64(group) &* 0xe703_7ed1_a0b4_28db)
+            old[lane] = own[lane]
+            let new = type.rounded(Float(Double(own[lane]) * (1 + search.reach * (2 * random.fraction() - 1))))
+            if new.isFinite && new != 0 { own[lane] = new }
+        }
+        takeValues(rows, group)
+        vectors.update(repeating: 0, count: panels.count &* 256)
+        for column in columns {
+            for lane in 0..<rows.count {
+                let place = column &* 16 &+ lane
+                let error = floats(scratch.weights)[place] - values[nearest(place) &* 16 &+ lane]
+                vectors[place &- columns.lowerBound &* 16] = error - form.errors[place]
+            }
+        }
+        let squares = GramForm(gram: gram, product: form.product, errors: vectors, products: form.products)
+        squares.add(panels)
+        var kept: UInt16 = 0
+        for lane in 0..<rows.count {
+            var slope = 0.0
+            for column in columns {
+                slope += Double(vectors[(column &- columns.lowerBound) &* 16 &+ lane]) * residuals[column &* 16 &+ lane]
+            }
+            if 2 * slope + squares.sums[lane] < 0 { kept |= 1 &<< UInt16(truncatingIfNeeded: lane) } else { own[lane] = old[lane] }
+        }
+        if kept == 0 { return 0 }
+        for column in columns {
+            for lane in 0..<rows.count {
+                let place = column &* 16 &+ lane, change = place &- columns.lowerBound &* 16
+                if kept &>> UInt16(truncatingIfNeeded: lane) & 1 == 0 {
+                    vectors[change] = 0
+                    continue
+                }
+                codes[place] = UInt8(truncatingIfNeeded: nearest(place))
+                form.errors[place] = floats(scratch.weights)[place] - values[Int(codes[place]) &* 16 &+ lane]
+            }
+        }
+        for panel in panels { spread(panel, vectors + (panel &- first) &* 256, own: true) }
+        return kept
+    }
+
+    /// The code of a weight's nearest value, of those that takeValues() has left.
+    @_optimize(speed) @inline(never)
+    private func nearest(_ place: Int) -> Int {
+        let weight = floats(scratch.weights)[place], own = values + (place & 15)
+        var best = 0, least = Float.infinity
+        for code in (tensor.scheme.isRestricted ? 1 : 0)..<16 {
+            let distance = (weight - own[code &* 16]).magnitude
+            if distance < least {
+                least = distance
+                best = code
+            }
+        }
+        return best
     }
 }

@@ -9,6 +9,25 @@
 (2, 64)
 """
 
+from ._allocation import (
+    Allocation,
+    Sensitivity,
+    allocate,
+    allocate_by_tolerance,
+    gram_eigenvalues,
+    sensitivity,
+    usual_schemes,
+)
+from ._best import (
+    BestQuantization,
+    Method,
+    ScaleSearch,
+    Trial,
+    greedy_codebook,
+    quantize_best,
+    search_clips,
+    search_scales,
+)
 from ._blob import Blob, BlobInfo, Linear
 from ._blocks import Blocks, format_scheme, quantize_blocks
 from ._calibration import (
@@ -269,4 +288,19 @@ __all__ = [
     "twin_candidates",
     "twin_errors",
     "unpack_nibbles",
+    "Allocation",
+    "BestQuantization",
+    "Method",
+    "ScaleSearch",
+    "Sensitivity",
+    "Trial",
+    "allocate",
+    "allocate_by_tolerance",
+    "gram_eigenvalues",
+    "greedy_codebook",
+    "quantize_best",
+    "search_clips",
+    "search_scales",
+    "sensitivity",
+    "usual_schemes",
 ]

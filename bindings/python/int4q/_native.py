@@ -597,6 +597,95 @@ class LowRankReportStruct(_SizedStructure):
     ]
 
 
+class CandidateStruct(Structure):
+    _fields_ = [
+        ("scheme", SchemeStruct),
+        ("codebook", c_void_p),
+        ("named", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class SearchOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("worker_count", c_uint32),
+        ("progress", Progress),
+        ("progress_context", c_void_p),
+    ]
+
+
+class AllocationStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("loss", c_double),
+        ("bound", c_double),
+        ("bytes", c_uint64),
+        ("states", c_int64),
+    ]
+
+
+class BestOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("worker_count", c_uint32),
+        ("methods", c_uint32),
+        ("finalists", c_int32),
+        ("sweeps", c_int64),
+        ("most_bits", c_double),
+        ("most_bytes", c_uint64),
+        ("seconds", c_double),
+        ("progress", Progress),
+        ("progress_context", c_void_p),
+    ]
+
+
+class TrialStruct(Structure):
+    _fields_ = [
+        ("candidate", c_int32),
+        ("method", c_int32),
+        ("is_scaled", c_int32),
+        ("reserved", c_int32),
+        ("loss", c_double),
+        ("bytes", c_uint64),
+        ("seconds", c_double),
+    ]
+
+
+class BestReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("candidate", c_int32),
+        ("is_scaled", c_int32),
+        ("is_cut_short", c_int32),
+        ("trials", c_int64),
+        ("bytes", c_uint64),
+        ("loss", c_double),
+        ("nearest_loss", c_double),
+    ]
+
+
+class ScaleSearchStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("rounds", c_int64),
+        ("reach", c_double),
+        ("seed", c_uint64),
+    ]
+
+
+class ScaleSearchReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("accepted", c_int64),
+        ("loss", c_double),
+        ("start_loss", c_double),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -1290,6 +1379,172 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             ParallelFor,
             c_void_p,
             POINTER(LearningReportStruct),
+        ],
+    ),
+    "int4q_usual_candidates": (c_int32, [POINTER(CandidateStruct), c_int64, POINTER(c_int64)]),
+    "int4q_sensitivity_scratch": (
+        c_int32,
+        [
+            POINTER(CandidateStruct),
+            c_int64,
+            c_int64,
+            c_int64,
+            c_uint32,
+            POINTER(c_uint64),
+        ],
+    ),
+    "int4q_sensitivity": (
+        c_int32,
+        [
+            POINTER(CandidateStruct),
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(SearchOptionsStruct),
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            c_void_p,
+            c_void_p,
+        ],
+    ),
+    "int4q_gram_eigenvalues_scratch": (c_int32, [c_int64, POINTER(c_uint64)]),
+    "int4q_gram_eigenvalues": (
+        c_int32,
+        [
+            c_void_p,
+            c_uint64,
+            POINTER(SearchOptionsStruct),
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            c_void_p,
+            c_void_p,
+        ],
+    ),
+    "int4q_allocate_scratch": (c_int32, [c_int64, c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_allocate": (
+        c_int32,
+        [
+            c_void_p,
+            c_void_p,
+            c_void_p,
+            c_int64,
+            c_int64,
+            c_uint64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            POINTER(AllocationStruct),
+        ],
+    ),
+    "int4q_allocate_by_tolerance": (c_int32, [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_double, c_void_p]),
+    "int4q_best_memory": (c_int32, [POINTER(CandidateStruct), c_int64, c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_best_scratch": (
+        c_int32,
+        [
+            POINTER(CandidateStruct),
+            c_int64,
+            c_int64,
+            c_int64,
+            c_uint32,
+            c_int32,
+            POINTER(c_uint64),
+        ],
+    ),
+    "int4q_quantize_best": (
+        c_int32,
+        [
+            POINTER(CandidateStruct),
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(BestOptionsStruct),
+            c_void_p,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_uint64,
+            ParallelFor,
+            c_void_p,
+            POINTER(TensorStruct),
+            POINTER(TrialStruct),
+            c_int64,
+            POINTER(BestReportStruct),
+        ],
+    ),
+    "int4q_clip_search": (
+        c_int32,
+        [
+            POINTER(SchemeStruct),
+            c_void_p,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_int32,
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_gram_search_scales": (
+        c_int32,
+        [
+            POINTER(TensorStruct),
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(ScaleSearchStruct),
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+            POINTER(ScaleSearchReportStruct),
+        ],
+    ),
+    "int4q_codebook_greedy": (
+        c_int32,
+        [
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_int32,
+            c_void_p,
+            c_uint64,
+            POINTER(c_float),
+            c_void_p,
         ],
     ),
 }
