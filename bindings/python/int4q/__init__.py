@@ -106,6 +106,17 @@ from ._metrics import Metrics, compare
 from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, unpack_nibbles
 from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
+from ._pipeline import (
+    Layer,
+    LayerInputs,
+    LayerMethod,
+    QuantizedLayer,
+    Recorder,
+    layer_method,
+    quantize_layer,
+    quantize_model,
+    quantize_torch,
+)
 from ._pool import Pool
 from ._requantize import requantize, requantize_multiplier
 from ._reconstruction import GptqReport, GramMatrix, gptq
@@ -165,7 +176,10 @@ __all__ = [
     "Isa",
     "IsaLimit",
     "Kind",
+    "Layer",
     "LayerDiagnosis",
+    "LayerInputs",
+    "LayerMethod",
     "LibraryNotFoundError",
     "Linear",
     "MatmulPlan",
@@ -181,8 +195,10 @@ __all__ = [
     "OutOfMemoryError",
     "OutlierFit",
     "Pool",
+    "QuantizedLayer",
     "QuantizedTensor",
     "Range",
+    "Recorder",
     "Representatives",
     "Rounding",
     "ScaleRule",
@@ -232,6 +248,7 @@ __all__ = [
     "isa_name",
     "library_path",
     "library_version",
+    "layer_method",
     "linear_bins",
     "measure_bias",
     "output_bias",
@@ -239,6 +256,9 @@ __all__ = [
     "quantize",
     "quantize_blocks",
     "quantize_int4",
+    "quantize_layer",
+    "quantize_model",
+    "quantize_torch",
     "requantize",
     "requantize_multiplier",
     "search_twin_ranges",
