@@ -17,11 +17,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # windows are spread over th
 
 import concurrent.futures
 import dataclasses
+import functools
+import json
 import pathlib
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Annotated
 
@@ -48,6 +51,9 @@ SCHEMES = {
     "symmetric g64": Scheme.symmetric(64),
     "symmetric, row": Scheme.symmetric(int4q.PER_ROW),
     "symmetric g32": Scheme.symmetric(32),
+    "max/7 g64": Scheme.symmetric(64, scale_rule=int4q.ScaleRule.AMAX_7),
+    "max/7, row": Scheme.symmetric(int4q.PER_ROW, scale_rule=int4q.ScaleRule.AMAX_7),
+    "max/7.5 g64": Scheme.symmetric(64, scale_rule=int4q.ScaleRule.AMAX_7_5),
     "asymmetric g64": Scheme.asymmetric(64),
     "asymmetric g128": Scheme.asymmetric(128),
 }
@@ -174,6 +180,25 @@ def won_back(mine: Array, exact: Array, nearest: Array) -> float:
     return float((nearest - mine) / (nearest - exact))
 
 
+class Results:
+    """Losses that have been measured before with the same library, in a file."""
+
+    def __init__(self, setting: str) -> None:
+        self.path = FOLDER / "results.json"
+        self.setting = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {setting}"
+        self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def get(self, scheme: str, method: str, measure: Callable[[], Measured]) -> Measured:
+        key = f"{self.setting} | {scheme} | {method}"
+        if key not in self.known:
+            found = measure()
+            self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+            self.known[key] = [found.bits, found.share, found.losses.tolist()]
+            self.path.write_text(json.dumps(self.known))
+        bits, share, values = self.known[key]
+        return Measured(scheme, method, bits, share, np.array(values))
+
+
 def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, batch: int, layers: Callable[[str], bool],
              pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
     weights = {name: values for name, values in model.layers.items() if layers(name)}
@@ -208,25 +233,34 @@ def main(
         judged = token_windows(tokenizer, judge, window, 2 * windows + 1)[1::2]
     calibration = token_windows(tokenizer, "anarchism", calibration_window, calibration_windows)
     chosen = layers.split(",") if layers else list(LAYERS)
-    exact = losses(model, model.layers, judged, threads, "fp32")
-    spread = np.exp(exact.mean()) * exact.std(ddof=1) / np.sqrt(windows)
-    print(f"{judge}: {windows} windows of {window} tokens; calibrated on {calibration_windows} windows of {calibration_window} tokens\n")
-    print("| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
-    print(f"| fp32 | | 32 | 0 | {np.exp(exact.mean()):.2f} (± {spread:.2f}) | |", flush=True)
+    setting = f"{judge}: {windows} windows of {window} tokens; calibrated on {calibration_windows} windows of {calibration_window} tokens"
+    results = Results(f"{setting}; {','.join(chosen)}; {'shuffled' if shuffle else ''}")
+    print(f"{setting}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+
     with int4q.Pool(threads) as pool:
+
+        def measure(scheme: str, method: str) -> Measured:
+            held, bits, share = dict(model.layers), 32.0, 0.0
+            begin = time.perf_counter()
+            if method:
+                found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, lambda n: n.split(".")[-1] in chosen, pool)
+                held |= {name: layer.dequantize() for name, layer in found.items()}
+                bits, share = bits_per_weight(found), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
+            made = time.perf_counter()
+            mine = losses(model, held, judged, threads, f"{scheme} {method}")
+            say(f"{scheme} {method}: {made - begin:.0f} s to quantize, {time.perf_counter() - made:.0f} s to judge")
+            return Measured(scheme, method, bits, share, mine)
+
+        exact = results.get("fp32", "", lambda: measure("fp32", ""))
+        spread = np.exp(exact.losses.mean()) * exact.losses.std(ddof=1) / np.sqrt(windows)
+        print(f"| fp32 | | 32 | 0 | {np.exp(exact.losses.mean()):.2f} (± {spread:.2f}) | |", flush=True)
         for scheme in schemes.split(";"):
             nearest = None
             for method in methods.split(";"):
-                begin = time.perf_counter()
-                found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, lambda name: name.split(".")[-1] in chosen, pool)
-                made = time.perf_counter() - begin
-                held = model.layers | {name: layer.dequantize() for name, layer in found.items()}
-                share = float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
-                mine = losses(model, held, judged, threads, f"{scheme}, {method}")
-                nearest = mine if method == "round to nearest" else nearest
-                print(Measured(scheme, method, bits_per_weight(found), share, mine).line(exact, nearest), flush=True)
-                say(f"{scheme}, {method}: {made:.0f} s to quantize, {time.perf_counter() - begin - made:.0f} s to judge")
+                mine = results.get(scheme, method, functools.partial(measure, scheme, method))
+                nearest = mine.losses if method == "round to nearest" else nearest
+                print(mine.line(exact.losses, nearest), flush=True)
 
 
 if __name__ == "__main__":
