@@ -105,32 +105,40 @@ LayerMethod = Callable[[Layer], "QuantizedTensor | tuple[QuantizedTensor, np.nda
 
 @dataclasses.dataclass
 class _Work:
-    """A layer between the steps of a method."""
+    """A layer between the steps of a method. `clipped`: its weights, clipped, where a step has done that."""
 
     layer: Layer
     tensor: QuantizedTensor | None = None
+    clipped: np.ndarray | None = None
+
+    @property
+    def weights(self) -> np.ndarray:
+        return self.layer.weights if self.clipped is None else self.clipped
 
     def started(self) -> QuantizedTensor:
         if self.tensor is None:
-            self.tensor = quantize(self.layer.weights, self.layer.scheme)
+            self.tensor = quantize(self.weights, self.layer.scheme)
         return self.tensor
 
 
 def _gptq_step(work: _Work) -> None:
-    layer = work.layer
-    order = GptqOrder.ACTIVATIONS if layer.scheme.group_size == PER_ROW else GptqOrder.WITHIN_GROUPS
-    work.tensor = gptq(layer.weights, layer.gram, layer.scheme, order=order, measure_nearest=False, pool=layer.pool)[0]
+    """Clips are kept by groups that are static."""
+    layer, is_static = work.layer, work.clipped is not None
+    order = GptqOrder.ACTIVATIONS if is_static or layer.scheme.group_size == PER_ROW else GptqOrder.WITHIN_GROUPS
+    work.tensor = gptq(
+        work.weights, layer.gram, layer.scheme, order=order, static_groups=is_static, measure_nearest=False, pool=layer.pool
+    )[0]
 
 
 def _clip_step(work: _Work) -> None:
-    layer = work.layer
-    work.tensor = quantize(awq_clips(layer.weights, layer.gram, layer.scheme)[1], layer.scheme)
+    work.clipped = awq_clips(work.layer.weights, work.layer.gram, work.layer.scheme)[1]
+    work.tensor = None
 
 
 def _awq_step(work: _Work) -> None:
     layer = work.layer
     work.layer = layer.scaled(awq_scales(layer.weights, layer.gram, layer.scheme, pool=layer.pool).scales)
-    work.tensor = None
+    work.tensor = work.clipped = None
 
 
 def _descent_step(work: _Work) -> None:
@@ -138,7 +146,7 @@ def _descent_step(work: _Work) -> None:
 
 
 def _hqq_step(work: _Work) -> None:
-    work.tensor = hqq(work.layer.weights, work.layer.scheme)
+    work.tensor = hqq(work.weights, work.layer.scheme)
 
 
 _STEPS: dict[str, Callable[[_Work], Any]] = {
@@ -152,10 +160,10 @@ _STEPS: dict[str, Callable[[_Work], Any]] = {
 
 
 def layer_method(method: str | LayerMethod) -> LayerMethod:
-    """A method from its name: steps joined by "+", as "nearest", "gptq", "gptq+descent", "awq+gptq", "clip+descent".
+    """A method from its name: steps joined by "+", as "nearest", "gptq", "gptq+descent", "awq+gptq", "clip+gptq+descent".
 
     nearest   rounding to nearest
-    clip      AWQ's clips, then rounding to nearest
+    clip      AWQ's clips: the steps after it start from clipped weights; alone: rounding to nearest
     hqq       half-quadratic quantization (OFFSET schemes)
     awq       AWQ's scales: the steps after it work on the scaled layer; alone: rounding to nearest
     gptq      GPTQ, columns of large inputs first (groups stay together)

@@ -95,7 +95,7 @@ def test_losses_are_those_of_the_inputs_that_a_layer_has_got(weights: Weights, b
         assert layer.loss < 0.9 * layer.nearest_loss
 
 
-@pytest.mark.parametrize("method", ["nearest", "clip", "awq", "gptq", "awq+gptq", "gptq+descent", "clip+descent", "descent"])
+@pytest.mark.parametrize("method", ["nearest", "clip", "awq", "gptq", "awq+gptq", "gptq+descent", "clip+gptq+descent", "descent"])
 def test_methods_leave_outputs_closer(weights: Weights, batches: list[np.ndarray], method: str) -> None:
     """Closer, layer by layer, than rounding to nearest; and the result multiplies as it says."""
     batches = [x * np.where(np.arange(64) % 9 == 0, np.float32(20), np.float32(1)) for x in batches]
