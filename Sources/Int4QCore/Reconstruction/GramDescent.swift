@@ -141,7 +141,7 @@ public struct GramDescent {
     }
 
     /// Takes rows and their losses.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func begin(_ rows: Range<Int64>) throws(Failure) {
         try form.load(tensor, source, rows, kernels, weights: floats(scratch.weights))
         form.add(0..<gram.panels)
@@ -152,7 +152,7 @@ public struct GramDescent {
     }
 
     /// Writes the rows that have become better.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func keep(_ rows: Range<Int64>, _ before: UnsafePointer<Double>, _ after: UnsafePointer<Double>) {
         for row in rows {
             let lane = Int(row - rows.lowerBound), isBetter = after[lane] < before[lane]
@@ -368,7 +368,7 @@ public struct GramDescent {
 
 extension GramDescent {
     /// Evolution of scales with one parent and one child; how many children were better.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func search(_ rows: Range<Int64>, _ search: int4q_scale_search) throws(Failure) -> Int64 {
         var accepted: Int64 = 0, row = rows.lowerBound
         while row < rows.upperBound {
@@ -388,7 +388,7 @@ extension GramDescent {
     }
 
     /// Tries other scales for a group of some rows, with the nearest codes; the rows that keep them.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func vary(_ rows: Range<Int64>, _ group: Int, _ search: int4q_scale_search, _ round: UInt64) -> UInt16 {
         let columns = columns(group), first = columns.lowerBound / panelWidth, type = tensor.scheme.scaleType
         let panels = first..<(columns.upperBound &+ panelWidth &- 1) / panelWidth, own = scales + group &* 16
@@ -410,7 +410,7 @@ extension GramDescent {
                 vectors[place &- columns.lowerBound &* 16] = error - form.errors[place]
             }
         }
-        let squares = GramForm(gram: gram, product: form.product, errors: vectors, products: form.products)
+        let squares = GramForm(gram, errors: vectors, products: form.products, kernels)
         squares.add(panels)
         var kept: UInt16 = 0
         for lane in 0..<rows.count {
