@@ -31,6 +31,9 @@ typedef struct i4q_error_text {
     char message[I4Q_ERROR_MESSAGE_BYTES];
 } i4q_error_text;
 i4q_error_text *i4q_thread_error(void);
+/* What a failure on its way up is about; zeros at first. */
+enum { I4Q_FAILURE_BYTES = 128 };
+void *i4q_thread_failure(void);
 
 /* ---- system.c ---- */
 /* Writes number as "%.9g" into text[bytes], zero-terminated. */

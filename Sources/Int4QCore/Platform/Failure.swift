@@ -3,22 +3,37 @@ import CInt4Q
 import CInt4QShims
 
 /// Why a call cannot be done: thrown by checks, turned into a status and the thread's error text at the C boundary.
+///
+/// What is thrown is the status alone, which fits a register: all else would be copied by each function on the way. It stands in the
+/// thread's own memory until the thread makes another failure.
 public struct Failure: Error {
     public let status: int4q_status
-    public let argument: StaticString
-    public let value: FailureValue
-    public let expected: StaticString
-    /// Completes `expected`, as in "at least 64".
-    public let bound: UInt64?
 
+    @inline(never)
     public init(_ status: Int, _ argument: StaticString, _ value: FailureValue, expected: StaticString,
                 bound: UInt64? = nil) {
         self.status = int4q_status(truncatingIfNeeded: status)
-        self.argument = argument
-        self.value = value
-        self.expected = expected
-        self.bound = bound
+        Failure.details.pointee = FailureDetails(argument: argument, value: value, expected: expected, bound: bound)
     }
+
+    /// Of the thread's latest failure.
+    private static var details: UnsafeMutablePointer<FailureDetails> {
+        i4q_thread_failure().unsafelyUnwrapped.assumingMemoryBound(to: FailureDetails.self)
+    }
+
+    public var argument: StaticString { Failure.details.pointee.argument }
+    public var value: FailureValue { Failure.details.pointee.value }
+    public var expected: StaticString { Failure.details.pointee.expected }
+    /// Completes `expected`, as in "at least 64".
+    public var bound: UInt64? { Failure.details.pointee.bound }
+}
+
+/// In I4Q_FAILURE_BYTES of the thread.
+private struct FailureDetails {
+    let argument: StaticString
+    let value: FailureValue
+    let expected: StaticString
+    let bound: UInt64?
 }
 
 public enum FailureValue: @unchecked Sendable {
@@ -39,6 +54,7 @@ public enum FailureValue: @unchecked Sendable {
 }
 
 extension Failure {
+    @inline(never)
     static func invalid(_ argument: StaticString, _ value: Int64, expected: StaticString, bound: UInt64? = nil) -> Failure {
         Failure(INT4Q_ERROR_INVALID_ARGUMENT, argument, .integer(value), expected: expected, bound: bound)
     }
