@@ -6,7 +6,7 @@ import Int4QCore
 /// Runs an entry point's body with the library's own floating-point mode; a failure becomes the thread's error text and
 /// a status.
 @inline(__always)
-func attempt(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
+func attempt(_ function: Text, _ body: () throws(Failure) -> Void) -> int4q_status {
     attemptInHostMode(function) { () throws(Failure) in try inOwnMode(body) }
 }
 
@@ -21,7 +21,7 @@ func inOwnMode(_ body: () throws(Failure) -> Void) throws(Failure) {
 /// The same in the host's floating-point mode: for what calls the host, or starts threads that will. What computes or
 /// compares numbers there belongs into `inOwnMode`: the host may have unmasked exceptions.
 @inline(__always)
-func attemptInHostMode(_ function: StaticString, _ body: () throws(Failure) -> Void) -> int4q_status {
+func attemptInHostMode(_ function: Text, _ body: () throws(Failure) -> Void) -> int4q_status {
     do throws(Failure) {
         try body()
         return int4q_status(INT4Q_OK)

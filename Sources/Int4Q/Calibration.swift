@@ -162,7 +162,7 @@ public func int4q_aciq_clip(_ distribution: Int32, _ bits: Int32, _ scale: Doubl
 }
 
 @inline(never)
-private func requireScale(_ value: Double, _ name: StaticString) throws(Failure) {
+private func requireScale(_ value: Double, _ name: Text) throws(Failure) {
     if !(value >= 0 && value.isFinite) {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(Float(value)), expected: "a finite number of at least 0")
     }

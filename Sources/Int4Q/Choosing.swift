@@ -5,7 +5,7 @@ import Int4QCore
 // Section 14 of the header.
 
 @inline(never)
-private func requireArray(_ pointer: UnsafeRawPointer?, _ count: Int64, _ each: UInt64, _ name: StaticString) throws(Failure) {
+private func requireArray(_ pointer: UnsafeRawPointer?, _ count: Int64, _ each: UInt64, _ name: Text) throws(Failure) {
     let base = try require(pointer, name, alignment: Int(each))
     _ = try CheckedSize(UInt64(count), name).times(each).plus(UInt64(UInt(bitPattern: base)))
 }

@@ -116,7 +116,7 @@ public func int4q_dequantize_int4_values(_ codes: UnsafePointer<Int8>?, _ count:
 }
 
 /// `count` elements of `size` bytes, aligned to their size, that end within the address space.
-private func requireArray(_ pointer: UnsafeRawPointer?, _ count: Int64, _ name: StaticString,
+private func requireArray(_ pointer: UnsafeRawPointer?, _ count: Int64, _ name: Text,
                           size: Int = 1) throws(Failure) -> UnsafeRawPointer {
     let base = try require(pointer, name, alignment: size)
     _ = try CheckedSize(UInt64(count), "count").times(UInt64(size)).plus(UInt64(UInt(bitPattern: base)))

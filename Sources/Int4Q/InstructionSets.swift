@@ -26,5 +26,5 @@ public func int4q_isa_set_limit(_ limit: int4q_isa) -> int4q_status {
 
 @c @implementation
 public func int4q_isa_name(_ isa: int4q_isa) -> UnsafePointer<CChar>? {
-    characters(InstructionSet(rawValue: isa)?.name ?? "unknown")
+    (InstructionSet(rawValue: isa)?.name ?? "unknown").characters
 }

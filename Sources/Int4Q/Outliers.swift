@@ -110,7 +110,7 @@ public func int4q_outliers_correct(_ tensor: UnsafePointer<int4q_tensor>?, _ sou
     }
 }
 
-private func requireSame(_ value: Int64, _ wanted: Int64, _ name: StaticString) throws(Failure) {
+private func requireSame(_ value: Int64, _ wanted: Int64, _ name: Text) throws(Failure) {
     if value != wanted {
         throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "the tensor's,", bound: UInt64(wanted))
     }

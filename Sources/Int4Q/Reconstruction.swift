@@ -202,7 +202,7 @@ public func int4q_gram_loss(_ tensor: UnsafePointer<int4q_tensor>?, _ source: Un
 // MARK: GPTQ
 
 @inline(never)
-private func writeGptqSize(_ function: StaticString, _ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64, _ worker_count: UInt32,
+private func writeGptqSize(_ function: Text, _ scheme: UnsafePointer<int4q_scheme>?, _ k: Int64, _ worker_count: UInt32,
                            hasCross: Bool, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt(function) { () throws(Failure) in
         let scheme = try Scheme(try require(scheme, "scheme").pointee)

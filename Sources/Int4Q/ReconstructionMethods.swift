@@ -18,7 +18,7 @@ public func int4q_column_maxima(_ source: UnsafeRawPointer?, _ source_type: int4
 /// A matrix named `source`.
 @inline(never)
 func weights(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64,
-                     _ rowsName: StaticString = "n", _ columnsName: StaticString = "k") throws(Failure) -> Matrix {
+                     _ rowsName: Text = "n", _ columnsName: Text = "k") throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, rowsName)
     try requireAtLeast(k, 1, columnsName)
     return try Matrix(source, try ElementType(type, "source_type"), rows: n, columns: k, stride: stride,
@@ -63,7 +63,7 @@ private enum Scratch { case awq, clip, descent }
 
 /// One function for all, since most of it is what they share.
 @inline(never)
-private func writeSize(_ function: StaticString, of kind: Scratch, _ scheme: UnsafePointer<int4q_scheme>?, n: Int64, k: Int64,
+private func writeSize(_ function: Text, of kind: Scratch, _ scheme: UnsafePointer<int4q_scheme>?, n: Int64, k: Int64,
                        workers: UInt32, to bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt(function) { () throws(Failure) in
         let scheme = try Scheme(try require(scheme, "scheme").pointee)

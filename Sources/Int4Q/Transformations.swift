@@ -6,7 +6,7 @@ import Int4QCore
 
 @inline(never)
 private func matrix(_ pointer: UnsafeRawPointer?, _ type: int4q_type, _ rows: Int64, _ columns: Int64, _ stride: Int64,
-                    _ name: StaticString, _ typeName: StaticString, _ strideName: StaticString) throws(Failure) -> Matrix {
+                    _ name: Text, _ typeName: Text, _ strideName: Text) throws(Failure) -> Matrix {
     try Matrix(pointer, try ElementType(type, typeName), rows: rows, columns: columns, stride: stride,
                .init(name, stride: strideName))
 }
@@ -53,7 +53,7 @@ public func int4q_hadamard_transform(_ order: Int64, _ seed: UInt64, _ side: Int
         let rotation = try Rotation(order: order, seed: seed, direction: direction), side = try RotatedSide(side)
         try requireAtLeast(n, 1, "n")
         try requireAtLeast(k, 1, "k")
-        try rotation.requireMultiple(side.isColumns ? n : k, side.isColumns ? "n" as StaticString : "k" as StaticString)
+        try rotation.requireMultiple(side.isColumns ? n : k, side.isColumns ? "n" as Text : "k" as Text)
         let source = try Int4Q.source(source, source_type, n, k, source_stride)
         let target = try Int4Q.destination(destination, destination_type, n, k, destination_stride)
         let needed = side.scratchBytes(order: Int(order), target.type)

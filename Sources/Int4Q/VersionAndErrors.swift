@@ -15,10 +15,10 @@ public func int4q_abi_version() -> Int32 { Int32(INT4Q_ABI_VERSION) }
 
 @c @implementation
 public func int4q_status_string(_ status: int4q_status) -> UnsafePointer<CChar>? {
-    characters(statusName(Int(status)))
+    statusName(Int(status)).characters
 }
 
-private func statusName(_ status: Int) -> StaticString {
+private func statusName(_ status: Int) -> Text {
     switch status {
     case Int(INT4Q_OK): "INT4Q_OK"
     case Int(INT4Q_ERROR_NULL_POINTER): "INT4Q_ERROR_NULL_POINTER"
@@ -47,15 +47,10 @@ public func int4q_last_error(_ error: UnsafeMutablePointer<int4q_error>?) -> int
     let raw = UnsafeRawPointer(text)
     func field(_ offset: Int?) -> UnsafePointer<CChar> { (raw + (offset ?? 0)).assumingMemoryBound(to: CChar.self) }
     error.pointee.status = text.pointee.status
-    error.pointee.function = text.pointee.function ?? characters("")
-    error.pointee.argument = text.pointee.argument ?? characters("")
+    error.pointee.function = text.pointee.function ?? Text("").characters
+    error.pointee.argument = text.pointee.argument ?? Text("").characters
     error.pointee.value = field(MemoryLayout<i4q_error_text>.offset(of: \.value))
     error.pointee.expected = field(MemoryLayout<i4q_error_text>.offset(of: \.expected))
     error.pointee.message = field(MemoryLayout<i4q_error_text>.offset(of: \.message))
     return int4q_status(INT4Q_OK)
-}
-
-/// A static string's own zero-terminated characters.
-func characters(_ text: StaticString) -> UnsafePointer<CChar> {
-    UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
 }

@@ -11,7 +11,7 @@ public enum BlockFormat: Int32 {
     case mxfp4 = 5
     case nvfp4 = 6
 
-    public init(_ raw: int4q_format, _ name: StaticString) throws(Failure) {
+    public init(_ raw: int4q_format, _ name: Text) throws(Failure) {
         guard let format = BlockFormat(rawValue: raw) else {
             throw .invalid(name, Int64(raw), expected: "one of INT4Q_FORMAT_*")
         }
@@ -94,7 +94,7 @@ public enum BlockFormat: Int32 {
         }
     }
 
-    private func requireEqual(_ value: Int64, _ own: Int64, _ name: StaticString) throws(Failure) {
+    private func requireEqual(_ value: Int64, _ own: Int64, _ name: Text) throws(Failure) {
         if value == own { return }
         throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "the format's,", bound: UInt64(bitPattern: own))
     }
@@ -133,7 +133,7 @@ public struct BlockLayout {
 }
 
 /// 0 stands for 1; only NVFP4 has another.
-public func checkedGlobalScale(_ scale: Float, _ format: BlockFormat, _ name: StaticString) throws(Failure) -> Float {
+public func checkedGlobalScale(_ scale: Float, _ format: BlockFormat, _ name: Text) throws(Failure) -> Float {
     if scale == 0 || scale == 1 { return 1 }
     if format != .nvfp4 {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(scale), expected: "0 or 1 with this format")

@@ -93,7 +93,7 @@ public struct BiasCorrection {
 
     @inline(never)
     private func correct(_ values: UnsafeMutableRawPointer, _ row: Int, _ group: Int, shift: Double, writes: Bool,
-                         _ name: StaticString) throws(Failure) {
+                         _ name: Text) throws(Failure) {
         let type = tensor.scheme.scaleType, index = tensor.groupIndex(row, group)
         let value = (Double(type.load(values, index)) + shift) * ratios[row]
         let rounded = type.rounded(Float(value))

@@ -12,7 +12,7 @@ public struct ErrorReport {
     public init(groupErrors: UnsafeMutablePointer<Double>?, groupSquares: UnsafeMutablePointer<Double>?,
                 rowErrors: UnsafeMutablePointer<Double>?, rowSquares: UnsafeMutablePointer<Double>?) throws(Failure) {
         func checked(_ pointer: UnsafeMutablePointer<Double>?,
-                     _ name: StaticString) throws(Failure) -> UnsafeMutablePointer<Double>? {
+                     _ name: Text) throws(Failure) -> UnsafeMutablePointer<Double>? {
             pointer == nil ? nil : try require(pointer, name)
         }
         if groupErrors == nil && groupSquares == nil && rowErrors == nil { _ = try require(rowSquares, "row_squares") }

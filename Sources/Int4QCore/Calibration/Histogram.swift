@@ -41,13 +41,13 @@ public struct Histogram {
     }
 }
 
-public func requireHistogramBins(_ bins: Int64, _ name: StaticString) throws(Failure) {
+public func requireHistogramBins(_ bins: Int64, _ name: Text) throws(Failure) {
     if bins < 1 || bins > Histogram.mostBins {
         throw .invalid(name, bins, expected: "at least 1 and at most", bound: UInt64(Histogram.mostBins))
     }
 }
 
-func requireNumber(_ value: Double, _ name: StaticString, _ isAllowed: Bool) throws(Failure) {
+func requireNumber(_ value: Double, _ name: Text, _ isAllowed: Bool) throws(Failure) {
     if !isAllowed {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(Float(value)), expected: "a finite number in its range")
     }

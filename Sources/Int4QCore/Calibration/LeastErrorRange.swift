@@ -71,7 +71,7 @@ public struct RangeSearch {
     private func power(_ error: Double) -> Double { norm == 2 ? error * error : i4q_pow(error, norm) }
 }
 
-func requireWithin(_ value: Int32, _ lowest: Int32, _ highest: Int32, _ name: StaticString) throws(Failure) {
+func requireWithin(_ value: Int32, _ lowest: Int32, _ highest: Int32, _ name: Text) throws(Failure) {
     if value < lowest || value > highest { throw .invalid(name, Int64(value), expected: "a number within its documented range") }
 }
 

@@ -7,7 +7,7 @@ extension Observer {
 
     /// Whether all statistics can have come from batches. `name` is the argument to blame.
     @inline(never)
-    public func validate(_ name: StaticString) throws(Failure) {
+    public func validate(_ name: Text) throws(Failure) {
         try requireCount(batches, name)
         try requireCount(notFinite, name)
         for slot in 0..<layout.slots {
@@ -20,7 +20,7 @@ extension Observer {
         }
     }
 
-    private func requireCount(_ count: Int64, _ name: StaticString) throws(Failure) {
+    private func requireCount(_ count: Int64, _ name: Text) throws(Failure) {
         if count < 0 || count > Observer.largestCount {
             throw Failure(INT4Q_ERROR_CORRUPT, name, .integer(count), expected: "counts of 0 to", bound: UInt64(Observer.largestCount))
         }

@@ -4,9 +4,9 @@ import CInt4Q
 /// A caller's observer whose header was checked.
 public struct Observer {
     public struct Names {
-        let memory: StaticString
-        let bytes: StaticString
-        public init(_ memory: StaticString, _ bytes: StaticString) {
+        let memory: Text
+        let bytes: Text
+        public init(_ memory: Text, _ bytes: Text) {
             self.memory = memory
             self.bytes = bytes
         }

@@ -13,13 +13,13 @@ struct SavedBlock {
 
     let memory: UnsafeMutableRawPointer
     let bytes: UInt64
-    let name: StaticString
-    let bytesName: StaticString
+    let name: Text
+    let bytesName: Text
 
     /// A block that begins as such blocks do. What follows the version has not been checked.
     @inline(never)
-    init(_ pointer: UnsafeRawPointer?, _ bytes: UInt64, _ name: StaticString, _ bytesName: StaticString, magic: UInt64,
-         _ beginning: StaticString) throws(Failure) {
+    init(_ pointer: UnsafeRawPointer?, _ bytes: UInt64, _ name: Text, _ bytesName: Text, magic: UInt64,
+         _ beginning: Text) throws(Failure) {
         memory = UnsafeMutableRawPointer(mutating: try require(pointer, name, alignment: Int(INT4Q_ALIGNMENT)))
         self.bytes = bytes
         self.name = name
@@ -35,7 +35,7 @@ struct SavedBlock {
 
     /// That all of it is there: its size stands at `place`, and after it as many counts.
     @inline(never)
-    func requireWhole(_ total: UInt64, at place: Int, counts: Int, _ expected: StaticString) throws(Failure) {
+    func requireWhole(_ total: UInt64, at place: Int, counts: Int, _ expected: Text) throws(Failure) {
         var reserve = memory.load(fromByteOffset: 12, as: UInt32.self)
         for offset in stride(from: place + 8 + counts * 8, to: Int(SavedBlock.headerBytes), by: 4) {
             reserve |= memory.load(fromByteOffset: offset, as: UInt32.self)
@@ -67,7 +67,7 @@ struct SavedBlock {
 }
 
 extension Failure {
-    static func corrupt(_ name: StaticString, _ value: StaticString, _ expected: StaticString) -> Failure {
+    static func corrupt(_ name: Text, _ value: Text, _ expected: Text) -> Failure {
         Failure(INT4Q_ERROR_CORRUPT, name, .text(value), expected: expected)
     }
 }

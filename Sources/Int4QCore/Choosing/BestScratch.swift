@@ -21,7 +21,7 @@ public struct BestOptions {
     func allows(_ method: Int) -> Bool { raw.methods == 0 || raw.methods >> UInt32(truncatingIfNeeded: method) & 1 != 0 }
 }
 
-private func requireLimit(_ value: Double, _ name: StaticString) throws(Failure) {
+private func requireLimit(_ value: Double, _ name: Text) throws(Failure) {
     if !(value >= 0 && value.isFinite) {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(Float(value)), expected: "a finite number of at least 0")
     }

@@ -55,7 +55,7 @@ struct WeightedSource {
     }
 
     @discardableResult
-    private func check(_ run: UnsafePointer<Float>, _ count: Int, _ name: StaticString, _ row: Int,
+    private func check(_ run: UnsafePointer<Float>, _ count: Int, _ name: Text, _ row: Int,
                        _ column: Int) throws(Failure) -> i4q_group_range {
         var range = i4q_group_range()
         kernels.group_range.unsafelyUnwrapped(run, Int64(count), &range)

@@ -53,7 +53,7 @@ private func explainChoice(_ isa: InstructionSet, _ writer: inout TextWriter) th
             writer.write(": the processor or the operating system does not offer it.")
         } else {
             // Named: a choice between two literals would be a String, and bring along that type's runtime.
-            let whose: StaticString = origin == .call ? ": int4q_isa_set_limit()" : ": the environment's INT4Q_ISA"
+            let whose: Text = origin == .call ? ": int4q_isa_set_limit()" : ": the environment's INT4Q_ISA"
             writer.write(whose)
             writer.write(" allows at most ")
             writer.write(limit.name)

@@ -11,7 +11,7 @@ public enum InstructionSet: Int32 {
     case avx512bf16 = 250
     case amx = 300
 
-    public var name: StaticString {
+    public var name: Text {
         switch self {
         case .portable: "portable"
         case .avx2: "avx2"
@@ -102,8 +102,12 @@ public enum InstructionSetLimit {
         InstructionSet.best(notAbove: try current().limit)
     }
 
-    private static func matches(_ name: UnsafePointer<CChar>, _ text: StaticString) -> Bool {
-        for index in 0..<text.utf8CodeUnitCount where UInt8(bitPattern: name[index]) != text.utf8Start[index] { return false }
-        return name[text.utf8CodeUnitCount] == 0
+    private static func matches(_ name: UnsafePointer<CChar>, _ text: Text) -> Bool {
+        var index = 0
+        while name[index] == text.characters[index] {
+            if name[index] == 0 { return true }
+            index += 1
+        }
+        return false
     }
 }

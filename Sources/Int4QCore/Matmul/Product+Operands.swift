@@ -104,7 +104,7 @@ extension Product {
     /// A blob with a valid header that is of the plan's shape and scheme.
     private func agreeing(_ pointer: UnsafeRawPointer?, _ bytes: UInt64, _ names: BlobNames) throws(Failure) -> Blob {
         let blob = try Blob(pointer, bytes: bytes, names.pointer, names.bytes)
-        typealias Pair = (blob: Int64, plan: Int64, name: StaticString)
+        typealias Pair = (blob: Int64, plan: Int64, name: Text)
         let raw = blob.scheme.raw
         let pairs: InlineArray<9, Pair> = [
             (blob.layout.n, plan.n, names.n), (blob.layout.k, plan.k, names.k),
@@ -140,14 +140,14 @@ extension Product {
     }
 
     /// An operand that would be ignored is more likely a mistake than meant.
-    private func requireAbsent(_ isAbsent: Bool, _ name: StaticString) throws(Failure) {
+    private func requireAbsent(_ isAbsent: Bool, _ name: Text) throws(Failure) {
         if !isAbsent { throw Failure(INT4Q_ERROR_MISMATCH, name, .text("a pointer"), expected: "NULL: the plan has no use for it") }
     }
 }
 
 /// What a failure calls a blob's parts.
 struct BlobNames {
-    let pointer, bytes, n, k, kind, groupSize, scaleType, codebookScope, codeBits, partFlags, partRank: StaticString
+    let pointer, bytes, n, k, kind, groupSize, scaleType, codebookScope, codeBits, partFlags, partRank: Text
 
     static var blob: BlobNames {
         BlobNames(pointer: "args.blob", bytes: "args.blob_bytes", n: "args.blob (n)", k: "args.blob (k)", kind: "args.blob (scheme.kind)",

@@ -40,7 +40,7 @@ public struct Comparison {
         }
     }
 
-    private func notFinite(_ name: StaticString, _ row: Int64, _ column: Int, _ value: Float) -> Failure {
+    private func notFinite(_ name: Text, _ row: Int64, _ column: Int, _ value: Float) -> Failure {
         Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: row, column: Int64(column), value), expected: "finite values")
     }
 

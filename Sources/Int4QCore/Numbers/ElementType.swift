@@ -6,7 +6,7 @@ public struct ElementType {
     public let raw: int4q_type
     public var size: Int { raw == int4q_type(INT4Q_TYPE_F32) ? 4 : 2 }
 
-    public init(_ raw: int4q_type, _ name: StaticString) throws(Failure) {
+    public init(_ raw: int4q_type, _ name: Text) throws(Failure) {
         if raw < int4q_type(INT4Q_TYPE_F32) || raw > int4q_type(INT4Q_TYPE_BF16) {
             throw .invalid(name, Int64(raw), expected: "INT4Q_TYPE_F32, INT4Q_TYPE_F16 or INT4Q_TYPE_BF16")
         }

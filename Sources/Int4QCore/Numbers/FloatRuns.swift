@@ -8,7 +8,7 @@ struct FloatRuns {
     static var length: Int { 256 }
 
     let source: Matrix
-    let name: StaticString
+    let name: Text
     let convert: @convention(c) (UnsafeRawPointer?, Int64, Int64, UnsafeMutablePointer<Float>?) -> Void
     let findRange: @convention(c) (UnsafePointer<Float>?, Int64, UnsafeMutablePointer<i4q_group_range>?) -> Void
     let floats: UnsafeMutablePointer<Float>
@@ -16,7 +16,7 @@ struct FloatRuns {
     let room: UnsafeMutableRawPointer
 
     /// `name` is the argument to blame for values that are not finite.
-    static func with(_ source: Matrix, _ name: StaticString, _ kernels: i4q_kernels,
+    static func with(_ source: Matrix, _ name: Text, _ kernels: i4q_kernels,
                      _ body: (FloatRuns) throws(Failure) -> Void) throws(Failure) {
         try StackMemory<32>.use { (memory) throws(Failure) in
             try body(FloatRuns(source: source, name: name, convert: kernels.load.unsafelyUnwrapped,

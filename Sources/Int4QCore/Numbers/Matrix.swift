@@ -9,9 +9,9 @@ public struct Matrix {
     public let strideBytes: Int
 
     public struct Names {
-        let pointer: StaticString
-        let stride: StaticString
-        public init(_ pointer: StaticString, stride: StaticString) {
+        let pointer: Text
+        let stride: Text
+        public init(_ pointer: Text, stride: Text) {
             self.pointer = pointer
             self.stride = stride
         }

@@ -46,13 +46,13 @@ extension Blob {
                       expected: "a blob without parts: int4q_gather_effective_rows() is for those that have some")
     }
 
-    private func requireEqual(_ value: Int64, _ own: Int64, _ name: StaticString) throws(Failure) {
+    private func requireEqual(_ value: Int64, _ own: Int64, _ name: Text) throws(Failure) {
         if value == own { return }
         throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "the blob's,", bound: UInt64(bitPattern: own))
     }
 
     /// Each index in 0..<n.
-    public func requireRows(_ indices: UnsafePointer<Int64>?, _ count: Int64, _ name: StaticString) throws(Failure) -> UnsafePointer<Int64> {
+    public func requireRows(_ indices: UnsafePointer<Int64>?, _ count: Int64, _ name: Text) throws(Failure) -> UnsafePointer<Int64> {
         let indices = try require(indices, name)
         _ = try CheckedSize(UInt64(count), "count").times(8).plus(UInt64(UInt(bitPattern: indices)))
         for index in 0..<Int(count) where indices[index] < 0 || indices[index] >= layout.n {

@@ -90,8 +90,8 @@ public struct Blob {
     /// Whether the header's codebook is one, and not zeros.
     var hasTensorCodebook: Bool { scheme.kind == .codebook && !scheme.hasRowCodebooks }
 
-    public init(_ pointer: UnsafeRawPointer?, bytes: UInt64, _ name: StaticString = "blob",
-                _ bytesName: StaticString = "blob_bytes") throws(Failure) {
+    public init(_ pointer: UnsafeRawPointer?, bytes: UInt64, _ name: Text = "blob",
+                _ bytesName: Text = "blob_bytes") throws(Failure) {
         let base = try require(pointer, name, alignment: Int(INT4Q_ALIGNMENT))
         try requireBytes(bytes, needed: BlobLayout.headerBytes, bytesName)
         try Blob.checkIdentity(base, name)
@@ -126,7 +126,7 @@ public struct Blob {
         try requireBytes(bytes, needed: totalBytes, bytesName)
     }
 
-    private static func checkIdentity(_ base: UnsafeRawPointer, _ name: StaticString) throws(Failure) {
+    private static func checkIdentity(_ base: UnsafeRawPointer, _ name: Text) throws(Failure) {
         let magic = base.load(fromByteOffset: BlobHeader.Offset.magic, as: UInt64.self)
         if magic != BlobHeader.magic {
             throw Failure(INT4Q_ERROR_CORRUPT, name, .pointer(UInt(truncatingIfNeeded: magic)), expected: "a blob: magic \"INT4QBLB\"")
@@ -143,7 +143,7 @@ public struct Blob {
         }
     }
 
-    private func checkDerivedFields(_ name: StaticString) throws(Failure) {
+    private func checkDerivedFields(_ name: Text) throws(Failure) {
         typealias Field = (offset: Int, value: UInt64)
         let scope = UInt64(UInt32(bitPattern: scheme.raw.codebook_scope)) | UInt64(UInt32(bitPattern: scheme.wideBits)) << 32
         let fields: InlineArray<11, Field> = [
@@ -168,11 +168,11 @@ public struct Blob {
         if headerBytes != BlobLayout.headerBytes { throw corrupt(name, headerBytes, expected: "header bytes", BlobLayout.headerBytes) }
     }
 
-    private func corrupt(_ name: StaticString, _ stored: UInt64, expected: StaticString, _ value: UInt64) -> Failure {
+    private func corrupt(_ name: Text, _ stored: UInt64, expected: Text, _ value: UInt64) -> Failure {
         Failure(INT4Q_ERROR_CORRUPT, name, .unsigned(stored), expected: expected, bound: value)
     }
 
-    private func checkCodebook(_ name: StaticString) throws(Failure) {
+    private func checkCodebook(_ name: Text) throws(Failure) {
         if hasTensorCodebook {
             do throws(Failure) { try requireUsable(codebook: codebook, name) } catch { throw error.asCorruption }
             return

@@ -143,7 +143,7 @@ public struct BlobParts {
     }
 
     @inline(never)
-    private func checkFinite(_ values: UnsafeRawPointer, rows: Int, columns: Int, isA: Bool, _ name: StaticString) throws(Failure) {
+    private func checkFinite(_ values: UnsafeRawPointer, rows: Int, columns: Int, isA: Bool, _ name: Text) throws(Failure) {
         let type = lowRankType
         for row in 0..<rows {
             for column in 0..<columns {

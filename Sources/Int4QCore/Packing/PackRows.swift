@@ -159,7 +159,7 @@ public struct BlobPacker {
     }
 
     private func copyFinite(_ values: UnsafeRawPointer, _ index: Int, _ target: UnsafeMutableRawPointer, _ targetIndex: Int,
-                            _ type: ElementType, _ row: Int, _ group: Int, _ name: StaticString) throws(Failure) {
+                            _ type: ElementType, _ row: Int, _ group: Int, _ name: Text) throws(Failure) {
         let value = type.load(values, index)
         if !value.isFinite {
             throw Failure(INT4Q_ERROR_NOT_FINITE, name, .element(row: Int64(row), column: Int64(group), value), expected: "finite values")

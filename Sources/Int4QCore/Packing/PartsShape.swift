@@ -50,14 +50,14 @@ public struct PartsShape {
     }
 
     private static func requirePresence(_ pointer: UnsafeRawPointer?, _ isWanted: Bool, _ alignment: Int,
-                                        _ name: StaticString) throws(Failure) {
+                                        _ name: Text) throws(Failure) {
         if isWanted { _ = try require(pointer, name, alignment: alignment); return }
         if pointer != nil { throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .text("a pointer"), expected: "NULL: there is nothing there") }
     }
 
     /// Of a header whose flags are not 0.
     @inline(never)
-    init(header: UnsafeRawPointer, k: Int64, _ name: StaticString) throws(Failure) {
+    init(header: UnsafeRawPointer, k: Int64, _ name: Text) throws(Failure) {
         func get<T: BitwiseCopyable>(_ type: T.Type, _ offset: Int) -> T { header.load(fromByteOffset: offset, as: T.self) }
         typealias Offset = BlobHeader.Offset
         flags = get(UInt32.self, Offset.partFlags)
@@ -86,7 +86,7 @@ public struct PartsShape {
 
     /// Fields of parts that are not there.
     private func requireNothing() throws(Failure) {
-        typealias Field = (value: Int64, part: UInt32, name: StaticString)
+        typealias Field = (value: Int64, part: UInt32, name: Text)
         let fields: InlineArray<5, Field> = [
             (rotationOrder, PartsShape.rotation, "parts.rotation_order"),
             (Int64(bitPattern: rotationSeed), PartsShape.rotation, "parts.rotation_seed"),

@@ -122,7 +122,7 @@ extension Blob {
         }
     }
 
-    private func corrupt(row: Int64, _ expected: StaticString) -> Failure {
+    private func corrupt(row: Int64, _ expected: Text) -> Failure {
         Failure(INT4Q_ERROR_CORRUPT, "blob", .block(row: row), expected: expected)
     }
 }

@@ -10,7 +10,7 @@ public struct Failure: Error {
     public let status: int4q_status
 
     @inline(never)
-    public init(_ status: Int, _ argument: StaticString, _ value: FailureValue, expected: StaticString,
+    public init(_ status: Int, _ argument: Text, _ value: FailureValue, expected: Text,
                 bound: UInt64? = nil) {
         self.status = int4q_status(truncatingIfNeeded: status)
         Failure.details.pointee = FailureDetails(argument: argument, value: value, expected: expected, bound: bound)
@@ -21,23 +21,23 @@ public struct Failure: Error {
         i4q_thread_failure().unsafelyUnwrapped.assumingMemoryBound(to: FailureDetails.self)
     }
 
-    public var argument: StaticString { Failure.details.pointee.argument }
+    public var argument: Text { Failure.details.pointee.argument }
     public var value: FailureValue { Failure.details.pointee.value }
-    public var expected: StaticString { Failure.details.pointee.expected }
+    public var expected: Text { Failure.details.pointee.expected }
     /// Completes `expected`, as in "at least 64".
     public var bound: UInt64? { Failure.details.pointee.bound }
 }
 
 /// In I4Q_FAILURE_BYTES of the thread.
 private struct FailureDetails {
-    let argument: StaticString
+    let argument: Text
     let value: FailureValue
-    let expected: StaticString
+    let expected: Text
     let bound: UInt64?
 }
 
 public enum FailureValue: @unchecked Sendable {
-    case text(StaticString)
+    case text(Text)
     case characters(UnsafePointer<CChar>)
     case integer(Int64)
     case unsigned(UInt64)
@@ -55,16 +55,16 @@ public enum FailureValue: @unchecked Sendable {
 
 extension Failure {
     @inline(never)
-    static func invalid(_ argument: StaticString, _ value: Int64, expected: StaticString, bound: UInt64? = nil) -> Failure {
+    static func invalid(_ argument: Text, _ value: Int64, expected: Text, bound: UInt64? = nil) -> Failure {
         Failure(INT4Q_ERROR_INVALID_ARGUMENT, argument, .integer(value), expected: expected, bound: bound)
     }
 
     /// Writes this failure where int4q_last_error() finds it.
-    public func record(function: StaticString) {
+    public func record(function: Text) {
         guard let text = i4q_thread_error() else { return }
         text.pointee.status = status
-        text.pointee.function = UnsafeRawPointer(function.utf8Start).assumingMemoryBound(to: CChar.self)
-        text.pointee.argument = UnsafeRawPointer(argument.utf8Start).assumingMemoryBound(to: CChar.self)
+        text.pointee.function = function.characters
+        text.pointee.argument = argument.characters
 
         let raw = UnsafeMutableRawPointer(text)
         var valueText = TextWriter(raw, MemoryLayout<i4q_error_text>.offset(of: \.value)!, Int(I4Q_ERROR_TEXT_BYTES))

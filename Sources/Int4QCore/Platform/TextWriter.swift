@@ -14,8 +14,8 @@ public struct TextWriter {
         terminate()
     }
 
-    public mutating func write(_ text: StaticString) {
-        for index in 0..<text.utf8CodeUnitCount { write(byte: text.utf8Start[index]) }
+    public mutating func write(_ text: Text) {
+        write(text.characters)
     }
 
     public mutating func write(_ characters: UnsafePointer<CChar>) {

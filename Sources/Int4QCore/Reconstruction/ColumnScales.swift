@@ -69,7 +69,7 @@ public struct SmoothFactors {
         return max(i4q_pow(Double(x), alpha) / i4q_pow(Double(weight), 1 - alpha), 1e-5)
     }
 
-    private func maximum(_ maxima: UnsafePointer<Float>, _ index: Int, _ name: StaticString) throws(Failure) -> Float {
+    private func maximum(_ maxima: UnsafePointer<Float>, _ index: Int, _ name: Text) throws(Failure) -> Float {
         let value = maxima[index]
         if value >= 0 && value.isFinite { return value }
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .listed(index: Int64(index), value),

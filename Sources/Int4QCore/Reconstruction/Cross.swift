@@ -58,7 +58,7 @@ public struct Cross {
 
     /// That it is of the same rows as a Gram matrix.
     @inline(never)
-    public func requireMatch(_ gram: Gram, _ name: StaticString) throws(Failure) {
+    public func requireMatch(_ gram: Gram, _ name: Text) throws(Failure) {
         if layout.k != gram.layout.k {
             throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(layout.k), expected: "a cross matrix of the Gram matrix's k,",
                           bound: UInt64(gram.layout.k))
@@ -81,7 +81,7 @@ extension Cross {
 
     /// Whether all sums can have come from batches. `name` is the argument to blame.
     @inline(never)
-    public func validate(_ name: StaticString) throws(Failure) {
+    public func validate(_ name: Text) throws(Failure) {
         try block.validateCounts(name)
         try requireFinite(products, count, name)
         let k = Int(layout.k), isEmpty = rows == 0

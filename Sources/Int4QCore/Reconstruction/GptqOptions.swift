@@ -71,7 +71,7 @@ public struct GptqOptions {
     }
 }
 
-private func requireDamping(_ value: Double, _ name: StaticString, least: Double) throws(Failure) {
+private func requireDamping(_ value: Double, _ name: Text, least: Double) throws(Failure) {
     if !(value >= least && value <= 1e6) {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(Float(value)),
                       expected: least == 0 ? "0 to 1e6" : "above 0 and at most 1e6")

@@ -135,7 +135,7 @@ struct GramPush {
     }
 
     @inline(never)
-    private func check(_ row: Int, _ x: Matrix, _ name: StaticString) throws(Failure) {
+    private func check(_ row: Int, _ x: Matrix, _ name: Text) throws(Failure) {
         if let weights, !(weights[row] >= 0 && weights[row].isFinite) {
             throw Failure(INT4Q_ERROR_NOT_FINITE, "weights", .listed(index: Int64(row), weights[row]),
                           expected: "finite numbers that are not negative")

@@ -4,9 +4,9 @@ import CInt4Q
 /// A caller's Gram matrix whose header was checked.
 public struct Gram {
     public struct Names {
-        let memory: StaticString
-        let bytes: StaticString
-        public init(_ memory: StaticString, _ bytes: StaticString) {
+        let memory: Text
+        let bytes: Text
+        public init(_ memory: Text, _ bytes: Text) {
             self.memory = memory
             self.bytes = bytes
         }
@@ -83,7 +83,7 @@ extension Gram {
 
     /// Whether all sums can have come from batches. `name` is the argument to blame.
     @inline(never)
-    public func validate(_ name: StaticString) throws(Failure) {
+    public func validate(_ name: Text) throws(Failure) {
         try block.validateCounts(name)
         for channel in 0..<layout.padded {
             let largest = maxima[channel], square = diagonal(channel)

@@ -87,7 +87,7 @@ struct GramForm {
 }
 
 extension Gram {
-    func requireColumns(_ k: Int64, _ expected: StaticString) throws(Failure) {
+    func requireColumns(_ k: Int64, _ expected: Text) throws(Failure) {
         if layout.k != k { throw Failure(INT4Q_ERROR_MISMATCH, "gram", .integer(layout.k), expected: expected, bound: UInt64(k)) }
     }
 

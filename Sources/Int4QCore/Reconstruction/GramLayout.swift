@@ -18,7 +18,7 @@ public struct GramLayout {
     var padded: Int { triangle.columns }
 
     @inline(never)
-    public init(k: Int64, _ name: StaticString = "k") throws(Failure) {
+    public init(k: Int64, _ name: Text = "k") throws(Failure) {
         try requireAtLeast(k, 1, name)
         self.k = k
         let padded = try CheckedSize(UInt64(k), name).roundedUp(to: 16)

@@ -48,8 +48,8 @@ public struct LearningOptions {
 }
 
 @inline(never)
-private func require(_ value: Double, _ name: StaticString, _ least: Double, _ most: Double,
-                     _ expected: StaticString) throws(Failure) {
+private func require(_ value: Double, _ name: Text, _ least: Double, _ most: Double,
+                     _ expected: Text) throws(Failure) {
     if !(value >= least && value <= most) {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(Float(value)), expected: expected)
     }

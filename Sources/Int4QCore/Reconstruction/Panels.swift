@@ -31,7 +31,7 @@ struct TrianglePanels {
     static func symmetricPlace(_ a: Int, _ b: Int) -> Int { a < b ? place(a, b) : place(b, a) }
 
     /// How many elements so many columns take, free of overflow.
-    static func checkedCount(columns k: Int64, _ name: StaticString) throws(Failure) -> CheckedSize {
+    static func checkedCount(columns k: Int64, _ name: Text) throws(Failure) -> CheckedSize {
         let panels = UInt64((k - 1) / Int64(panelWidth) + 1)
         return try CheckedSize(panels, name, argument: k).times(panels + 1).times(128)
     }

@@ -74,6 +74,6 @@ public struct ParallelFor {
     }
 }
 
-public func requireWorkers(_ workers: UInt32, _ name: StaticString) throws(Failure) {
+public func requireWorkers(_ workers: UInt32, _ name: Text) throws(Failure) {
     if workers < 1 || workers > 1024 { throw .invalid(name, Int64(workers), expected: "1 to 1024") }
 }

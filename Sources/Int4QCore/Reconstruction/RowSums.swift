@@ -38,7 +38,7 @@ struct RowSums {
     }
 
     @inline(never)
-    func requireRoom(forRows rows: Int64, _ name: StaticString) throws(Failure) {
+    func requireRoom(forRows rows: Int64, _ name: Text) throws(Failure) {
         // Rows of a header may be anything.
         if self.rows < 0 || self.rows > RowSums.mostRows || rows > RowSums.mostRows - self.rows {
             throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, name, .integer(rows), expected: "rows that add up to at most",
@@ -63,7 +63,7 @@ struct RowSums {
     }
 
     @inline(never)
-    func validateCounts(_ name: StaticString) throws(Failure) {
+    func validateCounts(_ name: Text) throws(Failure) {
         if rows < 0 || rows > RowSums.mostRows || batches < 0 || batches > rows {
             throw .corrupt(name, "a number of rows or batches", "numbers that can have been counted")
         }
@@ -79,6 +79,6 @@ struct RowSums {
 }
 
 @inline(never)
-func requireFinite(_ sums: UnsafePointer<Double>, _ count: Int, _ name: StaticString) throws(Failure) {
+func requireFinite(_ sums: UnsafePointer<Double>, _ count: Int, _ name: Text) throws(Failure) {
     for index in 0..<count where !sums[index].isFinite { throw .corrupt(name, "a sum that is not finite", "finite sums") }
 }

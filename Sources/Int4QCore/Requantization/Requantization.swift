@@ -58,7 +58,7 @@ public struct Requantization {
         }
     }
 
-    private static func requireCode(_ value: Int32, in range: ClosedRange<Int32>, _ name: StaticString) throws(Failure) {
+    private static func requireCode(_ value: Int32, in range: ClosedRange<Int32>, _ name: Text) throws(Failure) {
         if !range.contains(value) { throw .invalid(name, Int64(value), expected: "within the codes' type, and high not below low") }
     }
 

@@ -7,7 +7,7 @@ struct CallersCodebooks {
     private let isPerRow: Bool
 
     /// Nil for the kinds that have none. One for the tensor is checked here; those of rows when the rows are known.
-    init?(_ scheme: Scheme, _ pointer: UnsafePointer<Float>?, n: Int64, _ name: StaticString) throws(Failure) {
+    init?(_ scheme: Scheme, _ pointer: UnsafePointer<Float>?, n: Int64, _ name: Text) throws(Failure) {
         if scheme.kind != .codebook { return nil }
         base = try require(pointer, name)
         isPerRow = scheme.hasRowCodebooks
@@ -22,14 +22,14 @@ struct CallersCodebooks {
 
     func row(_ row: Int) -> UnsafePointer<Float> { isPerRow ? base + row &* 16 : base }
 
-    func check(_ rows: Range<Int64>, _ name: StaticString) throws(Failure) {
+    func check(_ rows: Range<Int64>, _ name: Text) throws(Failure) {
         if !isPerRow { return }
         for index in rows { try requireUsable(codebook: row(Int(index)), row: index, name) }
     }
 }
 
 /// 16 finite values, at least one of them not zero.
-func requireUsable(codebook: UnsafePointer<Float>, row: Int64 = 0, _ name: StaticString) throws(Failure) {
+func requireUsable(codebook: UnsafePointer<Float>, row: Int64 = 0, _ name: Text) throws(Failure) {
     var largest: Float = 0
     for index in 0..<16 {
         let value = codebook[index]

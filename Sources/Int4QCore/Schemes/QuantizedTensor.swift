@@ -43,7 +43,7 @@ public struct QuantizedTensor {
 }
 
 private func part(_ pointer: UnsafeMutableRawPointer?, _ declared: UInt64, _ needed: UInt64, _ alignment: Int,
-                  _ name: StaticString, _ bytesName: StaticString) throws(Failure) -> UnsafeMutableRawPointer {
+                  _ name: Text, _ bytesName: Text) throws(Failure) -> UnsafeMutableRawPointer {
     let base = try require(pointer, name, alignment: alignment)
     try requireBytes(declared, needed: needed, bytesName)
     return base

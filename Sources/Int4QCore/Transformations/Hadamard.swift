@@ -22,7 +22,7 @@ public struct Hadamard {
     private var rows = InlineArray<28, UInt32>(repeating: 0)
 
     @inline(never)
-    public init(order: Int64, seed: UInt64, _ name: StaticString = "order") throws(Failure) {
+    public init(order: Int64, seed: UInt64, _ name: Text = "order") throws(Failure) {
         base = order < 1 || order > Hadamard.largestOrder ? 0 : Hadamard.base(of: Int(order))
         if base == 0 {
             throw .invalid(name, order, expected: "2^a, 12 * 2^a, 20 * 2^a or 28 * 2^a, at most",

@@ -15,7 +15,7 @@ public struct LowRank {
     typealias Sums = SIMD16<Float>
 
     @inline(never)
-    static func requireRank(_ rank: Int64, _ n: Int64, _ k: Int64, _ name: StaticString) throws(Failure) {
+    static func requireRank(_ rank: Int64, _ n: Int64, _ k: Int64, _ name: Text) throws(Failure) {
         let most = min(largestRank, min(n, k))
         if rank < 1 || rank > most { throw .invalid(name, rank, expected: "at least 1 and at most", bound: UInt64(most)) }
     }

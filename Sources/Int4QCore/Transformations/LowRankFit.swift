@@ -452,7 +452,7 @@ public struct LowRankFit {
 
     @inline(never)
     private func store(_ value: UnsafeMutablePointer<Float>, times factor: Double, _ matrix: Matrix, _ row: Int, _ column: Int,
-                       _ name: StaticString) throws(Failure) {
+                       _ name: Text) throws(Failure) {
         matrix.type.store(Float(Double(value.pointee) * factor), matrix.mutableRow(row), column)
         let stored = matrix.type.load(matrix.row(row), column)
         if !stored.isFinite {

@@ -17,7 +17,7 @@ public struct Rotation {
     }
 
     @inline(never)
-    public func requireMultiple(_ value: Int64, _ name: StaticString) throws(Failure) {
+    public func requireMultiple(_ value: Int64, _ name: Text) throws(Failure) {
         if value % Int64(hadamard.order) != 0 {
             throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "a multiple of the order",
                           bound: UInt64(hadamard.order))

@@ -18,7 +18,7 @@ public struct TwinRanges {
                         by_error: raw.choice == int32(INT4Q_TWIN_BY_ERROR) ? 1 : 0)
     }
 
-    static func isGelu(_ kind: Int32, _ name: StaticString) throws(Failure) -> Bool {
+    static func isGelu(_ kind: Int32, _ name: Text) throws(Failure) -> Bool {
         if kind != int32(INT4Q_TWIN_SOFTMAX) && kind != int32(INT4Q_TWIN_GELU) {
             throw .invalid(name, Int64(kind), expected: "INT4Q_TWIN_SOFTMAX or INT4Q_TWIN_GELU")
         }
@@ -26,7 +26,7 @@ public struct TwinRanges {
     }
 
     @inline(never)
-    private static func requireStep(_ step: Float, _ name: StaticString, _ index: Int64) throws(Failure) {
+    private static func requireStep(_ step: Float, _ name: Text, _ index: Int64) throws(Failure) {
         if !(step >= .leastNormalMagnitude && step.isFinite) {
             throw Failure(step.isFinite ? INT4Q_ERROR_INVALID_ARGUMENT : INT4Q_ERROR_NOT_FINITE, name,
                           .element(row: index, column: 0, step), expected: "a finite step of at least 2^-126")
