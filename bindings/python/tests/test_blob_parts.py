@@ -310,3 +310,18 @@ def test_damage_is_found(rng: np.random.Generator, tensor: int4q.QuantizedTensor
             int4q.Blob.from_bytes(bad)
     with pytest.raises(int4q.BufferTooSmallError):
         int4q.Blob.from_bytes(good[:-1])
+
+
+def test_the_command_line_tells_of_parts(
+    rng: np.random.Generator, tensor: int4q.QuantizedTensor, tmp_path: pathlib.Path
+) -> None:
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from int4q import cli
+
+    path = tmp_path / "blob"
+    for parts, text in ((("permutation", "low_rank"), "permutation, low rank ("), ((), "none")):
+        tensor.pack(**random_parts(rng, parts)).save(path)
+        result = CliRunner().invoke(cli.app, ["info", str(path)], terminal_width=200)
+        assert result.exit_code == 0 and text in result.output
