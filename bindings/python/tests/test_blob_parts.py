@@ -213,6 +213,18 @@ def test_bias_activation_and_residual_come_after(rng: np.random.Generator, tenso
     assert np.array_equal(y, np.maximum(blob.matmul(x) + bias, 0) + residual)
 
 
+def test_gated_products(rng: np.random.Generator, tensor: int4q.QuantizedTensor) -> None:
+    parts = random_parts(rng, NAMES)
+    other = int4q.quantize(rng.standard_normal((N, K)).astype(np.float32), tensor.scheme)
+    up_parts = random_parts(rng, NAMES) | {name: parts[name] for name in ("permutation", "rotation")}
+    gate, up = tensor.pack(**parts), other.pack(**up_parts)
+    x = rng.standard_normal((20, K)).astype(np.float32)
+    y = gate.matmul(x, up=up, activation=int4q.Activation.RELU)
+    assert np.array_equal(y, np.maximum(gate.matmul(x), 0) * up.matmul(x))
+    exact = np.maximum(x @ effective(tensor, parts).T, 0) * (x @ effective(other, up_parts).T)
+    assert np.abs(y - exact).max() < 1e-3
+
+
 def test_results_do_not_depend_on_threads_or_batch(rng: np.random.Generator, tensor: int4q.QuantizedTensor) -> None:
     blob = tensor.pack(**random_parts(rng, NAMES))
     x = rng.standard_normal((50, K)).astype(np.float32)
@@ -290,8 +302,11 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator, tensor: 
         with pytest.raises(error, match=message):
             tensor.pack().with_parts(**arguments)
     blob = tensor.pack(**parts)
-    with pytest.raises(int4q.UnsupportedError, match="part_flags"):
-        blob.matmul(np.ones((1, K), np.float32), up=blob)
+    with pytest.raises(int4q.MismatchError, match="part_flags"):
+        blob.matmul(np.ones((1, K), np.float32), up=tensor.pack())
+    with pytest.raises(int4q.MismatchError, match="permutation"):
+        other = parts | {"permutation": parts["permutation"][::-1]}
+        blob.matmul(np.ones((1, K), np.float32), up=tensor.pack(**other))
     with pytest.raises(int4q.MismatchError, match="part_flags"):
         tensor.pack().matmul(np.ones((1, K), np.float32), up=blob)
     with pytest.raises(int4q.MismatchError, match="part_flags"):
