@@ -67,7 +67,9 @@ def sparse_of(dense: np.ndarray) -> int4q.SparseMatrix:
     return int4q.SparseMatrix(*dense.shape, offsets, columns.astype(np.int32), dense[rows, columns].astype(np.float32))
 
 
-def random_parts(rng: np.random.Generator, names: tuple[str, ...], order: int = 32, dtype: Any = np.float32) -> dict[str, Any]:
+def random_parts(
+    rng: np.random.Generator, names: tuple[str, ...], order: int = 32, dtype: Any = np.float32
+) -> dict[str, Any]:
     dense = rng.standard_normal((N, K)) * (rng.random((N, K)) < 0.03)
     parts = {
         "permutation": rng.permutation(K),
@@ -110,7 +112,9 @@ def tensor(rng: np.random.Generator) -> int4q.QuantizedTensor:
 
 
 @pytest.mark.parametrize("names", all_sets())
-def test_bytes_are_as_documented(names: tuple[str, ...], rng: np.random.Generator, tensor: int4q.QuantizedTensor) -> None:
+def test_bytes_are_as_documented(
+    names: tuple[str, ...], rng: np.random.Generator, tensor: int4q.QuantizedTensor
+) -> None:
     parts = random_parts(rng, names, dtype=np.float16)
     blob = int4q.Blob.pack(tensor, **parts)
     assert bytes(blob) == blob_format.attach(bytes(tensor.pack()), N, K, int4q.BlobParts(**parts))
@@ -154,7 +158,9 @@ def test_every_order(order: int, rng: np.random.Generator, tensor: int4q.Quantiz
 def test_a_rotation_of_order_20(rng: np.random.Generator) -> None:
     weights = rng.standard_normal((5, 80)).astype(np.float32)
     rotation = rotation_matrix(80, 40, 77)
-    blob = int4q.quantize((weights @ rotation.T).astype(np.float32), int4q.Scheme.asymmetric(16)).pack(rotation=(40, 77))
+    blob = int4q.quantize((weights @ rotation.T).astype(np.float32), int4q.Scheme.asymmetric(16)).pack(
+        rotation=(40, 77)
+    )
     # Rotated weights times rotated inputs: what is left is what 4 bits lose.
     assert np.abs(blob.gather(np.arange(5)) - weights).max() < 0.5
     plain = int4q.quantize(weights, int4q.Scheme.asymmetric(16)).pack()
@@ -294,7 +300,11 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator, tensor: 
         ({"low_rank": (a[1:], b)}, ValueError, "has 36 rows; expected 37"),
         ({"low_rank": (a, b[1:])}, ValueError, "has shape"),
         ({"low_rank": (a, infinite)}, int4q.NotFiniteError, "parts.low_rank_b"),
-        ({"low_rank": (np.ones((N, 257), np.float32), np.ones((257, K), np.float32))}, int4q.InvalidArgumentError, "parts.rank"),
+        (
+            {"low_rank": (np.ones((N, 257), np.float32), np.ones((257, K), np.float32))},
+            int4q.InvalidArgumentError,
+            "parts.rank",
+        ),
     ]
     for arguments, error, message in wrong:
         with pytest.raises(error, match=message):
