@@ -3,6 +3,7 @@
 // binary64, one result whatever the instruction set, threads, split and batch; and parts that are nonsense.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "int4q.h"
@@ -564,6 +566,27 @@ TEST_F(BlobParts, UnpackingGivesTheCodesAsTheyWerePacked) {
     TensorMemory out(tensor->scheme, 21, 48);
     ASSERT_OK(int4q_unpack_rows(blob.data(), blob.size(), out.get(), 0, 21));
     EXPECT_TRUE(SameTensor(tensor, out));
+}
+
+// More channels than are looked at in one pass.
+TEST_F(BlobParts, PermutationsOfManyChannels) {
+    const int64_t n = 1, k = 300001;
+    const TensorMemory tensor = Tensor(MakeScheme(INT4Q_KIND_SYMMETRIC, INT4Q_GROUP_PER_ROW, INT4Q_TYPE_F32), n, k);
+    const Bytes plain = PackReference(*tensor.get());
+    Parts parts(random_, n, k, kPermutation);
+    GuardedBuffer blob = Attach(plain, parts);
+    EXPECT_OK(Validate(blob));
+    EXPECT_TRUE(Copy(blob) == parts.Attached(plain));
+    for (uint32_t channel : {0u, 131071u, 131072u, 262143u, 262144u, 300000u}) {
+        Parts twice = parts;
+        const auto at = std::find(twice.permutation.begin(), twice.permutation.end(), channel);
+        *at = *at == 7 ? 8 : 7;
+        const int4q_parts raw = twice.raw();
+        EXPECT_FAILS(int4q_blob_attach(blob.data(), blob.size(), &raw), INT4Q_ERROR_INVALID_ARGUMENT, "int4q_blob_attach",
+                     "permutation");
+        const GuardedBuffer wrong = Guarded(twice.Attached(plain));
+        EXPECT_FAILS(Validate(wrong), INT4Q_ERROR_CORRUPT, "int4q_blob_validate", "permutation");
+    }
 }
 
 // ---- Effective weights ----------------------------------------------------------------------------------------------
