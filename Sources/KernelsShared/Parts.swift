@@ -16,14 +16,16 @@ func projectRow(_ p: i4q_projection) {
         let second = min(row &+ 1, last), third = min(row &+ 2, last), fourth = min(row &+ 3, last)
         var dots = FourDots(x, p.matrix.unsafelyUnwrapped, row &* rowBytes, second &* rowBytes, third &* rowBytes,
                             fourth &* rowBytes)
-        if type == ElementType.f32 {
+        if prefersShortCode {
+            dots.addSlowly(k, type)
+        } else if type == ElementType.f32 {
             dots.add(k) { $0.floats($1 &* 64) }
         } else if type == ElementType.f16 {
             dots.add(k) { widenHalves(($0 + $1 &* 32).loadUnaligned(as: Halves.self)) }
         } else {
             dots.add(k) { widenBFloats(($0 + $1 &* 32).loadUnaligned(as: Halves.self)) }
         }
-        if k % lanes > 0 { dots.addTail(k, type) }
+        if k % lanes > 0 && !prefersShortCode { dots.add(k &- k % lanes, type, count: k % lanes) }
         out[row] = fold(dots.s0)
         out[second] = fold(dots.s1) // beyond the last row the last one again
         out[third] = fold(dots.s2)
@@ -62,13 +64,22 @@ private struct FourDots {
     }
 
     @inline(__always)
-    mutating func addTail(_ k: Int, _ type: Int64) {
-        let left = k % lanes, index = k &- left
+    mutating func add(_ index: Int, _ type: Int64, count: Int) {
         let values = x.floats(index &* 4)
-        s0 = fusedMultiplyAdd(values, loadTail(b0, type, index, count: left), s0)
-        s1 = fusedMultiplyAdd(values, loadTail(b1, type, index, count: left), s1)
-        s2 = fusedMultiplyAdd(values, loadTail(b2, type, index, count: left), s2)
-        s3 = fusedMultiplyAdd(values, loadTail(b3, type, index, count: left), s3)
+        s0 = fusedMultiplyAdd(values, loadTail(b0, type, index, count: count), s0)
+        s1 = fusedMultiplyAdd(values, loadTail(b1, type, index, count: count), s1)
+        s2 = fusedMultiplyAdd(values, loadTail(b2, type, index, count: count), s2)
+        s3 = fusedMultiplyAdd(values, loadTail(b3, type, index, count: count), s3)
+    }
+
+    /// All of a row.
+    @inline(__always)
+    mutating func addSlowly(_ k: Int, _ type: Int64) {
+        var index = 0
+        while index < k {
+            add(index, type, count: min(k &- index, lanes))
+            index &+= lanes
+        }
     }
 }
 
