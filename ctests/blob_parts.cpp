@@ -3,6 +3,7 @@
 // binary64, one result whatever the instruction set, threads, split and batch; and parts that are nonsense.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "int4q.h"
@@ -65,11 +67,12 @@ struct Job {
     int4q_compute_mode mode = INT4Q_MODE_F32;
     int4q_type x_type = INT4Q_TYPE_F32, y_type = INT4Q_TYPE_F32;
     uint32_t workers = 1;
-    std::vector<float> x;       // [m][k], values of x_type
-    std::vector<float> bias;    // [n] or none
+    std::vector<float> x;         // [m][k], values of x_type
+    std::vector<float> bias;      // [n] or none
     std::vector<float> residual;  // [m][n] or none
-    std::vector<float> steps;   // INT8: scales of the caller, or none
+    std::vector<float> steps;     // INT8: scales of the caller, or none
     int32_t activation = INT4Q_ACTIVATION_NONE;
+    const GuardedBuffer *up = nullptr;  // the second matrix of a gated product
 
     int4q_matmul_desc Desc(const int4q_blob_info &info) const {
         int4q_matmul_desc desc{};
@@ -86,6 +89,7 @@ struct Job {
         if (!bias.empty()) desc.bias_type = INT4Q_TYPE_F32;
         if (!residual.empty()) desc.residual_type = INT4Q_TYPE_F32;
         if (!steps.empty()) desc.flags = INT4Q_MATMUL_STATIC_SCALES;
+        if (up) desc.flags |= INT4Q_MATMUL_GATED;
         desc.part_flags = info.part_flags;
         desc.part_rank = info.part_rank;
         return desc;
@@ -119,6 +123,7 @@ Bytes Multiply(const Job &job, const GuardedBuffer &blob, How how = How::kAtOnce
     if (!job.bias.empty()) args.bias = job.bias.data();
     if (!job.residual.empty()) args.residual = job.residual.data(), args.ldr = info.n;
     if (!job.steps.empty()) args.x_scales = job.steps.data();
+    if (job.up) args.up_blob = job.up->data(), args.up_blob_bytes = job.up->size();
     if (how == How::kAtOnce) {
         EXPECT_OK(int4q_matmul(&plan, &args, nullptr, nullptr));
     } else if (how == How::kPool) {
@@ -186,7 +191,8 @@ std::vector<float> Expected(const Job &job, const GuardedBuffer &plain, const Pa
         const int64_t at = static_cast<int64_t>(i);
         const float value = LoadElement(got.data(), type, at), rounded = LoadElement(one.data(), type, 0);
         if (BitsOf(value) != BitsOf(rounded) && !(std::isnan(value) && std::isnan(rounded))) {
-            return ::testing::AssertionFailure() << "row " << at / n << ", column " << at % n << ": " << value << ", expected " << rounded;
+            return ::testing::AssertionFailure()
+                   << "row " << at / n << ", column " << at % n << ": " << value << ", expected " << rounded;
         }
     }
     return ::testing::AssertionSuccess();
@@ -222,9 +228,9 @@ protected:
     // The product on every instruction set, by threads and in shuffled steps: one result.
     void Check(const Job &job, const GuardedBuffer &plain, const GuardedBuffer &blob, const Parts &parts) {
         for (int4q_isa isa : UsableIsas()) {
-            SCOPED_TRACE("parts " + std::to_string(parts.flags()) + ", mode " + std::to_string(job.mode) + ", " + int4q_isa_name(isa) +
-                         ", " + std::to_string(job.x.size() / static_cast<size_t>(parts.k)) + " x " + std::to_string(parts.n) + " x " +
-                         std::to_string(parts.k) + ", rank " + std::to_string(parts.rank));
+            SCOPED_TRACE("parts " + std::to_string(parts.flags()) + ", mode " + std::to_string(job.mode) + ", " +
+                         int4q_isa_name(isa) + ", " + std::to_string(job.x.size() / static_cast<size_t>(parts.k)) + " x " +
+                         std::to_string(parts.n) + " x " + std::to_string(parts.k) + ", rank " + std::to_string(parts.rank));
             const IsaLimit limit(isa);
             const std::vector<float> wanted = Expected(job, plain, parts);
             ASSERT_TRUE(Same(wanted, Multiply(job, blob), job.y_type, parts.n));
@@ -311,7 +317,8 @@ TEST_F(BlobParts, ThreadsStepsAndBatchesChangeNoBit) {
                 Job one = job;
                 one.x = Row(job.x, row, k);
                 if (!job.residual.empty()) one.residual = Row(job.residual, row, n);
-                const Bytes part(wanted.begin() + row * static_cast<int64_t>(row_bytes), wanted.begin() + (row + 1) * static_cast<int64_t>(row_bytes));
+                const Bytes part(wanted.begin() + row * static_cast<int64_t>(row_bytes),
+                                 wanted.begin() + (row + 1) * static_cast<int64_t>(row_bytes));
                 ASSERT_TRUE(part == Multiply(one, blob)) << "row " << row << " alone";
             }
         }
@@ -361,7 +368,8 @@ TEST_F(BlobParts, ProductsAreNearBinary64) {
                 EXPECT_NEAR(std::fabs(value), i / order == j / order ? entry : 0.0, 1e-6);
                 double dot = 0;
                 for (int64_t l = 0; l < k; l++) {
-                    dot += static_cast<double>(rotation[static_cast<size_t>(j * k + l)]) * static_cast<double>(rotation[static_cast<size_t>(i * k + l)]) / 64;
+                    dot += static_cast<double>(rotation[static_cast<size_t>(j * k + l)]) *
+                           static_cast<double>(rotation[static_cast<size_t>(i * k + l)]) / 64;
                 }
                 ASSERT_NEAR(dot, i == j ? 1.0 : 0.0, 1e-5) << order;
             }
@@ -387,17 +395,21 @@ TEST_F(BlobParts, ProductsAreNearBinary64) {
             }
             for (int64_t r = 0; r < parts.rank; r++) {
                 for (int64_t j = 0; j < k; j++) {
-                    projected[static_cast<size_t>(r)] += static_cast<double>(x[static_cast<size_t>(j)]) * static_cast<double>(parts.B(r, j));
+                    projected[static_cast<size_t>(r)] +=
+                        static_cast<double>(x[static_cast<size_t>(j)]) * static_cast<double>(parts.B(r, j));
                 }
             }
             for (int64_t column = 0; column < n; column++) {
                 double sum = 0;
-                for (int64_t j = 0; j < k; j++) sum += turned[static_cast<size_t>(j)] * static_cast<double>(w[static_cast<size_t>(column * k + j)]);
-                for (int64_t e = parts.row_offsets[static_cast<size_t>(column)]; e < parts.row_offsets[static_cast<size_t>(column) + 1]; e++) {
+                for (int64_t j = 0; j < k; j++)
+                    sum += turned[static_cast<size_t>(j)] * static_cast<double>(w[static_cast<size_t>(column * k + j)]);
+                for (int64_t e = parts.row_offsets[static_cast<size_t>(column)];
+                     e < parts.row_offsets[static_cast<size_t>(column) + 1]; e++) {
                     const auto at = static_cast<size_t>(e);
                     sum += static_cast<double>(x[static_cast<size_t>(parts.columns[at])]) * static_cast<double>(parts.values[at]);
                 }
-                for (int64_t r = 0; r < parts.rank; r++) sum += projected[static_cast<size_t>(r)] * static_cast<double>(parts.A(column, r));
+                for (int64_t r = 0; r < parts.rank; r++)
+                    sum += projected[static_cast<size_t>(r)] * static_cast<double>(parts.A(column, r));
                 ASSERT_NEAR(static_cast<double>(y[static_cast<size_t>(row * n + column)]), sum, 2e-4) << "order " << order;
             }
         }
@@ -413,6 +425,42 @@ TEST_F(BlobParts, ScalesOfTheCallerAreForTheTurnedRows) {
     Job job = RandomJob(INT4Q_MODE_INT8, m, n, k);
     job.steps = {0.01f, 0.02f, 0.03f, 0.015f};
     Check(job, plain, blob, parts);
+}
+
+// x' is made once, S and A B are each matrix's own: the product of two products, to the bit.
+TEST_F(BlobParts, GatedProductsHavePartsOfBothMatrices) {
+    for (int4q_compute_mode mode : kModes) {
+        for (uint32_t flags = 1; flags <= kAllParts; flags++) {
+            const int64_t m = random_.Integer(1, 40), n = random_.Integer(1, 70), k = 32 * random_.Integer(1, 5);
+            const int4q_scheme scheme = Scheme(mode);
+            const TensorMemory gate = Tensor(scheme, n, k), up = Tensor(scheme, n, k);
+            const Parts parts(random_, n, k, flags);
+            Parts others(random_, n, k, flags & ~(kPermutation | kRotation | kLowRank));
+            others.permutation = parts.permutation;
+            others.rotation_order = parts.rotation_order, others.rotation_seed = parts.rotation_seed;
+            if (parts.rank) others.AddLowRank(random_, parts.rank, random_.Pick(Parts::AllTypes()));
+            const GuardedBuffer gate_blob = Attach(Copy(Pack(gate)), parts), up_blob = Attach(Copy(Pack(up)), others);
+            Job job = RandomJob(mode, m, n, k);
+            job.y_type = INT4Q_TYPE_F32;
+            job.workers = 2;
+            Job plain;
+            plain.mode = mode, plain.x_type = job.x_type, plain.x = job.x;
+            const std::vector<float> factor = Floats(Multiply(plain, up_blob));
+            plain.bias = job.bias, plain.activation = job.activation;
+            std::vector<float> wanted = Floats(Multiply(plain, gate_blob));
+            for (size_t i = 0; i < wanted.size(); i++) {
+                wanted[i] *= factor[i];
+                if (!job.residual.empty()) wanted[i] += job.residual[i];
+            }
+            job.up = &up_blob;
+            for (int4q_isa isa : ExactIsas(mode)) {
+                const IsaLimit limit(isa);
+                ASSERT_TRUE(mode == INT4Q_MODE_BF16 || Same(wanted, Multiply(job, gate_blob, How::kPool), INT4Q_TYPE_F32, n))
+                    << flags;
+            }
+            ASSERT_TRUE(Same(wanted, Multiply(job, gate_blob, How::kSteps, &random_), INT4Q_TYPE_F32, n)) << flags;
+        }
+    }
 }
 
 TEST_F(BlobParts, WhatIsNotFiniteStaysInItsRow) {
@@ -520,6 +568,27 @@ TEST_F(BlobParts, UnpackingGivesTheCodesAsTheyWerePacked) {
     EXPECT_TRUE(SameTensor(tensor, out));
 }
 
+// More channels than are looked at in one pass.
+TEST_F(BlobParts, PermutationsOfManyChannels) {
+    const int64_t n = 1, k = 300001;
+    const TensorMemory tensor = Tensor(MakeScheme(INT4Q_KIND_SYMMETRIC, INT4Q_GROUP_PER_ROW, INT4Q_TYPE_F32), n, k);
+    const Bytes plain = PackReference(*tensor.get());
+    Parts parts(random_, n, k, kPermutation);
+    GuardedBuffer blob = Attach(plain, parts);
+    EXPECT_OK(Validate(blob));
+    EXPECT_TRUE(Copy(blob) == parts.Attached(plain));
+    for (uint32_t channel : {0u, 131071u, 131072u, 262143u, 262144u, 300000u}) {
+        Parts twice = parts;
+        const auto at = std::find(twice.permutation.begin(), twice.permutation.end(), channel);
+        *at = *at == 7 ? 8 : 7;
+        const int4q_parts raw = twice.raw();
+        EXPECT_FAILS(int4q_blob_attach(blob.data(), blob.size(), &raw), INT4Q_ERROR_INVALID_ARGUMENT, "int4q_blob_attach",
+                     "permutation");
+        const GuardedBuffer wrong = Guarded(twice.Attached(plain));
+        EXPECT_FAILS(Validate(wrong), INT4Q_ERROR_CORRUPT, "int4q_blob_validate", "permutation");
+    }
+}
+
 // ---- Effective weights ----------------------------------------------------------------------------------------------
 
 // y of the whole blob is x times its effective rows: of unit vectors, they are the columns.
@@ -537,12 +606,13 @@ TEST_F(BlobParts, EffectiveRowsAreWhatProductsMultiplyBy) {
             const std::vector<int64_t> indices = {3, 0, 19, 3};
             for (int4q_type type : kTypes) {
                 GuardedBuffer rows(static_cast<size_t>(4 * k * TypeBytes(type)), Placement::kRight, 4);
-                ASSERT_OK(int4q_gather_effective_rows(blob.data(), blob.size(), indices.data(), 4, rows.data(), type, k, scratch.data(),
-                                                      scratch.size()));
+                ASSERT_OK(int4q_gather_effective_rows(blob.data(), blob.size(), indices.data(), 4, rows.data(), type, k,
+                                                      scratch.data(), scratch.size()));
                 for (int64_t i = 0; i < 4; i++) {
                     for (int64_t j = 0; j < k; j++) {
                         const float wanted = y[static_cast<size_t>(j * n + indices[static_cast<size_t>(i)])];
-                        EXPECT_NEAR(LoadElement(rows.data(), type, i * k + j), wanted, 2e-6f + 2 * std::fabs(wanted) * static_cast<float>(UnitRoundoff(type)));
+                        EXPECT_NEAR(LoadElement(rows.data(), type, i * k + j), wanted,
+                                    2e-6f + 2 * std::fabs(wanted) * static_cast<float>(UnitRoundoff(type)));
                     }
                 }
             }
@@ -551,8 +621,8 @@ TEST_F(BlobParts, EffectiveRowsAreWhatProductsMultiplyBy) {
             if (flags == 0) {
                 EXPECT_OK(plain);
             } else {
-                EXPECT_FAILS(int4q_gather_rows(blob.data(), blob.size(), indices.data(), 1, row, INT4Q_TYPE_F32, k), INT4Q_ERROR_UNSUPPORTED,
-                             "int4q_gather_rows", "part_flags");
+                EXPECT_FAILS(int4q_gather_rows(blob.data(), blob.size(), indices.data(), 1, row, INT4Q_TYPE_F32, k),
+                             INT4Q_ERROR_UNSUPPORTED, "int4q_gather_rows", "part_flags");
             }
         }
     }
@@ -585,12 +655,16 @@ TEST_F(BlobParts, CppBlobsCarryThem) {
         blob.gather({20, 0}, int4q::Matrix(rows, 2, k));
         for (int64_t row = 0; row < m; row++) {
             double sum = 0;
-            for (int64_t j = 0; j < k; j++) sum += static_cast<double>(job.x[static_cast<size_t>(row * k + j)]) * static_cast<double>(rows[static_cast<size_t>(j)]);
+            for (int64_t j = 0; j < k; j++)
+                sum += static_cast<double>(job.x[static_cast<size_t>(row * k + j)]) *
+                       static_cast<double>(rows[static_cast<size_t>(j)]);
             EXPECT_NEAR(sum, static_cast<double>(y[static_cast<size_t>(row * n + 20)]), 1e-4);
         }
     }
     EXPECT_TRUE(Copy(mapped) == plain) << "what was mapped is not written to";
-    EXPECT_THROW(int4q::Blob::map(mapped.data(), mapped.size()).gather({21}, int4q::Matrix(std::vector<float>(48).data(), INT4Q_TYPE_F32, 1, k)), int4q::Error);
+    EXPECT_THROW(int4q::Blob::map(mapped.data(), mapped.size())
+                     .gather({21}, int4q::Matrix(std::vector<float>(48).data(), INT4Q_TYPE_F32, 1, k)),
+                 int4q::Error);
     int4q_parts wrong = parts.raw();
     wrong.rotation_order = 3;
     EXPECT_THROW(blob.attach(wrong), int4q::Error);
@@ -605,7 +679,9 @@ struct Damaged {
 
 // Changes an element of an int4q_parts that points into a blob.
 template <typename T>
-void Put(const T *at, T value) { *const_cast<T *>(at) = value; }
+void Put(const T *at, T value) {
+    *const_cast<T *>(at) = value;
+}
 
 TEST_F(BlobParts, ValidationFindsWhatAttachingRefuses) {
     const int64_t n = 21, k = 43;
@@ -627,22 +703,37 @@ TEST_F(BlobParts, ValidationFindsWhatAttachingRefuses) {
         {"a channel twice", [&](uint8_t *, const int4q_parts &p) { Put<uint32_t>(p.permutation, p.permutation[42]); }},
         {"padding behind the permutation", [&](uint8_t *, const int4q_parts &p) { Put<uint32_t>(p.permutation + 43, 1); }},
         {"a first offset that is not 0", [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets, 1); }},
-        {"a last offset below the count", [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets + n, count - 1); }},
+        {"a last offset below the count",
+         [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets + n, count - 1); }},
         {"a descending offset", [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets + 5, -1); }},
-        {"an offset beyond the count", [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets + 5, count + 1); }},
+        {"an offset beyond the count",
+         [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets + 5, count + 1); }},
         {"padding behind the offsets", [&](uint8_t *, const int4q_parts &p) { Put<int64_t>(p.sparse_row_offsets + n + 1, 1); }},
         {"a negative column", [&](uint8_t *, const int4q_parts &p) { Put<int32_t>(p.sparse_columns, -1); }},
         {"a column of k", [&](uint8_t *, const int4q_parts &p) { Put<int32_t>(p.sparse_columns + count - 1, 43); }},
-        {"a column twice", [&](uint8_t *, const int4q_parts &p) {
+        {"a column twice",
+         [&](uint8_t *, const int4q_parts &p) {
              const int64_t at = within(3);
              Put<int32_t>(p.sparse_columns + at, p.sparse_columns[at - 1]);
          }},
-        {"a value of NaN", [&](uint8_t *, const int4q_parts &p) { Put<float>(p.sparse_values + 2, std::numeric_limits<float>::quiet_NaN()); }},
-        {"an infinite value", [&](uint8_t *, const int4q_parts &p) { Put<float>(p.sparse_values + count - 1, -std::numeric_limits<float>::infinity()); }},
-        {"NaN in A", [&](uint8_t *, const int4q_parts &p) { Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_a) + 17, 0x7e00); }},
-        {"infinity in B", [&](uint8_t *, const int4q_parts &p) { Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_b) + 3 * k - 1, 0xfc00); }},
-        {"a lane of A beyond row n", [&](uint8_t *, const int4q_parts &p) { Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_a) + 16 * 3 + 21 - 16, 1); }},
-        {"padding behind B", [&](uint8_t *, const int4q_parts &p) { Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_b) + 3 * k, 1); }},
+        {"a value of NaN",
+         [&](uint8_t *, const int4q_parts &p) { Put<float>(p.sparse_values + 2, std::numeric_limits<float>::quiet_NaN()); }},
+        {"an infinite value",
+         [&](uint8_t *, const int4q_parts &p) {
+             Put<float>(p.sparse_values + count - 1, -std::numeric_limits<float>::infinity());
+         }},
+        {"NaN in A",
+         [&](uint8_t *, const int4q_parts &p) { Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_a) + 17, 0x7e00); }},
+        {"infinity in B",
+         [&](uint8_t *, const int4q_parts &p) {
+             Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_b) + 3 * k - 1, 0xfc00);
+         }},
+        {"a lane of A beyond row n",
+         [&](uint8_t *, const int4q_parts &p) {
+             Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_a) + 16 * 3 + 21 - 16, 1);
+         }},
+        {"padding behind B",
+         [&](uint8_t *, const int4q_parts &p) { Put<uint16_t>(static_cast<const uint16_t *>(p.low_rank_b) + 3 * k, 1); }},
     };
     for (const Damaged &damaged : all) {
         SCOPED_TRACE(damaged.what);
@@ -664,7 +755,8 @@ TEST_F(BlobParts, ValidationFindsWhatAttachingRefuses) {
         float rows[43];
         GuardedBuffer scratch(8 * 48, Placement::kRight, INT4Q_ALIGNMENT);
         const int64_t row = 20;
-        EXPECT_OK(int4q_gather_effective_rows(blob.data(), blob.size(), &row, 1, rows, INT4Q_TYPE_F32, k, scratch.data(), scratch.size()));
+        EXPECT_OK(int4q_gather_effective_rows(blob.data(), blob.size(), &row, 1, rows, INT4Q_TYPE_F32, k, scratch.data(),
+                                              scratch.size()));
     }
 }
 
@@ -678,7 +770,8 @@ TEST_F(BlobParts, NonsenseIsMultipliedWithoutHarm) {
         GuardedBuffer blob = Attach(plain, parts);
         for (size_t at = plain.size(); at + 4 <= blob.size(); at += 4) {
             if (!random_.Chance(i % 2 ? 1.0 : 0.05)) continue;
-            const uint32_t words[] = {0, 1, 0x7fffffff, 0x80000000, 0xffffffff, static_cast<uint32_t>(k), static_cast<uint32_t>(random_.Bits())};
+            const uint32_t words[] = {
+                0, 1, 0x7fffffff, 0x80000000, 0xffffffff, static_cast<uint32_t>(k), static_cast<uint32_t>(random_.Bits())};
             SetField<uint32_t>(blob.data(), at, words[random_.Integer(0, 6)]);
         }
         SignParts(blob.data(), blob.size());
@@ -691,7 +784,8 @@ TEST_F(BlobParts, NonsenseIsMultipliedWithoutHarm) {
         std::vector<float> rows(static_cast<size_t>(2 * k));
         const int64_t indices[2] = {n - 1, 0};
         GuardedBuffer scratch(static_cast<size_t>(8 * RoundUp(static_cast<uint64_t>(k), 16)), Placement::kRight, INT4Q_ALIGNMENT);
-        EXPECT_OK(int4q_gather_effective_rows(blob.data(), blob.size(), indices, 2, rows.data(), INT4Q_TYPE_F32, k, scratch.data(), scratch.size()));
+        EXPECT_OK(int4q_gather_effective_rows(blob.data(), blob.size(), indices, 2, rows.data(), INT4Q_TYPE_F32, k,
+                                              scratch.data(), scratch.size()));
     }
 }
 
@@ -705,20 +799,42 @@ TEST_F(BlobParts, HeadersThatContradictThemselvesAreRefused) {
         int64_t value;
         size_t bytes;
     };
-    const std::vector<Change> changes = {
-        {kAllParts, kPartFlagsAt, 0, 4},         {kAllParts, kPartFlagsAt, 16, 4},           {kAllParts, kPartFlagsAt, 14, 4},
-        {kAllParts, kPartFlagsAt, -1, 4},        {kPermutation, kPartFlagsAt, 2, 4},         {kPermutation, kPartFlagsAt, 8, 4},
-        {kAllParts, kPartRankAt, 0, 2},          {kAllParts, kPartRankAt, 257, 2},           {kAllParts, kPartRankAt, 65535, 2},
-        {kPermutation, kPartRankAt, 1, 2},       {kAllParts, kLowRankTypeAt, 0, 2},          {kAllParts, kLowRankTypeAt, 4, 2},
-        {kSparse, kLowRankTypeAt, 1, 2},         {kAllParts, kSparseCountAt, -1, 8},         {kAllParts, kSparseCountAt, INT64_MAX, 8},
-        {kAllParts, kSparseCountAt, INT64_MIN, 8}, {kAllParts, kSparseCountAt, int64_t{1} << 61, 8}, {kLowRank, kSparseCountAt, 1, 8},
-        {kAllParts, kRotationOrderAt, 0, 4},     {kAllParts, kRotationOrderAt, 3, 4},        {kAllParts, kRotationOrderAt, 64, 4},
-        {kAllParts, kRotationOrderAt, -1, 4},    {kSparse, kRotationOrderAt, 16, 4},         {kSparse, kRotationSeedAt, 1, 8},
-        {kAllParts, 236, 1, 4},                  {kPermutation, 236, -1, 4},                 {kAllParts, kNAt, 40, 8},
-        {kAllParts, kNAt, INT64_MAX, 8},         {kAllParts, kKAt, 49, 8},                   {kAllParts, kKAt, INT64_MAX, 8},
-        {kAllParts, kTotalBytesAt, 0, 8},        {kAllParts, kTotalBytesAt, -1, 8},          {kAllParts, kTotalBytesAt, static_cast<int64_t>(plain.size()), 8}};
+    const std::vector<Change> changes = {{kAllParts, kPartFlagsAt, 0, 4},
+                                         {kAllParts, kPartFlagsAt, 16, 4},
+                                         {kAllParts, kPartFlagsAt, 14, 4},
+                                         {kAllParts, kPartFlagsAt, -1, 4},
+                                         {kPermutation, kPartFlagsAt, 2, 4},
+                                         {kPermutation, kPartFlagsAt, 8, 4},
+                                         {kAllParts, kPartRankAt, 0, 2},
+                                         {kAllParts, kPartRankAt, 257, 2},
+                                         {kAllParts, kPartRankAt, 65535, 2},
+                                         {kPermutation, kPartRankAt, 1, 2},
+                                         {kAllParts, kLowRankTypeAt, 0, 2},
+                                         {kAllParts, kLowRankTypeAt, 4, 2},
+                                         {kSparse, kLowRankTypeAt, 1, 2},
+                                         {kAllParts, kSparseCountAt, -1, 8},
+                                         {kAllParts, kSparseCountAt, INT64_MAX, 8},
+                                         {kAllParts, kSparseCountAt, INT64_MIN, 8},
+                                         {kAllParts, kSparseCountAt, int64_t{1} << 61, 8},
+                                         {kLowRank, kSparseCountAt, 1, 8},
+                                         {kAllParts, kRotationOrderAt, 0, 4},
+                                         {kAllParts, kRotationOrderAt, 3, 4},
+                                         {kAllParts, kRotationOrderAt, 64, 4},
+                                         {kAllParts, kRotationOrderAt, -1, 4},
+                                         {kSparse, kRotationOrderAt, 16, 4},
+                                         {kSparse, kRotationSeedAt, 1, 8},
+                                         {kAllParts, 236, 1, 4},
+                                         {kPermutation, 236, -1, 4},
+                                         {kAllParts, kNAt, 40, 8},
+                                         {kAllParts, kNAt, INT64_MAX, 8},
+                                         {kAllParts, kKAt, 49, 8},
+                                         {kAllParts, kKAt, INT64_MAX, 8},
+                                         {kAllParts, kTotalBytesAt, 0, 8},
+                                         {kAllParts, kTotalBytesAt, -1, 8},
+                                         {kAllParts, kTotalBytesAt, static_cast<int64_t>(plain.size()), 8}};
     for (const Change &change : changes) {
-        SCOPED_TRACE(std::to_string(change.value) + " at " + std::to_string(change.at) + ", parts " + std::to_string(change.flags));
+        SCOPED_TRACE(std::to_string(change.value) + " at " + std::to_string(change.at) + ", parts " +
+                     std::to_string(change.flags));
         Parts parts(random_, n, k, change.flags, change.flags & kRotation ? 16 : 0);
         GuardedBuffer blob = Attach(plain, parts);
         std::memcpy(blob.data() + change.at, &change.value, change.bytes);
@@ -767,17 +883,21 @@ BadTable<int4q_parts> BadParts() {
     AddEnumerators(table, "low_rank_type", &P::low_rank_type, {0, 4, -1});
     AddEnumerators(table, "low_rank_form", &P::low_rank_form, {2, -1});
     table.push_back({"permutation + 1 byte", [](P &p) { p.permutation = Shift(p.permutation, 1); }, kMisaligned, "permutation"});
-    table.push_back({"row offsets + 4 bytes", [](P &p) { p.sparse_row_offsets = Shift(p.sparse_row_offsets, 4); }, kMisaligned, "sparse_row_offsets"});
+    table.push_back({"row offsets + 4 bytes", [](P &p) { p.sparse_row_offsets = Shift(p.sparse_row_offsets, 4); }, kMisaligned,
+                     "sparse_row_offsets"});
     AddPointer(table, "sparse_columns", &P::sparse_columns, {1, 2});
     AddPointer(table, "sparse_values", &P::sparse_values, {1, 2});
     table.push_back({"low_rank_a NULL", [](P &p) { p.low_rank_a = nullptr; }, kNull, "low_rank_a"});
     table.push_back({"low_rank_b NULL", [](P &p) { p.low_rank_b = nullptr; }, kNull, "low_rank_b"});
-    table.push_back({"low_rank_a + 2 bytes", [](P &p) { p.low_rank_a = static_cast<const char *>(p.low_rank_a) + 2; }, kMisaligned, "low_rank_a"});
+    table.push_back({"low_rank_a + 2 bytes", [](P &p) { p.low_rank_a = static_cast<const char *>(p.low_rank_a) + 2; },
+                     kMisaligned, "low_rank_a"});
     // Something of a part that is not there.
     table.push_back({"no order, but a seed", [](P &p) { p.rotation_order = 0; }, kInvalid, "rotation_seed"});
     table.push_back({"no row offsets, but a count", [](P &p) { p.sparse_row_offsets = nullptr; }, kInvalid, "sparse_count"});
-    table.push_back({"columns of no elements", [](P &p) { p.sparse_count = 0, p.sparse_values = nullptr; }, kInvalid, "sparse_columns"});
-    table.push_back({"values of no elements", [](P &p) { p.sparse_count = 0, p.sparse_columns = nullptr; }, kInvalid, "sparse_values"});
+    table.push_back(
+        {"columns of no elements", [](P &p) { p.sparse_count = 0, p.sparse_values = nullptr; }, kInvalid, "sparse_columns"});
+    table.push_back(
+        {"values of no elements", [](P &p) { p.sparse_count = 0, p.sparse_columns = nullptr; }, kInvalid, "sparse_values"});
     table.push_back({"no rank, but a type", [](P &p) { p.rank = 0; }, kInvalid, "low_rank_type"});
     table.push_back({"no rank, but A", [](P &p) { p.rank = 0, p.low_rank_type = 0; }, kInvalid, "low_rank_a"});
     return table;
@@ -841,9 +961,12 @@ TEST(BadBlobParts, Attach) {
     element("a last offset beside the count", "sparse_row_offsets", kInvalid, [](Parts &p) { p.row_offsets.back()--; });
     element("a column of k", "sparse_columns", kInvalid, [](Parts &p) { p.columns.back() = kColumns; });
     element("a negative column", "sparse_columns", kInvalid, [](Parts &p) { p.columns[0] = -1; });
-    element("a value of NaN", "sparse_values", kNotFinite, [](Parts &p) { p.values[3] = std::numeric_limits<float>::quiet_NaN(); });
-    element("infinity in A", "low_rank_a", kNotFinite, [](Parts &p) { StoreElement(p.a.data(), p.type, kRows * 2 - 1, std::numeric_limits<float>::infinity()); });
-    element("NaN in B", "low_rank_b", kNotFinite, [](Parts &p) { StoreElement(p.b.data(), p.type, 0, std::numeric_limits<float>::quiet_NaN()); });
+    element("a value of NaN", "sparse_values", kNotFinite,
+            [](Parts &p) { p.values[3] = std::numeric_limits<float>::quiet_NaN(); });
+    element("infinity in A", "low_rank_a", kNotFinite,
+            [](Parts &p) { StoreElement(p.a.data(), p.type, kRows * 2 - 1, std::numeric_limits<float>::infinity()); });
+    element("NaN in B", "low_rank_b", kNotFinite,
+            [](Parts &p) { StoreElement(p.b.data(), p.type, 0, std::numeric_limits<float>::quiet_NaN()); });
     table.push_back({"a damaged header", [](C &c) { c.memory[24] ^= 1; }, kCorrupt, "blob"});
     ExpectRefused<C>("int4q_blob_attach", [] { return std::make_unique<C>(); }, table);
 }
@@ -883,7 +1006,8 @@ struct GatherCall : WithParts {
     uint64_t scratch_bytes = 8 * 48;
     GatherCall() { std::memset(rows, 0x5a, sizeof rows); }
     int4q_status Run() {
-        return int4q_gather_effective_rows(blob, blob_bytes, row_indices, count, destination, type, stride, scratch, scratch_bytes);
+        return int4q_gather_effective_rows(blob, blob_bytes, row_indices, count, destination, type, stride, scratch,
+                                           scratch_bytes);
     }
     std::string Outputs() const { return BytesOf(rows); }
 };
@@ -932,7 +1056,7 @@ TEST(BadBlobParts, Plans) {
     for (uint32_t flags : {0u, 7u}) {
         EXPECT_FAILS(plan_with([=](int4q_matmul_desc &d) { d.part_flags = flags; }), kInvalid, function, "part_rank");
     }
-    EXPECT_FAILS(plan_with([](int4q_matmul_desc &d) { d.flags = INT4Q_MATMUL_GATED; }), INT4Q_ERROR_UNSUPPORTED, function, "part_flags");
+    EXPECT_OK(plan_with([](int4q_matmul_desc &d) { d.flags = INT4Q_MATMUL_GATED; }));
     EXPECT_FAILS(plan_with([](int4q_matmul_desc &d) { d.expert_count = 2; }), INT4Q_ERROR_UNSUPPORTED, function, "part_flags");
     EXPECT_FAILS(plan_with([](int4q_matmul_desc &d) { d.k = int64_t{1} << 31; }), kInvalid, function, "k");
     EXPECT_FAILS(plan_with([](int4q_matmul_desc &d) { d.m = int64_t{1} << 56; }), kOverflow, function, "m");
@@ -977,6 +1101,52 @@ TEST(BadBlobParts, PlanAndBlobMustAgree) {
     EXPECT_OK(run(0, 0, 0, nullptr, 0));  // a plain plan's prepare does not look at the blob
 }
 
+// The second matrix's x' must be the first one's.
+TEST(BadBlobParts, MatricesOfAGatedProductMustAgree) {
+    const WithParts first;
+    int4q_blob_info info = EmptyInfo();
+    ASSERT_OK(int4q_blob_get_info(first.blob, first.blob_bytes, &info));
+    int4q_matmul_desc desc = DescOf(info);
+    desc.flags = INT4Q_MATMUL_GATED;
+    int4q_matmul_plan plan{};
+    plan.struct_size = sizeof plan;
+    ASSERT_OK(int4q_matmul_plan_init(&desc, &plan));
+    GuardedBuffer scratch(plan.scratch_bytes, Placement::kRight, INT4Q_ALIGNMENT);
+    float x[2 * kColumns] = {}, y[2 * kRows];
+    const auto run = [&](const std::function<void(Parts &)> &change, int step) {
+        AttachCall second;
+        change(second.parts);
+        second.raw = second.parts.raw();
+        EXPECT_OK(second.Run());
+        int4q_matmul_args args{};
+        args.struct_size = sizeof args;
+        args.x = x, args.ldx = kColumns, args.y = y, args.ldy = kRows;
+        args.blob = first.blob, args.blob_bytes = first.blob_bytes;
+        args.up_blob = second.blob, args.up_blob_bytes = second.blob_bytes;
+        args.scratch = scratch.data(), args.scratch_bytes = scratch.size();
+        if (step == 0) return int4q_matmul_prepare(&plan, &args, 0, 1);
+        if (step == 1) return int4q_matmul_tiles(&plan, &args, 0, 0, 1);
+        return int4q_matmul(&plan, &args, nullptr, nullptr);
+    };
+    const char *const functions[] = {"int4q_matmul_prepare", "int4q_matmul_tiles", "int4q_matmul"};
+    for (int step = 0; step < 3; step++) {
+        EXPECT_OK(run([](Parts &) {}, step));
+        EXPECT_OK(run([](Parts &p) { p.values[0] = 5; }, step));
+        EXPECT_FAILS(run([](Parts &p) { std::swap(p.permutation[0], p.permutation[39]); }, step), kMismatch, functions[step],
+                     "permutation");
+        EXPECT_FAILS(run([](Parts &p) { p.rotation_order = 4; }, step), kMismatch, functions[step], "rotation_order");
+        EXPECT_FAILS(run([](Parts &p) { p.rotation_seed++; }, step), kMismatch, functions[step], "rotation_seed");
+        EXPECT_FAILS(run([](Parts &p) { p.permutation.clear(); }, step), kMismatch, functions[step], "part_flags");
+        EXPECT_FAILS(run(
+                         [](Parts &p) {
+                             Random random(1);
+                             p.AddLowRank(random, 1, p.type);
+                         },
+                         step),
+                     kMismatch, functions[step], "part_rank");
+    }
+}
+
 TEST(BadBlobParts, ThereIsNoErrorBound) {
     const WithParts call;
     int4q_blob_info info = EmptyInfo();
@@ -990,7 +1160,8 @@ TEST(BadBlobParts, ThereIsNoErrorBound) {
     int4q_matmul_args args{};
     args.struct_size = sizeof args;
     args.x = x, args.ldx = kColumns, args.blob = call.blob, args.blob_bytes = call.blob_bytes;
-    EXPECT_FAILS(int4q_error_bound(&plan, &args, INT4Q_BOUND_WORST_CASE, bounds, kRows), INT4Q_ERROR_UNSUPPORTED, "int4q_error_bound", "plan");
+    EXPECT_FAILS(int4q_error_bound(&plan, &args, INT4Q_BOUND_WORST_CASE, bounds, kRows), INT4Q_ERROR_UNSUPPORTED,
+                 "int4q_error_bound", "plan");
 }
 
 }  // namespace

@@ -495,8 +495,9 @@ INT4Q_API int4q_status int4q_gather_effective_rows(const void *blob, uint64_t bl
  * The order of every operation: docs/numerics.md.
  *
  * Blobs with parts (section 4): the plan is made for them (desc.part_flags, desc.part_rank, which int4q_blob_get_info() tells),
- * prepare reads the blob, too, and x_scales are for x' (its groups are of packed columns). Modes round x' alone. Plans with
- * INT4Q_MATMUL_GATED or experts have no parts (INT4Q_ERROR_UNSUPPORTED): each matrix would need an x' of its own. Without a full
+ * prepare reads the blobs, too, and x_scales are for x' (its groups are of packed columns). Modes round x' alone. With
+ * INT4Q_MATMUL_GATED both blobs carry parts, with the same part_flags, part_rank, permutation, rotation order and seed
+ * (INT4Q_ERROR_MISMATCH otherwise): x' is made once. Plans with experts have no parts (INT4Q_ERROR_UNSUPPORTED). Without a full
  * validation a blob's parts may hold anything within their declared sizes: an index that is out of range then counts as the
  * nearest that is not, so results may be nonsense, but nothing outside the blob is touched.
  *
@@ -613,8 +614,8 @@ typedef void (*int4q_parallel_for)(void *host, int64_t count, uint32_t worker_co
 /* Fills *plan for a product as described. */
 INT4Q_API int4q_status int4q_matmul_plan_init(const int4q_matmul_desc *desc, int4q_matmul_plan *plan);
 
-/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, x_scales and row_experts, and with desc.part_flags the blob; writes
- * scratch. The other fields of *args are not used and may be NULL. */
+/* Prepares tasks begin..end-1 of 0..prepare_count-1: reads x, x_scales and row_experts, and with desc.part_flags blob and up_blob;
+ * writes scratch. The other fields of *args are not used and may be NULL. */
 INT4Q_API int4q_status int4q_matmul_prepare(const int4q_matmul_plan *plan, const int4q_matmul_args *args,
                                             int64_t begin, int64_t end);
 

@@ -313,7 +313,8 @@ public:
         detail::agree(out.rows, static_cast<int64_t>(rows.size()), "Blob::gather", "out.rows");
         detail::agree(out.columns, about.k, "Blob::gather", "out.columns");
         Scratch room(8 * ((static_cast<uint64_t>(about.k) + 15) / 16 * 16));
-        check(int4q_gather_effective_rows(data(), bytes_, rows.data(), out.rows, out.data, out.type, out.stride, room.data(), room.bytes()));
+        check(int4q_gather_effective_rows(data(), bytes_, rows.data(), out.rows, out.data, out.type, out.stride, room.data(),
+                                          room.bytes()));
     }
     Tensor unpack() const {
         const int4q_blob_info about = info();

@@ -4,6 +4,10 @@ import CInt4QShims
 // Any processor. On x86-64 that is SSE2, which has neither a fused multiply-add nor a product of bytes; results must
 // still have the same bits as those of processors that do.
 
+/// Whether code that few products run is to be short rather than fast.
+@inline(__always)
+var prefersShortCode: Bool { true }
+
 /// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { false }

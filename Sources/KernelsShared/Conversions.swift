@@ -16,7 +16,7 @@ func loadElements(_ source: UnsafeRawPointer, _ type: Int64, _ index: Int, count
 }
 
 @inline(never)
-private func loadTail(_ source: UnsafeRawPointer, _ type: Int64, _ index: Int, count: Int) -> Floats {
+func loadTail(_ source: UnsafeRawPointer, _ type: Int64, _ index: Int, count: Int) -> Floats {
     if type == ElementType.f32 {
         var values = Floats(repeating: 0)
         for i in 0..<count { values[i] = source.float((index &+ i) &* 4) }

@@ -7,31 +7,79 @@ import CInt4QShims
 /// Rows of x in one block of the sparse product's operand.
 private var groupRows: Int { lanes }
 
-/// x times the transpose of a matrix of few rows, for one row of x. Four chains hide one another's latency.
+/// x times the transpose of a matrix of few rows, for one row of x.
 func projectRow(_ p: i4q_projection) {
-    let x = UnsafeRawPointer(p.x.unsafelyUnwrapped), matrix = p.matrix.unsafelyUnwrapped, out = p.out.unsafelyUnwrapped
-    let k = Int(p.k), type = p.type
+    let k = Int(p.k), type = p.type, out = p.out.unsafelyUnwrapped, x = UnsafeRawPointer(p.x.unsafelyUnwrapped)
     let rowBytes = k &* elementBytes(type), last = Int(p.rank) &- 1
     var row = 0
     while row <= last {
         let second = min(row &+ 1, last), third = min(row &+ 2, last), fourth = min(row &+ 3, last)
-        let b0 = matrix + row &* rowBytes, b1 = matrix + second &* rowBytes
-        let b2 = matrix + third &* rowBytes, b3 = matrix + fourth &* rowBytes
-        var s0 = Floats(repeating: 0), s1 = s0, s2 = s0, s3 = s0
+        var dots = FourDots(x, p.matrix.unsafelyUnwrapped, row &* rowBytes, second &* rowBytes, third &* rowBytes,
+                            fourth &* rowBytes)
+        if prefersShortCode {
+            dots.addSlowly(k, type)
+        } else if type == ElementType.f32 {
+            dots.add(k) { $0.floats($1 &* 64) }
+        } else if type == ElementType.f16 {
+            dots.add(k) { widenHalves(($0 + $1 &* 32).loadUnaligned(as: Halves.self)) }
+        } else {
+            dots.add(k) { widenBFloats(($0 + $1 &* 32).loadUnaligned(as: Halves.self)) }
+        }
+        if k % lanes > 0 && !prefersShortCode { dots.add(k &- k % lanes, type, count: k % lanes) }
+        out[row] = fold(dots.s0)
+        out[second] = fold(dots.s1) // beyond the last row the last one again
+        out[third] = fold(dots.s2)
+        out[fourth] = fold(dots.s3)
+        row &+= 4
+    }
+}
+
+@inline(never)
+private func fold(_ sums: Floats) -> Float { sumLanes(sums) }
+
+/// Of x with four rows of a matrix, which hide one another's latency.
+private struct FourDots {
+    let x, b0, b1, b2, b3: UnsafeRawPointer
+    var s0 = Floats(repeating: 0), s1 = Floats(repeating: 0), s2 = Floats(repeating: 0), s3 = Floats(repeating: 0)
+
+    @inline(__always)
+    init(_ x: UnsafeRawPointer, _ matrix: UnsafeRawPointer, _ first: Int, _ second: Int, _ third: Int, _ fourth: Int) {
+        self.x = x
+        b0 = matrix + first
+        b1 = matrix + second
+        b2 = matrix + third
+        b3 = matrix + fourth
+    }
+
+    /// Whole vectors. No call may stand in this loop: sums would leave their registers.
+    @inline(__always)
+    mutating func add(_ k: Int, _ load: (UnsafeRawPointer, Int) -> Floats) {
+        for index in 0..<k / lanes {
+            let values = x.floats(index &* 64)
+            s0 = fusedMultiplyAdd(values, load(b0, index), s0)
+            s1 = fusedMultiplyAdd(values, load(b1, index), s1)
+            s2 = fusedMultiplyAdd(values, load(b2, index), s2)
+            s3 = fusedMultiplyAdd(values, load(b3, index), s3)
+        }
+    }
+
+    @inline(__always)
+    mutating func add(_ index: Int, _ type: Int64, count: Int) {
+        let values = x.floats(index &* 4)
+        s0 = fusedMultiplyAdd(values, loadTail(b0, type, index, count: count), s0)
+        s1 = fusedMultiplyAdd(values, loadTail(b1, type, index, count: count), s1)
+        s2 = fusedMultiplyAdd(values, loadTail(b2, type, index, count: count), s2)
+        s3 = fusedMultiplyAdd(values, loadTail(b3, type, index, count: count), s3)
+    }
+
+    /// All of a row.
+    @inline(__always)
+    mutating func addSlowly(_ k: Int, _ type: Int64) {
         var index = 0
         while index < k {
-            let values = x.floats(index &* 4), left = k &- index
-            s0 = fusedMultiplyAdd(values, loadElements(b0, type, index, count: left), s0)
-            s1 = fusedMultiplyAdd(values, loadElements(b1, type, index, count: left), s1)
-            s2 = fusedMultiplyAdd(values, loadElements(b2, type, index, count: left), s2)
-            s3 = fusedMultiplyAdd(values, loadElements(b3, type, index, count: left), s3)
+            add(index, type, count: min(k &- index, lanes))
             index &+= lanes
         }
-        out[row] = sumLanes(s0)
-        out[second] = sumLanes(s1) // beyond the last row the last one again
-        out[third] = sumLanes(s2)
-        out[fourth] = sumLanes(s3)
-        row &+= 4
     }
 }
 
@@ -113,7 +161,8 @@ private func addSparse(_ p: i4q_parts_product, _ t: i4q_tile, _ block: Int, _ ou
         row &+= groupRows
     }
     while row < end {
-        addSparseRows(p, t, block &* lanes, columns, row, min(end &- row, 4), out + (row &- Int(t.row_begin)) &* Int(t.out_stride) &* 4)
+        let target = out + (row &- Int(t.row_begin)) &* Int(t.out_stride) &* 4
+        addSparseRows(p, t, block &* lanes, columns, row, min(end &- row, 4), target)
         row &+= 4
     }
 }

@@ -6,6 +6,10 @@ import CInt4QShims
 @inline(__always)
 private func join(_ low: SIMD8<Float>, _ high: SIMD8<Float>) -> Floats { Floats(lowHalf: low, highHalf: high) }
 
+/// Whether code that few products run is to be short rather than fast.
+@inline(__always)
+var prefersShortCode: Bool { false }
+
 /// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { true }

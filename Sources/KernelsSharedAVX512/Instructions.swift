@@ -5,6 +5,10 @@ import CInt4QShims
 
 typealias Register = SIMD8<Int64>
 
+/// Whether code that few products run is to be short rather than fast.
+@inline(__always)
+var prefersShortCode: Bool { false }
+
 /// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { true }

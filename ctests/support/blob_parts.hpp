@@ -67,7 +67,8 @@ struct Parts {
         }
         if (flags & INT4Q_PART_ROTATION) {
             int64_t largest = k & -k;
-            rotation_order = order ? order : int64_t{1} << random.Integer(0, static_cast<int64_t>(std::log2(static_cast<double>(largest))));
+            rotation_order =
+                order ? order : int64_t{1} << random.Integer(0, static_cast<int64_t>(std::log2(static_cast<double>(largest))));
             rotation_seed = random.Chance(0.3) ? 0 : random.Bits();
         }
         if (flags & INT4Q_PART_SPARSE) AddSparse(random, random.Chance(0.2) ? 0.5 : 0.05);
@@ -101,8 +102,9 @@ struct Parts {
     }
 
     uint32_t flags() const {
-        return (permutation.empty() ? 0u : uint32_t{INT4Q_PART_PERMUTATION}) | (rotation_order ? uint32_t{INT4Q_PART_ROTATION} : 0u) |
-               (has_sparse ? uint32_t{INT4Q_PART_SPARSE} : 0u) | (rank ? uint32_t{INT4Q_PART_LOW_RANK} : 0u);
+        return (permutation.empty() ? 0u : uint32_t{INT4Q_PART_PERMUTATION}) |
+               (rotation_order ? uint32_t{INT4Q_PART_ROTATION} : 0u) | (has_sparse ? uint32_t{INT4Q_PART_SPARSE} : 0u) |
+               (rank ? uint32_t{INT4Q_PART_LOW_RANK} : 0u);
     }
 
     int4q_parts raw() const {
@@ -203,7 +205,8 @@ struct Parts {
         if (!rank) return bytes;
         std::vector<uint8_t> blocks(RoundUp(static_cast<uint64_t>(n), 16) * static_cast<uint64_t>(rank * TypeBytes(type)), 0);
         for (int64_t row = 0; row < n; row++) {
-            for (int64_t r = 0; r < rank; r++) StoreElement(blocks.data(), type, (row / 16 * rank + r) * 16 + row % 16, A(row, r));
+            for (int64_t r = 0; r < rank; r++)
+                StoreElement(blocks.data(), type, (row / 16 * rank + r) * 16 + row % 16, A(row, r));
         }
         put(blocks.data(), blocks.size());
         put(b.data(), b.size());

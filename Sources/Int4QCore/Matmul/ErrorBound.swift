@@ -226,7 +226,8 @@ extension ErrorBound.Kind {
 extension Product {
     public func requirePlain() throws(Failure) {
         if plan.hasEpilogue || plan.expertCount > 0 || plan.partFlags != 0 || plan.mode == Int64(INT4Q_MODE_BINARY) {
-            throw Failure(INT4Q_ERROR_UNSUPPORTED, "plan", .text("a plan in BINARY mode, or with activation, gate, bias, residual, experts or parts"),
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "plan",
+                          .text("a plan in BINARY mode, or with activation, gate, bias, residual, experts or parts"),
                           expected: "a plain product")
         }
     }

@@ -4,7 +4,8 @@ import CInt4QShims
 
 /// How one product is cut up and where its scratch memory goes: what stands in int4q_matmul_plan.opaque.
 ///
-///     scratch:  [prepared rows of x: m * preparedRowBytes] [experts: see ExpertRows, or parts: see Product+Parts] [worker 0's panel and tiles of floats] ...
+///     scratch:  [prepared rows of x: m * preparedRowBytes] [experts: see ExpertRows, or parts: see Product+Parts]
+///               [worker 0's panel and tiles of floats] ...
 ///
 /// The planner knows sizes, not instruction sets: tiles are so large that a tile's activations stay in the second-level
 /// cache and its floats in the first, and so many that workers of uneven speed end together.

@@ -60,10 +60,11 @@ public struct MatmulShape {
         if hasLowRank ? partRank < 1 || Int64(partRank) > PartsShape.mostRanks : partRank != 0 {
             throw .invalid("desc.part_rank", Int64(partRank), expected: "1 to 256 with INT4Q_PART_LOW_RANK, else 0")
         }
-        if layout.k > Int64(Int32.max) { throw .invalid("desc.k", layout.k, expected: "with parts at most", bound: UInt64(Int32.max)) }
-        if isGated || expertCount > 0 {
-            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.part_flags", .integer(Int64(partFlags)),
-                          expected: "0 with INT4Q_MATMUL_GATED or experts: their matrices share one prepared x")
+        if layout.k > Int64(Int32.max) {
+            throw .invalid("desc.k", layout.k, expected: "with parts at most", bound: UInt64(Int32.max))
+        }
+        if expertCount > 0 {
+            throw Failure(INT4Q_ERROR_UNSUPPORTED, "desc.part_flags", .integer(Int64(partFlags)), expected: "0 with experts")
         }
     }
 

@@ -31,7 +31,12 @@ extension Product {
         x = try Matrix(args.x, type, rows: plan.m, columns: plan.k, stride: args.ldx, .init("args.x", stride: "args.ldx"))
         try takeSteps(args.x_scales)
         try takeRowExperts(args.row_experts)
-        if plan.partFlags != 0 { takeParts(try agreeing(args.blob, args.blob_bytes, .blob)) }
+        if plan.partFlags != 0 { try takeParts(try agreeing(args.blob, args.blob_bytes, .blob), try agreeingUp(args)) }
+    }
+
+    /// Of a gated product.
+    private func agreeingUp(_ args: int4q_matmul_args) throws(Failure) -> Blob? {
+        plan.isGated == 0 ? nil : try agreeing(args.up_blob, args.up_blob_bytes, .upBlob)
     }
 
     private mutating func takeSteps(_ pointer: UnsafePointer<Float>?) throws(Failure) {
@@ -76,15 +81,11 @@ extension Product {
         }
         try requireAbsent(args.experts == nil, "args.experts")
         let blob = try agreeing(args.blob, args.blob_bytes, .blob)
-        takeParts(blob)
-        var upBlob: UnsafeRawPointer?
-        if plan.isGated != 0 {
-            upBlob = try agreeing(args.up_blob, args.up_blob_bytes, .upBlob).base
-        } else {
-            try requireAbsent(args.up_blob == nil, "args.up_blob")
-        }
-        weights = Weights(layout: blob.layout, blob: blob.base, upBlob: upBlob, integers: integerCodebook(blob.base),
-                          upIntegers: upBlob.flatMap { integerCodebook($0) })
+        if plan.isGated == 0 { try requireAbsent(args.up_blob == nil, "args.up_blob") }
+        let up = try agreeingUp(args)
+        try takeParts(blob, up)
+        weights = Weights(layout: blob.layout, blob: blob.base, upBlob: up?.base, integers: integerCodebook(blob.base),
+                          upIntegers: up.flatMap { integerCodebook($0.base) })
     }
 
     private func expertWeights(_ experts: UnsafePointer<int4q_expert>) throws(Failure) -> Weights {

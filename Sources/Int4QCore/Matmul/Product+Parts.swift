@@ -4,7 +4,8 @@ import CInt4QShims
 
 /// Where a product with a blob's parts has its floats, in its scratch memory:
 ///
-///     [each prepare task's row of x, and of x' if that is another] [sparse: x] [low rank: x B^T, a row for each row of x]
+///     [each prepare task's row of x, and of x' if that is another] [sparse: x]
+///     [low rank: x B^T, a row for each row of x; the same of a second matrix]
 ///
 /// For the sparse part 16 rows of x stand side by side, [m / 16][k][16], and those that are left behind them, [m mod 16][k].
 extension MatmulPlan {
@@ -20,7 +21,7 @@ extension MatmulPlan {
     mutating func makeRoomForParts() throws(Failure) {
         sparseOffset = try end(of: prepareCount, rows: floatRowBytes * (turns ? 2 : 1), from: partsOffset)
         projectedOffset = try end(of: hasPart(PartsShape.sparse) ? m : 0, rows: Int(k) * 4, from: sparseOffset)
-        workersOffset = try end(of: m, rows: projectedStride * 4, from: projectedOffset)
+        workersOffset = try end(of: m, rows: projectedStride * (isGated == 0 ? 4 : 8), from: projectedOffset)
     }
 
     private func end(of count: Int64, rows bytes: Int, from offset: Int64) throws(Failure) -> Int64 {
@@ -30,24 +31,35 @@ extension MatmulPlan {
 }
 
 extension Product {
-    /// Of the blob that the plan was made for.
-    mutating func takeParts(_ blob: Blob) { parts = plan.partFlags == 0 ? nil : BlobParts(blob) }
+    /// Of blobs that the plan was made for.
+    mutating func takeParts(_ blob: Blob, _ up: Blob?) throws(Failure) {
+        if plan.partFlags == 0 { return }
+        let first = BlobParts(blob)
+        parts = first
+        guard let up else { return }
+        let second = BlobParts(up)
+        try second.requireTurn(of: first)
+        upParts = second
+    }
 
     // MARK: Prepare
 
     func prepare(_ tasks: Range<Int64>, _ parts: BlobParts, _ x: Matrix) {
-        let rowBytes = plan.floatRowBytes
+        let rowBytes = plan.floatRowBytes, hadamard = parts.shape.hadamard
         for task in tasks {
             let given = scratch + Int(plan.partsOffset) + Int(task) * rowBytes * (plan.turns ? 2 : 1)
             let floats = given.assumingMemoryBound(to: Float.self)
             for row in Int(task * plan.rowsPerPrepare)..<Int(min((task + 1) * plan.rowsPerPrepare, plan.m)) {
                 kernels.load.unsafelyUnwrapped(x.row(row), Int64(x.type.raw), plan.k, floats)
                 for index in Int(plan.k)..<rowBytes / 4 { floats[index] = 0 }
-                if plan.hasPart(PartsShape.lowRank) { project(floats, row, parts) }
+                if plan.hasPart(PartsShape.lowRank) {
+                    project(floats, row, parts)
+                    if let upParts { project(floats, row + Int(plan.m), upParts) }
+                }
                 if plan.hasPart(PartsShape.sparse) { spread(floats, row) }
                 if plan.turns {
                     let turned = (given + rowBytes).assumingMemoryBound(to: Float.self)
-                    turn(floats, turned, parts)
+                    turn(floats, turned, parts, hadamard)
                     prepareRow(turned, Int64(INT4Q_TYPE_F32), row)
                 } else {
                     prepareRow(x.row(row), plan.xType, row)
@@ -82,26 +94,47 @@ extension Product {
 
     /// x' = rotate(permute(x)).
     @_optimize(speed) @inline(never)
-    private func turn(_ floats: UnsafePointer<Float>, _ turned: UnsafeMutablePointer<Float>, _ parts: BlobParts) {
+    private func turn(_ floats: UnsafePointer<Float>, _ turned: UnsafeMutablePointer<Float>, _ parts: BlobParts,
+                      _ hadamard: Hadamard?) {
         let k = Int(plan.k), last = UInt32(truncatingIfNeeded: k &- 1)
         if let permutation = parts.raw.permutation {
             for index in 0..<k { turned[index] = floats[Int(min(permutation[index], last))] }
         } else {
             turned.update(from: floats, count: k)
         }
-        parts.shape.hadamard?.transform(turned, count: k, inverse: false)
+        hadamard?.transform(turned, count: k, inverse: false)
     }
 
     // MARK: Tiles
 
-    /// Adds the sparse and the low-rank part to a tile's totals.
-    func addParts(_ parts: BlobParts, _ tile: inout i4q_tile) {
+    /// Adds the sparse and the low-rank part of a matrix, of a gated product's second one with `isUp`, to a tile's totals.
+    func addParts(_ parts: BlobParts, _ tile: inout i4q_tile, isUp: Bool = false) {
         if !plan.hasPartSums { return }
-        let raw = parts.raw
+        let raw = parts.raw, projected = self.projected + (isUp ? Int(plan.m) * plan.projectedStride : 0)
         var operand = i4q_parts_product(
-            row_offsets: raw.sparse_row_offsets, columns: raw.sparse_columns, values: raw.sparse_values, sparse_count: raw.sparse_count,
-            m: plan.m, n: plan.n, k: plan.k, x: sparseX, matrix: raw.low_rank_a, type: Int64(raw.low_rank_type), rank: plan.partRank,
-            projected: projected, projected_stride: Int64(plan.projectedStride))
+            row_offsets: raw.sparse_row_offsets, columns: raw.sparse_columns, values: raw.sparse_values,
+            sparse_count: raw.sparse_count, m: plan.m, n: plan.n, k: plan.k, x: sparseX, matrix: raw.low_rank_a,
+            type: Int64(raw.low_rank_type), rank: plan.partRank, projected: projected, projected_stride: Int64(plan.projectedStride))
         kernels.add_parts.unsafelyUnwrapped(&operand, &tile)
+    }
+}
+
+extension BlobParts {
+    /// Whether x' is the same for two blobs of one shape and set of parts.
+    @_optimize(speed) @inline(never)
+    fileprivate func requireTurn(of other: BlobParts) throws(Failure) {
+        let mismatch = { (name: StaticString, value: Int64) in
+            Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "what args.blob has")
+        }
+        if shape.rotationOrder != other.shape.rotationOrder { throw mismatch("args.up_blob (rotation_order)", shape.rotationOrder) }
+        if shape.rotationSeed != other.shape.rotationSeed {
+            throw mismatch("args.up_blob (rotation_seed)", Int64(bitPattern: shape.rotationSeed))
+        }
+        guard let own = raw.permutation, let others = other.raw.permutation, own != others else { return }
+        var difference: UInt32 = 0
+        for index in 0..<Int(k) { difference |= own[index] ^ others[index] }
+        if difference != 0 {
+            throw Failure(INT4Q_ERROR_MISMATCH, "args.up_blob (permutation)", .text("another one"), expected: "what args.blob has")
+        }
     }
 }

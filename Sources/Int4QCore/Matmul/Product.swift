@@ -14,6 +14,7 @@ public struct Product {
     var rowExperts: UnsafePointer<Int32>?
     // Of both.
     var parts: BlobParts?
+    var upParts: BlobParts?
     // Of tiles.
     var y: Matrix?
     var weights: Weights?
@@ -112,12 +113,13 @@ public struct Product {
                                 block_count: min(plan.blocksPerTile, plan.blockCount - block), out: out,
                                 out_stride: plan.blocksPerTile * BlobLayout.blockRows, panel: panel)
             multiply(weights.gate(rows.expert), weights.layout, weights.integers, &tile)
+            if let parts { addParts(parts, &tile) }
             if plan.isGated != 0 {
                 tile.out = upTotals(tile)
                 multiply(weights.up(rows.expert), weights.layout, weights.upIntegers, &tile)
+                if let upParts { addParts(upParts, &tile, isUp: true) }
                 tile.out = out
             }
-            if let parts { addParts(parts, &tile) }
             finish(tile, rows.expert)
         }
     }

@@ -160,7 +160,8 @@ public struct Blob {
         }
         // Without parts all of their fields are reserved.
         let reserved = parts.isEmpty ? BlobHeader.Offset.partFlags : BlobHeader.Offset.reserved
-        for offset in stride(from: reserved, to: parts.isEmpty ? BlobHeader.Offset.checksum : BlobHeader.Offset.partsChecksum, by: 4) {
+        let end = parts.isEmpty ? BlobHeader.Offset.checksum : BlobHeader.Offset.partsChecksum
+        for offset in stride(from: reserved, to: end, by: 4) {
             let stored = base.load(fromByteOffset: offset, as: UInt32.self)
             if stored != 0 { throw corrupt(name, UInt64(stored), expected: "in a reserved field", 0) }
         }

@@ -26,11 +26,12 @@ public struct BlobParts {
         // A header with these sizes was checked.
         if let layout = try? PartsLayout(shape, n: n, k: k), !shape.isEmpty {
             let base = blob.base + Int(blob.layout.totalBytes)
-            if shape.has(PartsShape.permutation) { raw.permutation = (base + Int(layout.permutation)).assumingMemoryBound(to: UInt32.self) }
-            if shape.has(PartsShape.sparse) { raw.sparse_row_offsets = (base + Int(layout.rowOffsets)).assumingMemoryBound(to: Int64.self) }
+            func at<T>(_ offset: UInt64, _ type: T.Type) -> UnsafePointer<T> { (base + Int(offset)).assumingMemoryBound(to: type) }
+            if shape.has(PartsShape.permutation) { raw.permutation = at(layout.permutation, UInt32.self) }
+            if shape.has(PartsShape.sparse) { raw.sparse_row_offsets = at(layout.rowOffsets, Int64.self) }
             if shape.sparseCount > 0 {
-                raw.sparse_columns = (base + Int(layout.columns)).assumingMemoryBound(to: Int32.self)
-                raw.sparse_values = (base + Int(layout.values)).assumingMemoryBound(to: Float.self)
+                raw.sparse_columns = at(layout.columns, Int32.self)
+                raw.sparse_values = at(layout.values, Float.self)
             }
             if shape.has(PartsShape.lowRank) {
                 raw.low_rank_a = base + Int(layout.a)
@@ -78,8 +79,9 @@ public struct BlobParts {
         if shape.has(PartsShape.permutation) { try checkPermutation() }
         if shape.has(PartsShape.sparse) { try checkSparse() }
         if shape.has(PartsShape.lowRank) {
-            try checkFinite(raw.low_rank_a.unsafelyUnwrapped, rows: Int(n), columns: Int(shape.rank), isA: true, "parts.low_rank_a")
-            try checkFinite(raw.low_rank_b.unsafelyUnwrapped, rows: Int(shape.rank), columns: Int(k), isA: false, "parts.low_rank_b")
+            let a = raw.low_rank_a.unsafelyUnwrapped, b = raw.low_rank_b.unsafelyUnwrapped, rank = Int(shape.rank)
+            try checkFinite(a, rows: Int(n), columns: rank, isA: true, "parts.low_rank_a")
+            try checkFinite(b, rows: rank, columns: Int(k), isA: false, "parts.low_rank_b")
         }
     }
 
@@ -130,12 +132,12 @@ public struct BlobParts {
             for element in elements(of: row) {
                 let column = raw.sparse_columns.unsafelyUnwrapped[element], value = raw.sparse_values.unsafelyUnwrapped[element]
                 if column <= previous || Int64(column) >= k {
-                    throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "parts.sparse_columns", .entry(index: Int64(element), Int64(column)),
-                                  expected: "columns that ascend in a row, from 0 or more to below", bound: UInt64(k))
+                    throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "parts.sparse_columns",
+                                  .entry(index: Int64(element), Int64(column)), expected: "columns that ascend in a row, from 0 or more to below", bound: UInt64(k))
                 }
                 if !value.isFinite {
-                    throw Failure(INT4Q_ERROR_NOT_FINITE, "parts.sparse_values", .element(row: Int64(row), column: Int64(column), value),
-                                  expected: "finite values")
+                    throw Failure(INT4Q_ERROR_NOT_FINITE, "parts.sparse_values",
+                                  .element(row: Int64(row), column: Int64(column), value), expected: "finite values")
                 }
                 previous = column
             }

@@ -25,8 +25,11 @@ public struct EffectiveRows {
     }
 
     public func gather(rows: UnsafePointer<Int64>, count: Int64, into destination: Matrix) {
+        let floats = Matrix(base: packed, type: .f32, columns: k, strideBytes: 0)
+        let hadamard = parts.shape.hadamard
         for index in 0..<Int(count) {
-            Int4QCore.gather(blob, rows: rows + index, count: 1, into: Matrix(base: packed, type: .f32, columns: k, strideBytes: 0), kernels)
+            Int4QCore.gather(blob, rows: rows + index, count: 1, into: floats, kernels)
+            hadamard?.transform(packed, count: k, inverse: true)
             let restored = restoreOrder()
             addSparse(Int(rows[index]), restored)
             addLowRank(Int(rows[index]), restored)
@@ -35,7 +38,6 @@ public struct EffectiveRows {
     }
 
     private func restoreOrder() -> UnsafeMutablePointer<Float> {
-        if let hadamard = parts.shape.hadamard { hadamard.transform(packed, count: k, inverse: true) }
         if !parts.shape.has(PartsShape.permutation) { return packed }
         row.initialize(repeating: 0, count: k)
         for index in 0..<k { row[Int(min(parts.permutation[index], UInt32(truncatingIfNeeded: k &- 1)))] = packed[index] }
@@ -43,8 +45,8 @@ public struct EffectiveRows {
     }
 
     private func addSparse(_ index: Int, _ row: UnsafeMutablePointer<Float>) {
-        if parts.shape.sparseCount == 0 { return }
-        for element in parts.elements(of: index) { row[parts.column(element)] += parts.raw.sparse_values.unsafelyUnwrapped[element] }
+        guard let values = parts.raw.sparse_values else { return }
+        for element in parts.elements(of: index) { row[parts.column(element)] += values[element] }
     }
 
     private func addLowRank(_ index: Int, _ row: UnsafeMutablePointer<Float>) {

@@ -45,14 +45,18 @@ public struct PartsShape {
         try PartsShape.requirePresence(raw.sparse_values, sparseCount > 0, 4, "parts.sparse_values")
         try PartsShape.requirePresence(raw.low_rank_a, rank > 0, elementBytes, "parts.low_rank_a")
         try PartsShape.requirePresence(raw.low_rank_b, rank > 0, elementBytes, "parts.low_rank_b")
-        let isForm = raw.low_rank_form == Int32(INT4Q_LOW_RANK_ROWS) || rank > 0 && raw.low_rank_form == Int32(INT4Q_LOW_RANK_BLOCKS)
-        if !isForm { throw .invalid("parts.low_rank_form", Int64(raw.low_rank_form), expected: "one of INT4Q_LOW_RANK_*, 0 without a low-rank part") }
+        let form = raw.low_rank_form
+        if form != Int32(INT4Q_LOW_RANK_ROWS) && (rank == 0 || form != Int32(INT4Q_LOW_RANK_BLOCKS)) {
+            throw .invalid("parts.low_rank_form", Int64(form), expected: "one of INT4Q_LOW_RANK_*, 0 without a low-rank part")
+        }
     }
 
     private static func requirePresence(_ pointer: UnsafeRawPointer?, _ isWanted: Bool, _ alignment: Int,
                                         _ name: Text) throws(Failure) {
         if isWanted { _ = try require(pointer, name, alignment: alignment); return }
-        if pointer != nil { throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .text("a pointer"), expected: "NULL: there is nothing there") }
+        if pointer != nil {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .text("a pointer"), expected: "NULL: there is nothing there")
+        }
     }
 
     /// Of a header whose flags are not 0.
@@ -105,11 +109,11 @@ public struct PartsShape {
 
     var elementBytes: Int { lowRankType == int4q_type(INT4Q_TYPE_F32) ? 4 : 2 }
 
-    /// Of a shape that was checked and has a rotation.
-    var hadamard: Hadamard? { try? Hadamard(order: rotationOrder, seed: rotationSeed) }
+    /// Of a shape that was checked; nil without a rotation.
+    var hadamard: Hadamard? { has(PartsShape.rotation) ? try? Hadamard(order: rotationOrder, seed: rotationSeed) : nil }
 }
 
-/// Where the parts stand, from their first byte on; each section is padded to 64 bytes with zeros. To the byte: docs/blob-format.md.
+/// Where the parts stand, from their first byte on; each section is padded to 64 bytes with zeros: docs/blob-format.md.
 public struct PartsLayout {
     let permutation: UInt64
     let rowOffsets: UInt64

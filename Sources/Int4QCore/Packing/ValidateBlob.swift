@@ -22,7 +22,8 @@ extension Blob {
         let own = BlobParts(self), first = base + Int(layout.totalBytes), count = Int(totalBytes - layout.totalBytes)
         let stored = base.load(fromByteOffset: BlobHeader.Offset.partsChecksum, as: UInt64.self)
         if checksum(first, count: count) != stored {
-            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .text("parts with another checksum"), expected: "their checksum", bound: stored)
+            throw Failure(INT4Q_ERROR_CORRUPT, "blob", .text("parts with another checksum"), expected: "checksum of parts",
+                          bound: stored)
         }
         do throws(Failure) { try own.check() } catch { throw error.asCorruption }
         let sections = try PartsLayout(parts, n: layout.n, k: layout.k)

@@ -304,7 +304,8 @@ class Blob:
     def gather(self, indices: Any, dtype: Any = np.float32) -> np.ndarray:
         """Rows by number: indices of any shape give [..., k] of `dtype`. An embedding lookup.
 
-        Of a blob with parts they are rows of the matrix that its products multiply by, in x's channel order. Raises InvalidArgumentError for an index outside 0..n-1; negative ones do not count from the end.
+        Of a blob with parts they are rows of the matrix that its products multiply by, in x's channel order. Raises
+        InvalidArgumentError for an index outside 0..n-1; negative ones do not count from the end.
         """
         array = np.asarray(indices)
         if array.size and not np.issubdtype(array.dtype, np.integer):

@@ -124,7 +124,8 @@ def read_parts(data: np.ndarray, n: int, k: int) -> BlobParts:
         if pointer is None:
             return np.empty(shape, dtype)
         begin = pointer - data.ctypes.data
-        array = data[begin : begin + np.dtype(dtype).itemsize * int(np.prod(shape))].view(dtype).reshape(shape)
+        count = np.dtype(dtype).itemsize * int(np.prod(shape))
+        array: np.ndarray = data[begin : begin + count].view(dtype).reshape(shape)
         array.flags.writeable = False
         return array
 

@@ -81,6 +81,11 @@ def open_blob(path: pathlib.Path, validate: bool) -> int4q.Blob:
         raise fail(f"{path}: {error}") from error
 
 
+def _parts_text(details: int4q.BlobInfo) -> str:
+    names = [str(flag.name).lower().replace("_", " ") for flag in int4q.PartFlag if flag in details.part_flags]
+    return f"{', '.join(names)} ({details.parts_bytes:,} bytes)" if names else "none"
+
+
 @app.command()
 def info(blob: pathlib.Path) -> None:
     """Shows what a blob's header says."""
@@ -92,6 +97,7 @@ def info(blob: pathlib.Path) -> None:
         "bytes": f"{details.total_bytes:,}",
         "bits per weight": f"{details.bits_per_weight:.3f}",
         "blocks": f"{details.block_count} of {details.block_bytes:,} bytes",
+        "parts": _parts_text(details),
         "format version": str(details.format_version),
         "header checksum": f"{details.header_checksum:016x}",
     }

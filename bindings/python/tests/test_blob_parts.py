@@ -67,7 +67,9 @@ def sparse_of(dense: np.ndarray) -> int4q.SparseMatrix:
     return int4q.SparseMatrix(*dense.shape, offsets, columns.astype(np.int32), dense[rows, columns].astype(np.float32))
 
 
-def random_parts(rng: np.random.Generator, names: tuple[str, ...], order: int = 32, dtype: Any = np.float32) -> dict[str, Any]:
+def random_parts(
+    rng: np.random.Generator, names: tuple[str, ...], order: int = 32, dtype: Any = np.float32
+) -> dict[str, Any]:
     dense = rng.standard_normal((N, K)) * (rng.random((N, K)) < 0.03)
     parts = {
         "permutation": rng.permutation(K),
@@ -110,7 +112,9 @@ def tensor(rng: np.random.Generator) -> int4q.QuantizedTensor:
 
 
 @pytest.mark.parametrize("names", all_sets())
-def test_bytes_are_as_documented(names: tuple[str, ...], rng: np.random.Generator, tensor: int4q.QuantizedTensor) -> None:
+def test_bytes_are_as_documented(
+    names: tuple[str, ...], rng: np.random.Generator, tensor: int4q.QuantizedTensor
+) -> None:
     parts = random_parts(rng, names, dtype=np.float16)
     blob = int4q.Blob.pack(tensor, **parts)
     assert bytes(blob) == blob_format.attach(bytes(tensor.pack()), N, K, int4q.BlobParts(**parts))
@@ -154,7 +158,9 @@ def test_every_order(order: int, rng: np.random.Generator, tensor: int4q.Quantiz
 def test_a_rotation_of_order_20(rng: np.random.Generator) -> None:
     weights = rng.standard_normal((5, 80)).astype(np.float32)
     rotation = rotation_matrix(80, 40, 77)
-    blob = int4q.quantize((weights @ rotation.T).astype(np.float32), int4q.Scheme.asymmetric(16)).pack(rotation=(40, 77))
+    blob = int4q.quantize((weights @ rotation.T).astype(np.float32), int4q.Scheme.asymmetric(16)).pack(
+        rotation=(40, 77)
+    )
     # Rotated weights times rotated inputs: what is left is what 4 bits lose.
     assert np.abs(blob.gather(np.arange(5)) - weights).max() < 0.5
     plain = int4q.quantize(weights, int4q.Scheme.asymmetric(16)).pack()
@@ -211,6 +217,18 @@ def test_bias_activation_and_residual_come_after(rng: np.random.Generator, tenso
     residual = rng.standard_normal((20, N)).astype(np.float32)
     y = blob.matmul(x, bias=bias, activation=int4q.Activation.RELU, residual=residual)
     assert np.array_equal(y, np.maximum(blob.matmul(x) + bias, 0) + residual)
+
+
+def test_gated_products(rng: np.random.Generator, tensor: int4q.QuantizedTensor) -> None:
+    parts = random_parts(rng, NAMES)
+    other = int4q.quantize(rng.standard_normal((N, K)).astype(np.float32), tensor.scheme)
+    up_parts = random_parts(rng, NAMES) | {name: parts[name] for name in ("permutation", "rotation")}
+    gate, up = tensor.pack(**parts), other.pack(**up_parts)
+    x = rng.standard_normal((20, K)).astype(np.float32)
+    y = gate.matmul(x, up=up, activation=int4q.Activation.RELU)
+    assert np.array_equal(y, np.maximum(gate.matmul(x), 0) * up.matmul(x))
+    exact = np.maximum(x @ effective(tensor, parts).T, 0) * (x @ effective(other, up_parts).T)
+    assert np.abs(y - exact).max() < 1e-3
 
 
 def test_results_do_not_depend_on_threads_or_batch(rng: np.random.Generator, tensor: int4q.QuantizedTensor) -> None:
@@ -282,7 +300,11 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator, tensor: 
         ({"low_rank": (a[1:], b)}, ValueError, "has 36 rows; expected 37"),
         ({"low_rank": (a, b[1:])}, ValueError, "has shape"),
         ({"low_rank": (a, infinite)}, int4q.NotFiniteError, "parts.low_rank_b"),
-        ({"low_rank": (np.ones((N, 257), np.float32), np.ones((257, K), np.float32))}, int4q.InvalidArgumentError, "parts.rank"),
+        (
+            {"low_rank": (np.ones((N, 257), np.float32), np.ones((257, K), np.float32))},
+            int4q.InvalidArgumentError,
+            "parts.rank",
+        ),
     ]
     for arguments, error, message in wrong:
         with pytest.raises(error, match=message):
@@ -290,8 +312,11 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator, tensor: 
         with pytest.raises(error, match=message):
             tensor.pack().with_parts(**arguments)
     blob = tensor.pack(**parts)
-    with pytest.raises(int4q.UnsupportedError, match="part_flags"):
-        blob.matmul(np.ones((1, K), np.float32), up=blob)
+    with pytest.raises(int4q.MismatchError, match="part_flags"):
+        blob.matmul(np.ones((1, K), np.float32), up=tensor.pack())
+    with pytest.raises(int4q.MismatchError, match="permutation"):
+        other = parts | {"permutation": parts["permutation"][::-1]}
+        blob.matmul(np.ones((1, K), np.float32), up=tensor.pack(**other))
     with pytest.raises(int4q.MismatchError, match="part_flags"):
         tensor.pack().matmul(np.ones((1, K), np.float32), up=blob)
     with pytest.raises(int4q.MismatchError, match="part_flags"):
@@ -310,3 +335,18 @@ def test_damage_is_found(rng: np.random.Generator, tensor: int4q.QuantizedTensor
             int4q.Blob.from_bytes(bad)
     with pytest.raises(int4q.BufferTooSmallError):
         int4q.Blob.from_bytes(good[:-1])
+
+
+def test_the_command_line_tells_of_parts(
+    rng: np.random.Generator, tensor: int4q.QuantizedTensor, tmp_path: pathlib.Path
+) -> None:
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from int4q import cli
+
+    path = tmp_path / "blob"
+    for parts, text in ((("permutation", "low_rank"), "permutation, low rank ("), ((), "none")):
+        tensor.pack(**random_parts(rng, parts)).save(path)
+        result = CliRunner().invoke(cli.app, ["info", str(path)], terminal_width=200)
+        assert result.exit_code == 0 and text in result.output
