@@ -606,6 +606,16 @@ public:
                               scratch_.bytes(), pool ? pool->worker_count() : 1, pool ? int4q_pool_parallel_for : nullptr,
                               pool ? pool->get() : nullptr));
     }
+    // With a weight for each row.
+    void push(ConstMatrix x, const std::vector<float> &weights, Pool *pool = nullptr) {
+        detail::agree(static_cast<int64_t>(weights.size()), x.rows, "Gram::push", "weights");
+        uint64_t bytes = 0;
+        check(int4q_gram_push_scratch(k, &bytes));
+        scratch_.reserve(bytes);
+        check(int4q_gram_push_weighted(data(), memory_.bytes(), x.data, x.type, x.rows, x.columns, x.stride, weights.data(),
+                                       scratch_.data(), scratch_.bytes(), pool ? pool->worker_count() : 1,
+                                       pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr));
+    }
     void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
     void *data() const noexcept { return memory_.data(); }
     uint64_t bytes() const noexcept { return memory_.bytes(); }
@@ -638,6 +648,37 @@ inline Tensor gptq(ConstMatrix w, const Gram &gram, const int4q_scheme &scheme, 
                               scratch.bytes(), pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr,
                               report ? report : &own));
     return result;
+}
+
+// The usual ones of a method, INT4Q_LEARN_*; the worker count is set by learn_rounding().
+inline int4q_learning_options learning_options(int32_t method = INT4Q_LEARN_AUTOROUND, int64_t iterations = 0) {
+    const bool is_signed = method == INT4Q_LEARN_AUTOROUND;
+    int4q_learning_options options{};
+    options.struct_size = sizeof options;
+    options.method = method;
+    options.iterations = iterations ? iterations : is_signed ? 200 : 1000;
+    options.step = is_signed ? 1.0 / static_cast<double>(options.iterations) : 0.02;
+    options.range_step = is_signed ? options.step : 0;
+    options.least_range = 0.5, options.most_range = 1;
+    options.regularization = 30, options.first_exponent = 20, options.last_exponent = 2;
+    return options;
+}
+
+// Improves a tensor that was quantized from w.
+inline int4q_learning_report learn_rounding(Tensor &tensor, ConstMatrix w, const Gram &gram,
+                                            int4q_learning_options options = learning_options(), Pool *pool = nullptr) {
+    detail::agree(w.rows, tensor.n, "learn_rounding", "w.rows");
+    detail::agree(w.columns, tensor.k, "learn_rounding", "w.columns");
+    options.worker_count = pool ? pool->worker_count() : 1;
+    uint64_t bytes = 0;
+    check(int4q_learn_rounding_scratch(&tensor.scheme, tensor.k, options.worker_count, &bytes));
+    Scratch scratch(bytes);
+    int4q_learning_report report{};
+    report.struct_size = sizeof report;
+    const int4q_tensor view = tensor.view();
+    check(int4q_learn_rounding(&view, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(),
+                               scratch.bytes(), pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr, &report));
+    return report;
 }
 
 }  // namespace int4q
