@@ -67,6 +67,12 @@ def gptq(layer: Layer) -> int4q.QuantizedTensor:
     return int4q.gptq(layer.weights, layer.gram, layer.scheme, order=order, pool=layer.pool)[0]
 
 
+def autorounded(layer: Layer) -> int4q.QuantizedTensor:
+    tensor = nearest(layer)
+    int4q.autoround(tensor, layer.weights, layer.gram, pool=layer.pool)
+    return tensor
+
+
 def descended(start: Callable[[Layer], int4q.QuantizedTensor]) -> Callable[[Layer], int4q.QuantizedTensor]:
     def run(layer: Layer) -> int4q.QuantizedTensor:
         tensor = start(layer)
@@ -82,6 +88,8 @@ METHODS: dict[str, Callable[[Layer], int4q.QuantizedTensor]] = {
     "GPTQ": gptq,
     "GPTQ, descent": descended(gptq),
     "AWQ clips, descent": descended(clipped),
+    "AutoRound": autorounded,
+    "AutoRound, descent": descended(autorounded),
 }
 
 
