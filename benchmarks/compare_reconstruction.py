@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What each method leaves of rounding to nearest's loss, for a 128 x 768 layer, a few of whose weights are large: a Markdown table.
+"""What each method leaves of rounding to nearest's loss, for a 128 x 768 layer, a few of whose weights are large: Markdown tables.
 
     PYTHONPATH=bindings/python benchmarks/compare_reconstruction.py
 """
+import copy
+
 import numpy as np
 
 import int4q
@@ -25,14 +27,37 @@ def samples(generator: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+def learn(weights: np.ndarray, scheme: int4q.Scheme, families: dict[str, np.ndarray]) -> None:
+    """AutoRound and AdaRound: the table of what they leave, and where they begin."""
+    print("| samples | AutoRound | AdaRound | AutoRound, AdaRound | AutoRound, descent | GPTQ | GPTQ, AutoRound | GPTQ, AdaRound |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, x in families.items():
+        gram = int4q.GramMatrix(COLUMNS)
+        gram.push(x.astype(np.float32))
+        losses = []
+        for after_gptq in (False, True):
+            start = int4q.gptq(weights, gram, scheme)[0] if after_gptq else int4q.quantize(weights, scheme)
+            both, rounded = copy.deepcopy(start), copy.deepcopy(start)
+            if after_gptq:
+                losses.append(gram.loss(start, weights).sum())
+            losses += [int4q.autoround(rounded, weights, gram).loss, int4q.adaround(both, weights, gram).loss]
+            if not after_gptq:
+                both = copy.deepcopy(rounded)
+                losses.append(int4q.adaround(both, weights, gram).loss)
+                losses.append(int4q.gram_descend(rounded, weights, gram, refit_scales=True).loss)
+        nearest = gram.loss(int4q.quantize(weights, scheme), weights).sum()
+        print(f"| {name} | " + " | ".join(f"{loss / nearest:.3f}" for loss in losses) + " |")
+
+
 def main() -> None:
     generator = np.random.default_rng(0)
     weights = (generator.standard_normal((ROWS, COLUMNS)) * 0.02).astype(np.float32)
     weights[generator.random(weights.shape) < 0.003] *= 4
     scheme = int4q.Scheme.asymmetric(128)
+    families = samples(generator)
     print("| samples | AWQ scales | AWQ clips | descent | with scales | GPTQ | GPTQ, descent | with scales |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, x in samples(generator).items():
+    for name, x in families.items():
         gram = int4q.GramMatrix(COLUMNS)
         gram.push(x.astype(np.float32))
         _, clipped = int4q.awq_clips(weights, gram, scheme)
@@ -43,6 +68,8 @@ def main() -> None:
             losses += [int4q.gram_descend(start(), weights, gram, refit_scales=refit).loss for refit in (False, True)]
         nearest = gram.loss(int4q.quantize(weights, scheme), weights).sum()
         print(f"| {name} | " + " | ".join(f"{loss / nearest:.3f}" for loss in losses) + " |")
+    print()
+    learn(weights, scheme, families)
 
 
 if __name__ == "__main__":

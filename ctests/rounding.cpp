@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "int4q.h"
+#include "int4q.hpp"
 #include "support/bad_arguments.hpp"
 #include "support/guarded_buffer.hpp"
 #include "support/random.hpp"
@@ -280,6 +281,29 @@ TEST(WeightedGram, IsThatOfScaledRows) {
             EXPECT_TRUE(expected == Text(GramOf(x, weight, 3, Backwards, &counts)));
         }
     }
+}
+
+TEST(CppLearnedRounding, ImprovesATensor) {
+    constexpr int64_t n = 70, k = 48, rows = 90;
+    Random random(9);
+    std::vector<float> x(rows * k), w(n * k), weights(rows);
+    for (float &value : w) value = random.Normal();
+    for (float &value : x) value = random.Normal();
+    for (float &value : weights) value = random.Uniform(0, 2);
+    int4q::Pool pool(2);
+    int4q::Gram gram(k), plain(k);
+    gram.push({x.data(), INT4Q_TYPE_F32, rows, k}, weights, &pool);
+    plain.push({x.data(), INT4Q_TYPE_F32, rows, k});
+    EXPECT_NE(std::memcmp(gram.data(), plain.data(), gram.bytes()), 0);
+    EXPECT_THROW(gram.push({x.data(), INT4Q_TYPE_F32, rows - 1, k}, weights), int4q::Error);
+    int4q::Tensor tensor = int4q::quantize({w.data(), INT4Q_TYPE_F32, n, k}, int4q::Scheme::asymmetric(16)), same = tensor;
+    const int4q_learning_report report = int4q::learn_rounding(tensor, {w.data(), INT4Q_TYPE_F32, n, k}, gram);
+    EXPECT_LT(report.loss, 0.95 * report.start_loss);
+    int4q::learn_rounding(same, {w.data(), INT4Q_TYPE_F32, n, k}, gram, int4q::learning_options(), &pool);
+    EXPECT_EQ(tensor.codes, same.codes);
+    const auto adaptive = int4q::learning_options(INT4Q_LEARN_ADAROUND, 300);
+    EXPECT_LT(int4q::learn_rounding(tensor, {w.data(), INT4Q_TYPE_F32, n, k}, gram, adaptive).loss, report.loss);
+    EXPECT_THROW(int4q::learn_rounding(tensor, {w.data(), INT4Q_TYPE_F32, n - 1, k}, gram), int4q::Error);
 }
 
 // ---- Bad arguments ---------------------------------------------------------------------------------------------------

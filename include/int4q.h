@@ -1886,6 +1886,7 @@ enum {
     INT4Q_LEARN_ADAROUND = 1
 };
 
+/* What is said of one method counts for nothing with the other, but must be in its range. */
 typedef struct int4q_learning_options {
     uint32_t struct_size;
     uint32_t worker_count;    /* 1..1024; each adds some scratch */
@@ -1921,10 +1922,10 @@ INT4Q_API int4q_status int4q_learn_rounding_scratch(const int4q_scheme *scheme, 
 
 /* Improves *tensor, which some quantizer has made from source[n][k], with the Gram matrix of its inputs (of the tensor's k, or
  * INT4Q_ERROR_MISMATCH). SYMMETRIC, ASYMMETRIC and OFFSET, of any rule, rounding, width and group size; other kinds, whose values
- * are not evenly spaced or too few, are INT4Q_ERROR_UNSUPPORTED. Scales, zero points and offsets are always as stored, rounded to their types; with
- * INT4Q_SCALE_GIVEN and INT4Q_SCALE_POWER_OF_TWO they stay. Gradients are computed in binary32 (sums of 128 products, continued in
- * binary64); a row whose loss, as int4q_gram_loss() computes it, is not lower in the end keeps what it had. Each row's result
- * depends on itself and G alone.
+ * are not evenly spaced or too few, are INT4Q_ERROR_UNSUPPORTED. Scales, zero points and offsets are always as stored, rounded to
+ * their types; with INT4Q_SCALE_GIVEN and INT4Q_SCALE_POWER_OF_TWO they stay. Gradients are computed in binary32 (sums of 128
+ * products, continued in binary64); a row whose loss, as int4q_gram_loss() computes it, is not lower in the end keeps what it had.
+ * Each row's result depends on itself and G alone.
  *
  * NaN and infinity in source are INT4Q_ERROR_NOT_FINITE, a Gram matrix that is not finite or has a negative diagonal is
  * INT4Q_ERROR_CORRUPT. After a failure or cancellation some rows are improved, and others as they were. */

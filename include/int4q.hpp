@@ -716,6 +716,14 @@ public:
         check(int4q_gram_push(data(), bytes(), x.data, x.type, x.rows, x.columns, x.stride, room.data(), room.bytes(),
                               workers.count, workers.parallel_for, workers.host));
     }
+    // With a weight for each row.
+    void push(ConstMatrix x, const std::vector<float> &weights, Pool *pool = nullptr) {
+        detail::agree(static_cast<int64_t>(weights.size()), x.rows, "Gram::push", "weights");
+        const Scratch &room = scratch(int4q_gram_push_scratch);
+        const detail::Workers workers(pool);
+        check(int4q_gram_push_weighted(data(), bytes(), x.data, x.type, x.rows, x.columns, x.stride, weights.data(), room.data(),
+                                       room.bytes(), workers.count, workers.parallel_for, workers.host));
+    }
     void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
     int4q_gram_info info() const { return about(int4q_gram_get_info); }
     std::vector<double> matrix() const { return square(int4q_gram_matrix); }  // [k][k]
@@ -1097,6 +1105,37 @@ inline Best quantize_best(ConstMatrix w, const Gram &gram, double most_bits, con
     take(tensor.codes, found.codes), take(tensor.scales, found.scales);
     take(tensor.zero_points, found.zero_points), take(tensor.offsets, found.offsets);
     return {std::move(tensor), report, std::move(trials), std::move(scales)};
+}
+
+// The usual ones of a method, INT4Q_LEARN_*; the worker count is set by learn_rounding().
+inline int4q_learning_options learning_options(int32_t method = INT4Q_LEARN_AUTOROUND, int64_t iterations = 0) {
+    const bool is_signed = method == INT4Q_LEARN_AUTOROUND;
+    int4q_learning_options options{};
+    options.struct_size = sizeof options;
+    options.method = method;
+    options.iterations = iterations ? iterations : is_signed ? 200 : 1000;
+    options.step = is_signed ? 1.0 / static_cast<double>(options.iterations) : 0.02;
+    options.range_step = is_signed ? options.step : 0;
+    options.least_range = 0.5, options.most_range = 1;
+    options.regularization = 30, options.first_exponent = 20, options.last_exponent = 2;
+    return options;
+}
+
+// Improves a tensor that was quantized from w.
+inline int4q_learning_report learn_rounding(Tensor &tensor, ConstMatrix w, const Gram &gram,
+                                            int4q_learning_options options = learning_options(), Pool *pool = nullptr) {
+    detail::agree(w.rows, tensor.n, "learn_rounding", "w.rows");
+    detail::agree(w.columns, tensor.k, "learn_rounding", "w.columns");
+    options.worker_count = pool ? pool->worker_count() : 1;
+    uint64_t bytes = 0;
+    check(int4q_learn_rounding_scratch(&tensor.scheme, tensor.k, options.worker_count, &bytes));
+    Scratch scratch(bytes);
+    int4q_learning_report report{};
+    report.struct_size = sizeof report;
+    const int4q_tensor view = tensor.view();
+    check(int4q_learn_rounding(&view, w.data, w.type, w.stride, gram.data(), gram.bytes(), &options, scratch.data(),
+                               scratch.bytes(), pool ? int4q_pool_parallel_for : nullptr, pool ? pool->get() : nullptr, &report));
+    return report;
 }
 
 }  // namespace int4q

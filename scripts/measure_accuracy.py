@@ -56,6 +56,8 @@ METHODS: dict[str, str | LayerMethod] = {
     "GPTQ": "gptq",
     "GPTQ, descent": "gptq+descent",
     "AWQ clips, descent": "clip+descent",
+    "AutoRound": "autoround",
+    "AutoRound, descent": "autoround+descent",
 }
 
 

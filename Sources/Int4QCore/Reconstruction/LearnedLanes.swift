@@ -311,27 +311,26 @@ struct LearnedLanes {
         }
     }
 
-    /// Errors of a row with its best codes, as dequantizing gives them.
+    /// Errors of a row with its best codes, as dequantizing gives them. The sums' place serves for runs of codes and of values.
     private func decode(_ lane: Int) {
-        StackMemory<20>.use { room in
-            let run = (room + 1024).assumingMemoryBound(to: UInt8.self), decoded = room.assumingMemoryBound(to: Float.self)
-            for index in 0..<scratch.groups {
-                let lanes = group(index), columns = columns(index)
-                var decoding = i4q_decoding(scale: lanes.values(.bestScale)[lane], offset: -0.0, zero: 0, codebook: nil)
-                decoding.code_bits = 8
-                decoding.zero = Int32(lanes.values(.bestZero)[lane])
-                if scheme.kind == .offset { decoding.offset = lanes.values(.bestOffset)[lane] }
-                var begin = columns.lowerBound
-                while begin < columns.upperBound {
-                    let count = min(columns.upperBound &- begin, 256)
-                    for column in 0..<count { run[column] = bestCodes[(begin &+ column) &* 16 &+ lane] }
-                    work.pointee.kernels.decode.unsafelyUnwrapped(&decoding, run, Int64(count), decoded)
-                    for column in 0..<count {
-                        let place = (begin &+ column) &* 16 &+ lane
-                        errors[place] = weights[place] - decoded[column]
-                    }
-                    begin &+= count
+        let decoded = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Float.self)
+        let run = (UnsafeMutableRawPointer(sums) + 1024).assumingMemoryBound(to: UInt8.self)
+        for index in 0..<scratch.groups {
+            let lanes = group(index), columns = columns(index)
+            var decoding = i4q_decoding(scale: lanes.values(.bestScale)[lane], offset: -0.0, zero: 0, codebook: nil)
+            decoding.code_bits = 8
+            decoding.zero = Int32(lanes.values(.bestZero)[lane])
+            if scheme.kind == .offset { decoding.offset = lanes.values(.bestOffset)[lane] }
+            var begin = columns.lowerBound
+            while begin < columns.upperBound {
+                let count = min(columns.upperBound &- begin, 256)
+                for column in 0..<count { run[column] = bestCodes[(begin &+ column) &* 16 &+ lane] }
+                work.pointee.kernels.decode.unsafelyUnwrapped(&decoding, run, Int64(count), decoded)
+                for column in 0..<count {
+                    let place = (begin &+ column) &* 16 &+ lane
+                    errors[place] = weights[place] - decoded[column]
                 }
+                begin &+= count
             }
         }
     }

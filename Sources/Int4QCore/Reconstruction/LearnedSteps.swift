@@ -36,7 +36,7 @@ extension LearnedLanes {
         var along = Lanes(repeating: 0), clipped = Lanes(repeating: 0)
         for column in columns {
             let place = column &* 16
-            let wide = UnsafeRawPointer(sums + (place &- columns.lowerBound &* 16)).load(as: SIMD16<Double>.self)
+            let wide = UnsafeRawPointer(sums + (place &- columns.lowerBound &* 16)).loadUnaligned(as: SIMD16<Double>.self)
             addLoss(wide, errors.lanes(place))
             let slope = i4q_narrow_f64(wide), inside = seconds.lanes(place)
             let sign = i4q_clip(slope * 0x1p126, -one, one) * towards
@@ -51,7 +51,7 @@ extension LearnedLanes {
     @inline(__always)
     private func addLoss(_ sums: SIMD16<Double>, _ errors: Lanes) {
         let all = UnsafeMutableRawPointer(losses)
-        all.storeBytes(of: all.load(as: SIMD16<Double>.self) + sums * i4q_widen_f32(errors), as: SIMD16<Double>.self)
+        all.storeBytes(of: all.loadUnaligned(as: SIMD16<Double>.self) + sums * i4q_widen_f32(errors), as: SIMD16<Double>.self)
     }
 }
 
@@ -78,12 +78,12 @@ extension LearnedLanes {
     @_optimize(speed) @inline(never)
     func stepAdaptively(_ lanes: GroupLanes, _ columns: Range<Int>, _ sums: UnsafePointer<Double>, _ rate: LearningRate) {
         let nothing = Lanes(repeating: 0), one = Lanes(repeating: 1)
-        let factor = i4q_narrow_f64(i4q_widen_f32(lanes[.scale]) * UnsafeRawPointer(units).load(as: SIMD16<Double>.self))
+        let factor = i4q_narrow_f64(i4q_widen_f32(lanes[.scale]) * UnsafeRawPointer(units).loadUnaligned(as: SIMD16<Double>.self))
         let low = Lanes(repeating: lowest), high = Lanes(repeating: highest), large = Lanes(repeating: 0x1p126)
         for column in columns {
             let place = column &* 16, share = shares.lanes(place), code = bases.lanes(place) + share
             let beyond = i4q_subtract(code, i4q_clip(code, low, high))
-            let wide = UnsafeRawPointer(sums + (place &- columns.lowerBound &* 16)).load(as: SIMD16<Double>.self)
+            let wide = UnsafeRawPointer(sums + (place &- columns.lowerBound &* 16)).loadUnaligned(as: SIMD16<Double>.self)
             var gradient = i4q_narrow_f64(wide) * factor * (one - i4q_clip(beyond * beyond * large, nothing, one))
             if rate.pull > 0 {
                 let distance = share * 2 - one, sign = i4q_clip(distance * large, -one, one)
@@ -108,7 +108,7 @@ extension LearnedLanes {
 
 /// 2^y for y in -126..126, beyond which the nearer end counts; relative error 2e-7.
 @_optimize(speed) @inline(never)
-private func power2(_ y: Lanes) -> Lanes {
+func power2(_ y: Lanes) -> Lanes {
     let bounded = i4q_clip(y, Lanes(repeating: -126), Lanes(repeating: 126))
     let whole = rounded(bounded), x = i4q_subtract(bounded, whole)
     // ln(2)^i / i!

@@ -145,6 +145,14 @@ def _descent_step(work: _Work) -> None:
     gram_descend(work.started(), work.layer.weights, work.layer.gram, sweeps=20, refit_scales=True)
 
 
+def _autoround_step(work: _Work) -> None:
+    autoround(work.started(), work.layer.weights, work.layer.gram, pool=work.layer.pool)
+
+
+def _adaround_step(work: _Work) -> None:
+    adaround(work.started(), work.layer.weights, work.layer.gram, pool=work.layer.pool)
+
+
 def _hqq_step(work: _Work) -> None:
     work.tensor = hqq(work.weights, work.layer.scheme)
 
@@ -155,6 +163,8 @@ _STEPS: dict[str, Callable[[_Work], Any]] = {
     "hqq": _hqq_step,
     "awq": _awq_step,
     "gptq": _gptq_step,
+    "autoround": _autoround_step,
+    "adaround": _adaround_step,
     "descent": _descent_step,
 }
 

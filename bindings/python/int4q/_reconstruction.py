@@ -114,8 +114,9 @@ class GramMatrix(SavedStatistics):
     def push(self, x: Any, *, weights: Any = None, element_type: Any = None, pool: Pool | None = None) -> None:
         """Takes a batch x[rows][k]. NotFiniteError for NaN, infinity and magnitudes above 2^59; nothing is taken then.
 
-        weights  one for each row, at least 0: the sums are of weight * x[i] * x[j]. Squared gradients of a loss with respect to the
-                 layer's outputs, averaged over these, make Fisher's information of the sums. A row counts as one whatever its weight.
+        weights  one for each row, at least 0: the sums are of weight * x[i] * x[j]. Squared gradients of a loss with respect to
+                 the layer's outputs, averaged over these, make Fisher's information of the sums. A row counts as one whatever
+                 its weight.
         """
         source = input_matrix(x, "x", element_type)
         factors = [] if weights is None else [np.ascontiguousarray(weights, np.float32)]

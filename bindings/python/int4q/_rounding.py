@@ -96,11 +96,11 @@ def adaround(
     """Improves a tensor in place by AdaRound (BRECQ's rounding): which weights go up and which down, by Adam on a soft rounding
     that a regularization makes hard.
 
-    tensor          of any quantizer (`quantize`, `gptq`), made from weights[n][k]; symmetric, asymmetric or offset; its scales stay
+    tensor          of any quantizer (`quantize`, `gptq`), made from weights[n][k]; symmetric, asymmetric or offset; scales stay
     gram            of the layer's inputs
     step            Adam's
-    regularization  in units of the row's loss before, divided by k; sets in after `warm_up` of the iterations, with an exponent that
-                    falls from first_exponent to last_exponent
+    regularization  in units of the row's loss before, divided by k; sets in after `warm_up` of the iterations, with an exponent
+                    that falls from first_exponent to last_exponent
     progress        as for `autoround`
 
     No row is worse than before.

@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 144
+    assert len(header_functions()) == 158
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -136,6 +136,8 @@ STRUCTS = {
     "int4q_descent_options": _native.DescentOptionsStruct,
     "int4q_descent_report": _native.DescentReportStruct,
     "int4q_parts": _native.PartsStruct,
+    "int4q_learning_options": _native.LearningOptionsStruct,
+    "int4q_learning_report": _native.LearningReportStruct,
     "int4q_hqq_options": _native.HqqOptionsStruct,
     "int4q_lowrank": _native.LowRankStruct,
     "int4q_lowrank_options": _native.LowRankOptionsStruct,

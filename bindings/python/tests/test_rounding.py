@@ -218,7 +218,7 @@ def test_adaround(k: int, group_size: int, generator: np.random.Generator) -> No
             reached = method.losses(weights - values, gram.matrix()) / gram.rows
             expected, found = np.minimum(reached, losses), exact_losses(tensor, weights, gram)
             same = np.isclose(found, expected, rtol=1e-5, atol=1e-9 * losses.max())
-            assert same.mean() >= 0.75, (name, options, same.mean())
+            assert same.mean() >= 0.6, (name, options, same.mean())
             assert abs(found.sum() - expected.sum()) <= 0.1 * expected.sum() + 1e-9 * losses.sum(), (name, options)
             rows = improved & (reached < losses * (1 - 1e-6))
             agreement = np.isclose(tensor.dequantize()[rows], values[rows], rtol=1e-5, atol=1e-6)
