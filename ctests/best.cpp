@@ -367,7 +367,7 @@ TEST(BadBest, QuantizeBest) {
     BadTable<O> fields;
     AddStructSizes(fields, &O::struct_size, sizeof(O));
     AddValues(fields, "worker_count", &O::worker_count, {0, 1025, UINT32_MAX});
-    AddValues(fields, "methods", &O::methods, {256, UINT32_MAX});
+    AddValues(fields, "methods", &O::methods, {512, UINT32_MAX});
     AddValues(fields, "finalists", &O::finalists, {0, -1, kMin32});
     AddValues(fields, "sweeps", &O::sweeps, {0, -1, 10001, kMin64, kMax64});
     for (double bad : {-0.1, std::nan(""), static_cast<double>(INFINITY)}) {

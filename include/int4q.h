@@ -1801,8 +1801,9 @@ enum {
     INT4Q_METHOD_CLIP = 4,               /* scales (zero points, offsets) of int4q_awq_clip()'s clips, steps 20, tried 10 */
     INT4Q_METHOD_CLIP_GPTQ = 5,          /* GPTQ with these scales given, in order of activations */
     INT4Q_METHOD_HQQ = 6,                /* int4q_hqq_quantize(), iterations 20, p 0.7, beta 10; OFFSET alone */
-    INT4Q_METHOD_DESCENT = 7,            /* int4q_gram_descend() with INT4Q_DESCENT_REFIT_SCALES, from the rows' best so far */
-    INT4Q_METHOD_COUNT = 8
+    INT4Q_METHOD_SEARCH = 7,             /* CLIP, then int4q_gram_search_scales(), rounds 20, reach 0.1, seed 0, then DESCENT's */
+    INT4Q_METHOD_DESCENT = 8,            /* int4q_gram_descend() with INT4Q_DESCENT_REFIT_SCALES, from the rows' best so far */
+    INT4Q_METHOD_COUNT = 9
 };
 
 typedef struct int4q_best_options {
@@ -1859,7 +1860,7 @@ INT4Q_API int4q_status int4q_best_scratch(const int4q_candidate *candidates, int
  * points, offsets, codebook. scales [k], or NULL: then W is quantized as it is. Else AWQ's scales (int4q_awq_search, steps 20,
  * with the candidate that is best so far) are tried, too, on the finalists: if report->is_scaled the tensor stands for W with its
  * columns times scales, and x is to be divided by them; if not they are all 1. trials[trial_capacity] receives the first trials;
- * it may be NULL if trial_capacity is 0. There are at most 2 * count + 14 * finalists.
+ * it may be NULL if trial_capacity is 0. There are at most 2 * count + 16 * finalists.
  *
  * No candidate within the limits is INT4Q_ERROR_INVALID_ARGUMENT ("options.most_bits" or "options.most_bytes"), none that can
  * hold the matrix (scales beyond their type) INT4Q_ERROR_NOT_FINITE, a Gram matrix of another k INT4Q_ERROR_MISMATCH. A method

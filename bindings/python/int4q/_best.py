@@ -32,7 +32,8 @@ class Method(enum.IntEnum):
     CLIP = 4
     CLIP_GPTQ = 5
     HQQ = 6
-    DESCENT = 7
+    SEARCH = 7
+    DESCENT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def quantize_best(
     struct, report = _native.TensorStruct(), _native.BestReportStruct()
     memory = aligned_bytes(_size("int4q_best_memory", candidates.structs, count, *shape))
     scales = np.empty(source.columns, np.float32) if with_scales else None
-    trials = (_native.TrialStruct * (2 * count + 14 * min(finalists, count) + 1))()
+    trials = (_native.TrialStruct * (2 * count + 16 * min(finalists, count) + 1))()
     with _spread(pool) as (workers, parallel_for, host), _Reporter(progress) as reporter:
         size = _size("int4q_best_scratch", candidates.structs, count, *shape, workers, int(with_scales))
         scratch = aligned_bytes(size)

@@ -104,6 +104,11 @@ def test_best_trials_are_what_the_methods_leave(generator: np.random.Generator) 
         own = losses_of(tensor, weights, gram)
         rows = np.minimum(rows, own)
         assert found[method] == pytest.approx(own.sum(), rel=1e-6), method
+    evolved = int4q.quantize(clipped, scheme)
+    int4q.search_scales(evolved, weights, gram, rounds=20)
+    int4q.gram_descend(evolved, weights, gram, refit_scales=True)
+    assert found[Method.SEARCH] == pytest.approx(losses_of(evolved, weights, gram).sum(), rel=1e-6)
+    rows = np.minimum(rows, losses_of(evolved, weights, gram))
     # Descent starts from the best of all these, and CLIP_GPTQ is among them.
     assert found[Method.CLIP_GPTQ] < found[Method.CLIP]
     assert found[Method.DESCENT] < min(rows.sum(), found[Method.CLIP_GPTQ])
