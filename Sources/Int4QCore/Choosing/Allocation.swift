@@ -66,7 +66,8 @@ public struct AllocationProblem {
             let limit = (1 + tolerance) * losses[Int(reference)]
             var best = -1
             for index in 0..<candidates where losses[index] <= limit && losses[index].isFinite {
-                if best < 0 || bytes[index] < bytes[best] || (bytes[index] == bytes[best] && losses[index] < losses[best]) { best = index }
+                let isEqual = best >= 0 && bytes[index] == bytes[best]
+                if best < 0 || bytes[index] < bytes[best] || (isEqual && losses[index] < losses[best]) { best = index }
             }
             choices[layer] = Int32(best)
         }
@@ -87,8 +88,8 @@ public struct AllocationScratch {
     public init(layers: Int64, candidates: Int64) throws(Failure) {
         try requireAtLeast(layers, 1, "layers")
         if candidates < 1 || candidates > 4096 { throw .invalid("candidates", candidates, expected: "1 to 4096") }
-        let options = try CheckedSize(UInt64(layers), "layers").times(UInt64(candidates) * UInt64(MemoryLayout<AllocationOption>.stride))
-        let lists = try options.roundedUp(to: 64)
+        let each = UInt64(candidates) * UInt64(MemoryLayout<AllocationOption>.stride)
+        let lists = try CheckedSize(UInt64(layers), "layers").times(each).roundedUp(to: 64)
         let heads = try CheckedSize(UInt64(layers), "layers").plus(1).times(UInt64(MemoryLayout<AllocationList>.stride))
             .plus(lists.value).roundedUp(to: 64)
         self.lists = Int(lists.value)
@@ -99,7 +100,8 @@ public struct AllocationScratch {
 
     public func bytes(states count: Int64) throws(Failure) -> UInt64 {
         if count < 1 || count > Int64(Int32.max) { throw .invalid("states", count, expected: "1 to 2147483647") }
-        return try CheckedSize(UInt64(count), "states").times(UInt64(MemoryLayout<AllocationState>.stride)).plus(UInt64(states)).value
+        let each = UInt64(MemoryLayout<AllocationState>.stride)
+        return try CheckedSize(UInt64(count), "states").times(each).plus(UInt64(states)).value
     }
 }
 
@@ -133,8 +135,8 @@ private struct AllocationState {
 
 /// The exact optimum, by lists of states that no other beats and that may still become the best.
 ///
-/// With a price for each byte, any choice's loss is at least that of a choice free of any budget, of loss + price * bytes, less price *
-/// budget. The price is that for which this bound is greatest.
+/// With a price for each byte, any choice's loss is at least that of a choice free of any budget, of loss + price * bytes, less
+/// price * budget. The price is that for which this bound is greatest.
 public struct Allocator {
     private let problem: AllocationProblem
     private let budget: UInt64
@@ -167,7 +169,9 @@ public struct Allocator {
         for layer in 0...problem.layers { lists[layer] = AllocationList() }
         for layer in 0..<problem.layers { takeOptions(layer) }
         let least = lists[problem.layers].leastBytes
-        if least > budget { throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "budget", .unsigned(budget), expected: "at least", bound: least) }
+        if least > budget {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "budget", .unsigned(budget), expected: "at least", bound: least)
+        }
         slack = budget - least
     }
 
@@ -202,7 +206,8 @@ public struct Allocator {
     }
 
     @_optimize(size) @inline(never)
-    public mutating func run(_ choices: UnsafeMutablePointer<Int32>, _ allocation: UnsafeMutablePointer<int4q_allocation>) throws(Failure) {
+    public mutating func run(_ choices: UnsafeMutablePointer<Int32>,
+                             _ allocation: UnsafeMutablePointer<int4q_allocation>) throws(Failure) {
         findPrice()
         let bound = lists[problem.layers].leastCost - slackCost
         let known = improveKnown()

@@ -2,8 +2,8 @@
 import CInt4Q
 import CInt4QShims
 
-/// Tries schemes and methods on one matrix: rounding to nearest with all schemes; GPTQ with the better quarter; every method with the
-/// best few. Of a scheme's methods each row keeps the result that serves it best.
+/// Tries schemes and methods on one matrix: rounding to nearest with all schemes; GPTQ with the better quarter; every method with
+/// the best few. Of a scheme's methods each row keeps the result that serves it best.
 public struct BestQuantizer {
     private enum Step { case nearest, clip, hqq, search, descent, losses }
     private var method: Step = .nearest
@@ -100,7 +100,8 @@ public struct BestQuantizer {
 
     private var most: Int { 2 * candidates.count + 16 * Int(min(options.raw.finalists, Int32(candidates.count))) + 1 }
 
-    public func write(_ tensor: UnsafeMutablePointer<int4q_tensor>, _ report: UnsafeMutablePointer<int4q_best_report>) throws(Failure) {
+    public func write(_ tensor: UnsafeMutablePointer<int4q_tensor>,
+                      _ report: UnsafeMutablePointer<int4q_best_report>) throws(Failure) {
         tensor.pointee = best
         report.pointee.candidate = Int32(bestCandidate)
         report.pointee.is_scaled = bestIsScaled ? 1 : 0
@@ -175,8 +176,8 @@ public struct BestQuantizer {
 
     // MARK: Methods
 
-    /// Tries a method on the candidate; its rows go to the working tensor where they are better, and all that to the result if it is
-    /// the best so far. What has been tried before with the same outcome is no trial: it is done again for its rows.
+    /// Tries a method on the candidate; its rows go to the working tensor where they are better, and all that to the result if it
+    /// is the best so far. What has been tried before with the same outcome is no trial: it is done again for its rows.
     @_optimize(size) @inline(never)
     private mutating func run(_ method: Int, _ parallel: ParallelFor, isFinal: Bool = false) throws(Failure) {
         if !applies(method) { return }
@@ -252,7 +253,8 @@ public struct BestQuantizer {
         raw.attempts = 100
         do throws(Failure) {
             let tensor = try QuantizedTensor(tensor), size = try GptqScratch(scheme, k: k, workers: raw.worker_count)
-            var gptq = try Gptq(tensor, source, gram, try GptqOptions(raw, tensor.scheme, k: k), size, memory + scratch.area, kernels)
+            let checked = try GptqOptions(raw, tensor.scheme, k: k)
+            var gptq = try Gptq(tensor, source, gram, checked, size, memory + scratch.area, kernels)
             try gptq.run(parallel)
         } catch {
             failures = 1
@@ -361,7 +363,8 @@ public struct BestQuantizer {
         var search = try AwqSearch(trial, try AwqOptions(raw), size, memory + scratch.area)
         try search.run(parallel, scales, &report)
         if report.step < 0 { return false }
-        let scaled = Matrix(base: memory + scratch.scaledSource, type: .f32, columns: source.columns, strideBytes: source.columns * 4)
+        let scaled = Matrix(base: memory + scratch.scaledSource, type: .f32, columns: source.columns,
+                            strideBytes: source.columns * 4)
         try ColumnScaling(scales, count: Int(k), operation: int32(INT4Q_COLUMNS_MULTIPLY))
             .apply(source, to: scaled, rows: 0..<n, from: 0, kernels)
         let copy = memory + scratch.scaledGram

@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 114
+    assert len(header_functions()) == 128
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -133,6 +133,14 @@ STRUCTS = {
     "int4q_descent_options": _native.DescentOptionsStruct,
     "int4q_descent_report": _native.DescentReportStruct,
     "int4q_hqq_options": _native.HqqOptionsStruct,
+    "int4q_candidate": _native.CandidateStruct,
+    "int4q_search_options": _native.SearchOptionsStruct,
+    "int4q_allocation": _native.AllocationStruct,
+    "int4q_best_options": _native.BestOptionsStruct,
+    "int4q_trial": _native.TrialStruct,
+    "int4q_best_report": _native.BestReportStruct,
+    "int4q_scale_search": _native.ScaleSearchStruct,
+    "int4q_scale_search_report": _native.ScaleSearchReportStruct,
 }
 
 
