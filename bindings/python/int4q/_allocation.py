@@ -11,9 +11,9 @@ import numpy as np
 
 from . import _native
 from ._arrays import aligned_bytes, input_matrix
+from ._codebooks import codebook_values
 from ._enums import Codebook, Kind
 from ._errors import BufferTooSmallError
-from ._codebooks import codebook_values
 from ._pool import Pool
 from ._reconstruction import GramMatrix, _Reporter, _size, _spread
 from ._scheme import Scheme

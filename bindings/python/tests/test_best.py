@@ -236,7 +236,8 @@ def test_search_clips(k: int, group_size: int, generator: np.random.Generator) -
             every = []
             for share in shares:
                 limit = (largest * share)[:, None]
-                every.append(methods.losses(w - methods.quantized(np.clip(w, -limit, limit), scheme), gram.matrix()[columns, columns]))
+                values = methods.quantized(np.clip(w, -limit, limit), scheme)
+                every.append(methods.losses(w - values, gram.matrix()[columns, columns]))
             chosen = np.abs(largest * shares[:, None] - clips[:, group]).argmin(axis=0)
             assert np.array_equal((largest * shares[:, None])[chosen, np.arange(21)], clips[:, group]), name
             found, least = np.array(every)[chosen, np.arange(21)], np.min(every, axis=0)
