@@ -127,7 +127,8 @@ TEST(Allocate, IsTheBestOfAllWithinDeclaredMemory) {
         int4q_allocation allocation = NewAllocation();
         const int4q_status status =
             int4q_allocate(reinterpret_cast<const double *>(loss_memory.data()),
-                           reinterpret_cast<const uint64_t *>(byte_memory.data()), nullptr, layers, candidates, budget, scratch.data(), scratch_bytes, choices.as<int32_t>(), &allocation);
+                           reinterpret_cast<const uint64_t *>(byte_memory.data()), nullptr, layers, candidates, budget,
+                           scratch.data(), scratch_bytes, choices.as<int32_t>(), &allocation);
         const Choice best = BestOfAll(losses, bytes, layers, candidates, budget);
         if (best.choices.empty()) {
             EXPECT_EQ(status, INT4Q_ERROR_INVALID_ARGUMENT);
@@ -191,6 +192,7 @@ BadTable<C> BadTables() {
     table.push_back({"a negative loss", [](C &c) { c.loss_memory[5] = -1e-300; }, kInvalid, "losses"});
     table.push_back({"a layer without a candidate", [](C &c) { c.loss_memory[2] = c.loss_memory[3] = INFINITY; }, kInvalid,
                      "losses"});
+    table.push_back({"losses too large to be added", [](C &c) { c.loss_memory[1] = c.loss_memory[2] = 1e308; }, kNotFinite, "losses"});
     table.push_back({"too many bytes", [](C &c) { c.byte_memory[0] = c.byte_memory[2] = uint64_t{1} << 62; }, kOverflow, "bytes"});
     return table;
 }

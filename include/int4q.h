@@ -1777,7 +1777,7 @@ INT4Q_API int4q_status int4q_allocate_scratch(int64_t layers, int64_t candidates
  *
  * A layer without an allowed candidate is INT4Q_ERROR_INVALID_ARGUMENT ("losses"), a budget below the least possible sum too
  * ("budget", with that sum); bytes beyond 2^63 in all INT4Q_ERROR_SIZE_OVERFLOW; a NaN or infinity in losses or weights where
- * none is allowed INT4Q_ERROR_NOT_FINITE. */
+ * none is allowed, and weighted losses whose sum overflows, INT4Q_ERROR_NOT_FINITE. */
 INT4Q_API int4q_status int4q_allocate(const double *losses, const uint64_t *bytes, const double *weights, int64_t layers,
                                       int64_t candidates, uint64_t budget, void *scratch, uint64_t scratch_bytes,
                                       int32_t *choices, int4q_allocation *allocation);

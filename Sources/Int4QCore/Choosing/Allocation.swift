@@ -22,13 +22,13 @@ public struct AllocationProblem {
     }
 
     private func check() throws(Failure) {
-        var most: UInt64 = 0
+        var most: UInt64 = 0, total = 0.0
         for layer in 0..<layers {
             if let weights, !(weights[layer] >= 0 && weights[layer].isFinite) {
                 throw Failure(weights[layer].isFinite ? INT4Q_ERROR_INVALID_ARGUMENT : INT4Q_ERROR_NOT_FINITE, "weights",
                               .listed(index: Int64(layer), Float(weights[layer])), expected: "finite numbers of at least 0")
             }
-            var largest: UInt64 = 0, isPossible = false
+            var largest: UInt64 = 0, isPossible = false, worst = 0.0
             for candidate in 0..<candidates {
                 let loss = losses[layer &* candidates &+ candidate]
                 if !(loss >= 0) {
@@ -38,11 +38,17 @@ public struct AllocationProblem {
                 }
                 if !loss.isFinite { continue }
                 isPossible = true
+                worst = max(worst, loss)
                 largest = max(largest, bytes[layer &* candidates &+ candidate])
             }
             if !isPossible {
                 throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "losses", .listed(index: Int64(layer), .infinity),
                               expected: "a candidate with a finite loss for each layer")
+            }
+            total += worst * (weights?[layer] ?? 1)
+            if !total.isFinite {
+                throw Failure(INT4Q_ERROR_NOT_FINITE, "losses", .listed(index: Int64(layer), Float(worst)),
+                              expected: "numbers whose weighted sums are finite")
             }
             let (sum, overflow) = most.addingReportingOverflow(largest)
             if overflow || sum > UInt64(Int64.max) {

@@ -164,6 +164,13 @@ def test_allocation_refuses() -> None:
     for value, error in ((np.nan, int4q.NotFiniteError), (-1.0, int4q.InvalidArgumentError), (np.inf, int4q.NotFiniteError)):
         with pytest.raises(error, match="weights"):
             int4q.allocate(losses, sizes, 12, [1, value])
+    with pytest.raises(int4q.NotFiniteError, match="losses"):
+        int4q.allocate(np.full((2, 2), 1e308), sizes, 12)
+    with pytest.raises(int4q.NotFiniteError, match="losses"):
+        int4q.allocate(losses, sizes, 12, [1e308, 1])
+    large = int4q.allocate(losses * 1e300, sizes * 10**15, 10**16, [1e5, 1e5])
+    assert list(large.choices) == list(int4q.allocate(losses, sizes, 10).choices) == [0, 1]
+    assert large.loss == pytest.approx(5e305) and large.bytes == 8 * 10**15
     with pytest.raises(int4q.SizeOverflowError, match="bytes"):
         int4q.allocate(losses, np.full((2, 2), 1 << 62, np.uint64), 1 << 63)
     with pytest.raises(ValueError, match="shape"):
