@@ -4,13 +4,13 @@ import Int4QCore
 
 // Section 14 of the header.
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func requireArray(_ pointer: UnsafeRawPointer?, _ count: Int64, _ each: UInt64, _ name: StaticString) throws(Failure) {
     let base = try require(pointer, name, alignment: Int(each))
     _ = try CheckedSize(UInt64(count), name).times(each).plus(UInt64(UInt(bitPattern: base)))
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 func layerMatrix(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
                  _ stride: Int64) throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, "n")
@@ -19,7 +19,7 @@ func layerMatrix(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ 
                       .init("source", stride: "source_stride"))
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_usual_candidates(_ candidates: UnsafeMutablePointer<int4q_candidate>?, _ capacity: Int64,
                                    _ count: UnsafeMutablePointer<Int64>?) -> int4q_status {
     attempt("int4q_usual_candidates") { () throws(Failure) in
@@ -30,7 +30,7 @@ public func int4q_usual_candidates(_ candidates: UnsafeMutablePointer<int4q_cand
 
 // MARK: Sensitivity
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_sensitivity_scratch(_ candidates: UnsafePointer<int4q_candidate>?, _ count: Int64, _ n: Int64, _ k: Int64,
                                       _ worker_count: UInt32, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_sensitivity_scratch") { () throws(Failure) in
@@ -40,7 +40,7 @@ public func int4q_sensitivity_scratch(_ candidates: UnsafePointer<int4q_candidat
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_sensitivity(_ candidates: UnsafePointer<int4q_candidate>?, _ count: Int64, _ n: Int64, _ k: Int64,
                               _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                               _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ options: UnsafePointer<int4q_search_options>?,
@@ -67,7 +67,7 @@ public func int4q_sensitivity(_ candidates: UnsafePointer<int4q_candidate>?, _ c
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_eigenvalues_scratch(_ k: Int64, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_gram_eigenvalues_scratch") { () throws(Failure) in
         let size = try EigenvalueScratch(k: k)
@@ -75,7 +75,7 @@ public func int4q_gram_eigenvalues_scratch(_ k: Int64, _ bytes: UnsafeMutablePoi
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_eigenvalues(_ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ options: UnsafePointer<int4q_search_options>?,
                                    _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64,
                                    _ parallel_for: int4q_parallel_for?, _ host: UnsafeMutableRawPointer?,
@@ -97,7 +97,7 @@ public func int4q_gram_eigenvalues(_ gram: UnsafeRawPointer?, _ gram_bytes: UInt
 
 // MARK: Allocation
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_allocate_scratch(_ layers: Int64, _ candidates: Int64, _ states: Int64,
                                    _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_allocate_scratch") { () throws(Failure) in
@@ -106,7 +106,7 @@ public func int4q_allocate_scratch(_ layers: Int64, _ candidates: Int64, _ state
     }
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func problem(_ losses: UnsafePointer<Double>?, _ bytes: UnsafePointer<UInt64>?, _ weights: UnsafePointer<Double>?,
                      _ layers: Int64, _ candidates: Int64) throws(Failure) -> AllocationProblem {
     let cells = try AllocationScratch(layers: layers, candidates: candidates).cells
@@ -117,7 +117,7 @@ private func problem(_ losses: UnsafePointer<Double>?, _ bytes: UnsafePointer<UI
                                  candidates: candidates)
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_allocate(_ losses: UnsafePointer<Double>?, _ bytes: UnsafePointer<UInt64>?, _ weights: UnsafePointer<Double>?,
                            _ layers: Int64, _ candidates: Int64, _ budget: UInt64, _ scratch: UnsafeMutableRawPointer?,
                            _ scratch_bytes: UInt64, _ choices: UnsafeMutablePointer<Int32>?,
@@ -135,7 +135,7 @@ public func int4q_allocate(_ losses: UnsafePointer<Double>?, _ bytes: UnsafePoin
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_allocate_by_tolerance(_ losses: UnsafePointer<Double>?, _ bytes: UnsafePointer<UInt64>?, _ layers: Int64,
                                         _ candidates: Int64, _ reference: Int64, _ tolerance: Double,
                                         _ choices: UnsafeMutablePointer<Int32>?) -> int4q_status {

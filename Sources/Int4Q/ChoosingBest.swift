@@ -4,7 +4,7 @@ import Int4QCore
 
 // Section 14 of the header, from the best of all methods on.
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_best_memory(_ candidates: UnsafePointer<int4q_candidate>?, _ count: Int64, _ n: Int64, _ k: Int64,
                               _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_best_memory") { () throws(Failure) in
@@ -13,7 +13,7 @@ public func int4q_best_memory(_ candidates: UnsafePointer<int4q_candidate>?, _ c
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_best_scratch(_ candidates: UnsafePointer<int4q_candidate>?, _ count: Int64, _ n: Int64, _ k: Int64,
                                _ worker_count: UInt32, _ has_scales: Int32,
                                _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
@@ -28,7 +28,7 @@ public func int4q_best_scratch(_ candidates: UnsafePointer<int4q_candidate>?, _ 
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_quantize_best(_ candidates: UnsafePointer<int4q_candidate>?, _ count: Int64, _ n: Int64, _ k: Int64,
                                 _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                                 _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ options: UnsafePointer<int4q_best_options>?,
@@ -64,7 +64,7 @@ public func int4q_quantize_best(_ candidates: UnsafePointer<int4q_candidate>?, _
 
 // MARK: Searches of other papers
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_clip_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64, _ k: Int64,
                               _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                               _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ shares: UnsafePointer<Float>?, _ count: Int32,
@@ -86,7 +86,7 @@ func requireShares(_ shares: UnsafePointer<Float>, _ count: Int32) throws(Failur
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_search_scales(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                      _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                                      _ search: UnsafePointer<int4q_scale_search>?, _ scratch: UnsafeMutableRawPointer?,
@@ -132,7 +132,7 @@ private func requireSearch(_ search: int4q_scale_search, _ scheme: Scheme) throw
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_codebook_greedy(_ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64, _ n: Int64,
                                   _ k: Int64, _ row_begin: Int64, _ row_end: Int64, _ weights: UnsafePointer<Float>?,
                                   _ weights_stride: Int64, _ candidates: UnsafePointer<Float>?, _ candidate_count: Int64,

@@ -9,7 +9,7 @@ public struct AllocationProblem {
     let layers: Int
     let candidates: Int
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ losses: UnsafePointer<Double>, _ bytes: UnsafePointer<UInt64>, weights: UnsafePointer<Double>?, layers: Int64,
                 candidates: Int64) throws(Failure) {
         _ = try AllocationScratch(layers: layers, candidates: candidates)
@@ -59,7 +59,7 @@ public struct AllocationProblem {
     }
 
     /// MixQuant: the fewest bytes that cost hardly more than the reference.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func choose(reference: Int64, tolerance: Double, _ choices: UnsafeMutablePointer<Int32>) throws(Failure) {
         if reference < 0 || reference >= Int64(candidates) {
             throw .invalid("reference", reference, expected: "0 or more and below", bound: UInt64(candidates))
@@ -90,7 +90,7 @@ public struct AllocationScratch {
     /// Losses, and bytes.
     public let cells: Int64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(layers: Int64, candidates: Int64) throws(Failure) {
         try requireAtLeast(layers, 1, "layers")
         if candidates < 1 || candidates > 4096 { throw .invalid("candidates", candidates, expected: "1 to 4096") }
@@ -160,7 +160,7 @@ public struct Allocator {
     private var limit = Double.infinity
     private var used = 0
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ problem: AllocationProblem, budget: UInt64, _ memory: UnsafeMutableRawPointer, bytes: UInt64) throws(Failure) {
         let scratch = try AllocationScratch(layers: Int64(problem.layers), candidates: Int64(problem.candidates))
         self.problem = problem
@@ -211,7 +211,7 @@ public struct Allocator {
         lists[layer + 1].leastBytes = lists[layer].leastBytes + own[0].bytes
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ choices: UnsafeMutablePointer<Int32>,
                              _ allocation: UnsafeMutablePointer<int4q_allocation>) throws(Failure) {
         findPrice()

@@ -41,7 +41,7 @@ public struct BestQuantizer {
     private var bestIsScaled = false
     private var nearestLoss = Double.infinity
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ candidates: Candidates, _ options: BestOptions, n: Int64, _ source: Matrix, _ gram: Gram, _ scratch: BestScratch,
                 _ memory: UnsafeMutableRawPointer, result: UnsafeMutableRawPointer, trials: UnsafeMutablePointer<int4q_trial>?,
                 capacity: Int64, _ kernels: i4q_kernels) throws(Failure) {
@@ -71,7 +71,7 @@ public struct BestQuantizer {
     private var ranks: UnsafeMutablePointer<UInt8> { (memory + scratch.ranks).assumingMemoryBound(to: UInt8.self) }
     private var k: Int64 { Int64(source.columns) }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor, scales: UnsafeMutablePointer<Float>?) throws(Failure) {
         try source.eachRun(0..<n, kernels, isChecked: true) { _, _, _, _ in }
         let allowed = try screen()
@@ -115,7 +115,7 @@ public struct BestQuantizer {
     // MARK: Candidates
 
     /// Marks what is within the limits with 1, everything else with 255; how many are.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func screen() throws(Failure) -> Int {
         var allowed = 0, leastBytes = UInt64.max, leastBits = Double.infinity
         for index in 0..<candidates.count {
@@ -150,7 +150,7 @@ public struct BestQuantizer {
         return best
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func begin(_ index: Int) throws(Failure) {
         candidate = index
         scheme = try candidates.scheme(index)
@@ -162,7 +162,7 @@ public struct BestQuantizer {
     }
 
     /// All methods with the best candidates.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func runFinals(_ parallel: ParallelFor) throws(Failure) {
         for index in 0..<candidates.count where ranks[index] != 255 { ranks[index] = 2 }
         for _ in 0..<options.raw.finalists {
@@ -178,7 +178,7 @@ public struct BestQuantizer {
 
     /// Tries a method on the candidate; its rows go to the working tensor where they are better, and all that to the result if it
     /// is the best so far. What has been tried before with the same outcome is no trial: it is done again for its rows.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func run(_ method: Int, _ parallel: ParallelFor, isFinal: Bool = false) throws(Failure) {
         if !applies(method) { return }
         let start = i4q_seconds()
@@ -220,7 +220,7 @@ public struct BestQuantizer {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func attempt(_ method: Int, _ parallel: ParallelFor) throws(Failure) {
         switch method {
         case Int(INT4Q_METHOD_NEAREST): try spread(.nearest, parallel)
@@ -241,7 +241,7 @@ public struct BestQuantizer {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func runGptq(_ tensor: int4q_tensor, _ order: Int, _ parallel: ParallelFor) throws(Failure) {
         var raw = int4q_gptq_options()
         raw.struct_size = UInt32(MemoryLayout<int4q_gptq_options>.stride)
@@ -264,7 +264,7 @@ public struct BestQuantizer {
     }
 
     /// A method that takes 16 rows at a time, and these rows' losses.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func spread(_ method: Step, _ parallel: ParallelFor) throws(Failure) {
         self.method = method
         try parallel.run(&self, count: (Int(n) - 1) / 16 + 1) { work, index, worker in
@@ -273,7 +273,7 @@ public struct BestQuantizer {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func runRows(_ task: Int64, _ worker: UInt32) throws(Failure) {
         let rows = task &* 16..<min(task &* 16 &+ 16, n)
         let own = memory + scratch.area + Int(worker) &* scratch.workerBytes, rest = own + scratch.rest
@@ -312,7 +312,7 @@ public struct BestQuantizer {
             .write(rows: rows, to: method == .descent ? workLosses : trialLosses)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func descent(_ tensor: QuantizedTensor, _ memory: UnsafeMutableRawPointer) throws(Failure) -> GramDescent {
         var raw = int4q_descent_options()
         raw.struct_size = UInt32(MemoryLayout<int4q_descent_options>.stride)
@@ -346,7 +346,7 @@ public struct BestQuantizer {
     // MARK: AWQ's scales
 
     /// Turns to the matrix times the best scales, and its inputs divided by them; false if there are none.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func scale(_ parallel: ParallelFor, _ scales: UnsafeMutablePointer<Float>) throws(Failure) -> Bool {
         if bestCandidate < 0 { return false }
         if options.raw.seconds > 0 && i4q_seconds() - begun > options.raw.seconds {
@@ -379,7 +379,7 @@ public struct BestQuantizer {
 
 extension Gram {
     /// As if each channel of every x had been divided by its scale.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func divide(by scales: UnsafePointer<Float>) {
         let k = Int(layout.k)
         for column in 0..<k {

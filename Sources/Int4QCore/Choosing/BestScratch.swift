@@ -4,7 +4,7 @@ import CInt4Q
 public struct BestOptions {
     let raw: int4q_best_options
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_best_options) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_best_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -28,7 +28,7 @@ private func requireLimit(_ value: Double, _ name: StaticString) throws(Failure)
 }
 
 /// The size of memory for the largest tensor.
-@_optimize(size) @inline(never)
+@inline(never)
 public func bestMemory(_ candidates: Candidates, n: Int64, k: Int64) throws(Failure) -> UInt64 {
     var largest: UInt64 = 0
     for index in 0..<candidates.count {
@@ -60,7 +60,7 @@ public struct BestScratch {
     let workerBytes: Int
     public let bytes: UInt64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ candidates: Candidates, n: Int64, k: Int64, workers: UInt32, hasScales: Bool) throws(Failure) {
         let tensor = try CheckedSize(try bestMemory(candidates, n: n, k: k), "n", argument: n).roundedUp(to: 64)
         let doubles = try CheckedSize(UInt64(n), "n").times(8).roundedUp(to: 64).value

@@ -10,7 +10,7 @@ public struct Candidates {
 
     static var usualCount: Int { 33 }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ base: UnsafePointer<int4q_candidate>?, _ count: Int64, mayBeUsual: Bool) throws(Failure) {
         if mayBeUsual && base == nil && count == 0 {
             self.base = nil
@@ -43,7 +43,7 @@ public struct Candidates {
     }
 
     /// The caller's codebook, or one by name, written to 16 floats.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func codebook(_ index: Int, _ room: UnsafeMutablePointer<Float>) throws(Failure) -> UnsafePointer<Float>? {
         let raw = raw(index)
         if raw.named == 0 { return raw.codebook }
@@ -52,7 +52,7 @@ public struct Candidates {
     }
 
     /// The same, of which all values were looked at.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func checkedCodebooks(_ index: Int, n: Int64, _ room: UnsafeMutableRawPointer) throws(Failure) -> CallersCodebooks? {
         let values = try codebook(index, room.assumingMemoryBound(to: Float.self))
         let codebooks = try CallersCodebooks(try scheme(index), values, n: n, "candidates.codebook")
@@ -60,7 +60,7 @@ public struct Candidates {
         return codebooks
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public static func writeUsual(to target: UnsafeMutablePointer<int4q_candidate>?, capacity: Int64) throws(Failure) {
         if capacity == 0 { return }
         let target = try require(target, "candidates")

@@ -7,7 +7,7 @@ public struct EigenvalueScratch {
     let stride: Int
     public let bytes: UInt64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(k: Int64) throws(Failure) {
         try requireAtLeast(k, 1, "k")
         let stride = try CheckedSize(UInt64(k), "k").roundedUp(to: 8)
@@ -37,7 +37,7 @@ public struct GramEigenvalues {
     private var isPending = false
     private static var taskRows: Int { 32 }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ gram: Gram, _ scratch: EigenvalueScratch, _ memory: UnsafeMutableRawPointer,
                 _ eigenvalues: UnsafeMutablePointer<Double>) throws(Failure) {
         try gram.validate("gram")
@@ -61,7 +61,7 @@ public struct GramEigenvalues {
         for place in 0..<k * stride { matrix[place] /= unit }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ options: SearchOptions, _ parallel: ParallelFor,
                              _ nuclearNorm: UnsafeMutablePointer<Double>?) throws(Failure) {
         for row in Swift.stride(from: k - 1, through: 0, by: -1) {
@@ -85,7 +85,7 @@ public struct GramEigenvalues {
     private func row(_ index: Int) -> UnsafeMutablePointer<Double> { matrix + index &* stride }
 
     /// Makes all but the last element beside the diagonal of a row zero.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func reduce(_ index: Int, _ parallel: ParallelFor) throws(Failure) {
         let own = row(index)
         if isPending { update(own, index) }
@@ -158,7 +158,7 @@ public struct GramEigenvalues {
 
     // MARK: QL
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func findEigenvalues() throws(Failure) {
         besides[k - 1] = 0
         for first in 0..<k {

@@ -13,7 +13,7 @@ struct PlacedTensor {
     private let codebookBytes: Int
     let bytes: CheckedSize
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     init(_ scheme: Scheme, n: Int64, k: Int64) throws(Failure) {
         layout = try TensorLayout(scheme, n: n, k: k)
         let rows = scheme.kind != .codebook ? 0 : scheme.hasRowCodebooks ? UInt64(n) : 1
@@ -38,7 +38,7 @@ struct PlacedTensor {
         return bytes * 8
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     func tensor(_ scheme: int4q_scheme, at base: UnsafeMutableRawPointer, codebook: UnsafePointer<Float>?) -> int4q_tensor {
         var raw = int4q_tensor()
         raw.struct_size = UInt32(MemoryLayout<int4q_tensor>.stride)
@@ -66,7 +66,7 @@ struct PlacedTensor {
     }
 
     /// A row of one tensor to another of the same scheme.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func copyRow(_ row: Int, from source: UnsafeMutableRawPointer, to target: UnsafeMutableRawPointer) {
         let rows = Int(layout.n)
         func part(_ offset: Int, _ bytes: UInt64) {

@@ -4,7 +4,7 @@ import CInt4Q
 public struct SearchOptions {
     public let raw: int4q_search_options
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_search_options) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_search_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -17,7 +17,7 @@ public struct SearchOptions {
 }
 
 extension ParallelFor {
-    @_optimize(size) @inline(never)
+    @inline(never)
     func report(_ progress: int4q_progress?, _ context: UnsafeMutableRawPointer?, _ done: Int, _ total: Int) throws(Failure) {
         guard let progress else { return }
         if inHostMode({ progress(context, Int64(done), Int64(total)) }) != 0 {

@@ -10,7 +10,7 @@ public struct SensitivityScratch {
     let workerBytes: Int
     public let bytes: UInt64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ candidates: Candidates, n: Int64, k: Int64, workers: UInt32) throws(Failure) {
         var largest = 0
         for index in 0..<candidates.count {
@@ -41,7 +41,7 @@ public struct Sensitivity {
 
     private var losses: UnsafeMutablePointer<Double> { memory.assumingMemoryBound(to: Double.self) }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ candidates: Candidates, n: Int64, _ source: Matrix, _ gram: Gram?, _ scratch: SensitivityScratch,
                 _ memory: UnsafeMutableRawPointer, _ kernels: i4q_kernels) throws(Failure) {
         if let gram { try gram.requireColumns(Int64(source.columns), "a Gram matrix of k,") }
@@ -55,7 +55,7 @@ public struct Sensitivity {
         rows = try TrialRows(try candidates.scheme(0), columns: Int64(source.columns))
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ options: SearchOptions, _ parallel: ParallelFor, _ losses: UnsafeMutablePointer<Double>?,
                              _ bytes: UnsafeMutablePointer<UInt64>?) throws(Failure) {
         let named = memory + scratch.codebook
@@ -78,7 +78,7 @@ public struct Sensitivity {
         try options.report(candidates.count, candidates.count, parallel)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func run(_ task: Int64, _ worker: UInt32) {
         let memory = memory + scratch.workers + Int(worker) &* scratch.workerBytes
         let range = task &* 16..<min(task &* 16 &+ 16, n), count = Int64(range.count)

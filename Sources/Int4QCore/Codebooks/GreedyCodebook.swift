@@ -7,7 +7,7 @@ public struct GreedyCodebook {
     private let count: Int
     private let kept: Int
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ candidates: UnsafePointer<Float>, count: Int64, kept: Int32) throws(Failure) {
         if kept < 1 || kept > 16 { throw .invalid("kept", Int64(kept), expected: "1 to 16") }
         if count < Int64(kept) || count > 4096 {
@@ -36,7 +36,7 @@ public struct GreedyCodebook {
     }
 
     /// `memory` has room for OptimalPartition.
-    @_optimize(size) @inline(never)
+    @inline(never)
     func write(to values: UnsafeMutablePointer<Float>, _ points: UnsafePointer<WeightedPoint>, count pointCount: Int,
                _ memory: UnsafeMutableRawPointer) {
         let links = memory.assumingMemoryBound(to: Link.self)
@@ -85,7 +85,7 @@ public struct GreedyCodebook {
         private func value(_ index: Int) -> Double { Double(candidates[index]) }
 
         /// The first point that is nearer to the second of two candidates; those of ends are the first and the end.
-        @_optimize(size) @inline(never)
+        @inline(never)
         private func border(_ low: Int, _ high: Int) -> Int {
             if low < 0 { return 0 }
             if high == count { return pointCount }
@@ -99,14 +99,14 @@ public struct GreedyCodebook {
         }
 
         /// The error of some points from a candidate.
-        @_optimize(size) @inline(never)
+        @inline(never)
         private func error(_ begin: Int, _ end: Int, _ index: Int) -> Double {
             let value = value(index), first = sums[end].first - sums[begin].first
             return sums[end].second - sums[begin].second - value * (2 * first - value * (sums[end].weight - sums[begin].weight))
         }
 
         /// By how much the error grows if a candidate's points go to its neighbours.
-        @_optimize(size) @inline(never)
+        @inline(never)
         func cost(_ index: Int, _ before: Int, _ after: Int) -> Double {
             if before < 0 && after == count { return .infinity }
             let begin = border(before, index), end = border(index, after)
