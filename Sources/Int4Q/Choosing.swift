@@ -11,8 +11,7 @@ private func requireArray(_ pointer: UnsafeRawPointer?, _ count: Int64, _ each: 
 }
 
 @inline(never)
-func layerMatrix(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
-                 _ stride: Int64) throws(Failure) -> Matrix {
+func layerMatrix(_ source: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64, _ stride: Int64) throws(Failure) -> Matrix {
     try requireAtLeast(n, 1, "n")
     try requireAtLeast(k, 1, "k")
     return try Matrix(source, try ElementType(type, "source_type"), rows: n, columns: k, stride: stride,

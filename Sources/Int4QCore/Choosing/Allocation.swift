@@ -212,8 +212,7 @@ public struct Allocator {
     }
 
     @inline(never)
-    public mutating func run(_ choices: UnsafeMutablePointer<Int32>,
-                             _ allocation: UnsafeMutablePointer<int4q_allocation>) throws(Failure) {
+    public mutating func run(_ choices: UnsafeMutablePointer<Int32>, _ allocation: UnsafeMutablePointer<int4q_allocation>) throws(Failure) {
         findPrice()
         let bound = lists[problem.layers].leastCost - slackCost
         let known = improveKnown()

@@ -176,8 +176,8 @@ public struct BestQuantizer {
 
     // MARK: Methods
 
-    /// Tries a method on the candidate; its rows go to the working tensor where they are better, and all that to the result if it
-    /// is the best so far. What has been tried before with the same outcome is no trial: it is done again for its rows.
+    /// Tries a method on the candidate; its rows go to the working tensor where they are better, and all that to the result if it is
+    /// the best so far. What has been tried before with the same outcome is no trial: it is done again for its rows.
     @inline(never)
     private mutating func run(_ method: Int, _ parallel: ParallelFor, isFinal: Bool = false) throws(Failure) {
         if !applies(method) { return }
@@ -253,8 +253,7 @@ public struct BestQuantizer {
         raw.attempts = 100
         do throws(Failure) {
             let tensor = try QuantizedTensor(tensor), size = try GptqScratch(scheme, k: k, workers: raw.worker_count)
-            let checked = try GptqOptions(raw, tensor.scheme, k: k)
-            var gptq = try Gptq(tensor, source, gram, checked, size, memory + scratch.area, kernels)
+            var gptq = try Gptq(tensor, source, gram, try GptqOptions(raw, tensor.scheme, k: k), size, memory + scratch.area, kernels)
             try gptq.run(parallel)
         } catch {
             failures = 1
