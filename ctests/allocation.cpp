@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sensitivity, eigenvalues, allocation: section 14 of the header. Memory, workers and refusals, and allocation against every choice;
-// what else is computed is tested through the Python binding (bindings/python/tests/test_allocation.py).
+// Sensitivity, eigenvalues, allocation: section 14 of the header. Memory, workers and refusals, and allocation against every
+// choice; what else is computed is tested through the Python binding (bindings/python/tests/test_allocation.py).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -37,7 +37,9 @@ SourceMatrix Values(int64_t rows, int64_t k, uint64_t seed, int4q_type type = IN
     SourceMatrix x(type, rows, k, k + 3);
     for (int64_t row = 0; row < rows; row++) {
         const float common = random.Normal();
-        for (int64_t column = 0; column < k; column++) x.Set(row, column, random.Normal() + common * static_cast<float>(column % 5) / 4);
+        for (int64_t column = 0; column < k; column++) {
+            x.Set(row, column, random.Normal() + common * static_cast<float>(column % 5) / 4);
+        }
     }
     return x;
 }
@@ -113,7 +115,8 @@ TEST(Allocate, IsTheBestOfAllWithinDeclaredMemory) {
         std::vector<uint64_t> bytes;
         for (int64_t cell = 0; cell < layers * candidates; cell++) {
             losses.push_back(random.Chance(0.1) ? INFINITY
-                             : round % 2 ? static_cast<double>(random.Integer(0, 4)) : std::fabs(static_cast<double>(random.Normal())));
+                             : round % 2        ? static_cast<double>(random.Integer(0, 4))
+                                                : std::fabs(static_cast<double>(random.Normal())));
             bytes.push_back(static_cast<uint64_t>(random.Integer(0, round % 3 ? 6 : 1 << 20)));
         }
         const uint64_t budget = static_cast<uint64_t>(random.Integer(0, round % 3 ? 6 * layers : layers << 20));
@@ -123,8 +126,9 @@ TEST(Allocate, IsTheBestOfAllWithinDeclaredMemory) {
         GuardedBuffer scratch = Guarded(scratch_bytes), choices = Guarded(static_cast<uint64_t>(layers) * 4, 4);
         int4q_allocation allocation = NewAllocation();
         const int4q_status status =
-            int4q_allocate(reinterpret_cast<const double *>(loss_memory.data()), reinterpret_cast<const uint64_t *>(byte_memory.data()),
-                           nullptr, layers, candidates, budget, scratch.data(), scratch_bytes, choices.as<int32_t>(), &allocation);
+            int4q_allocate(reinterpret_cast<const double *>(loss_memory.data()),
+                           reinterpret_cast<const uint64_t *>(byte_memory.data()), nullptr, layers, candidates, budget,
+                           scratch.data(), scratch_bytes, choices.as<int32_t>(), &allocation);
         const Choice best = BestOfAll(losses, bytes, layers, candidates, budget);
         if (best.choices.empty()) {
             EXPECT_EQ(status, INT4Q_ERROR_INVALID_ARGUMENT);
@@ -186,7 +190,9 @@ BadTable<C> BadTables() {
     AddValues(table, "candidates", &C::candidates, {0, -1, 4097, kMin64, kMax64});
     table.push_back({"a loss of NaN", [](C &c) { c.loss_memory[5] = std::nan(""); }, kNotFinite, "losses"});
     table.push_back({"a negative loss", [](C &c) { c.loss_memory[5] = -1e-300; }, kInvalid, "losses"});
-    table.push_back({"a layer without a candidate", [](C &c) { c.loss_memory[2] = c.loss_memory[3] = INFINITY; }, kInvalid, "losses"});
+    table.push_back({"a layer without a candidate", [](C &c) { c.loss_memory[2] = c.loss_memory[3] = INFINITY; }, kInvalid,
+                     "losses"});
+    table.push_back({"losses too large to be added", [](C &c) { c.loss_memory[1] = c.loss_memory[2] = 1e308; }, kNotFinite, "losses"});
     table.push_back({"too many bytes", [](C &c) { c.byte_memory[0] = c.byte_memory[2] = uint64_t{1} << 62; }, kOverflow, "bytes"});
     return table;
 }
@@ -211,8 +217,8 @@ TEST(BadAllocation, Allocate) {
 
 TEST(BadAllocation, OneStateIsTooFew) {
     AllocateCall c;
-    EXPECT_FAILS(int4q_allocate(c.losses, c.bytes, nullptr, 3, 2, 20, c.scratch, c.scratch_bytes, c.choices, c.allocation), kTooSmall,
-                 "int4q_allocate", "scratch_bytes");
+    EXPECT_FAILS(int4q_allocate(c.losses, c.bytes, nullptr, 3, 2, 20, c.scratch, c.scratch_bytes, c.choices, c.allocation),
+                 kTooSmall, "int4q_allocate", "scratch_bytes");
 }
 
 TEST(BadAllocation, ToleranceAndScratch) {
@@ -384,10 +390,12 @@ void AddMemory(BadTable<C> &table) {
     AddWithin(table, fields, [](C &c) -> O & { return c.options_memory; });
     AddTooSmall(table, "gram_bytes", &C::gram_bytes);
     for (int shift : {1, 8, 32}) {
-        table.push_back({"gram off by " + std::to_string(shift), [=](C &c) { c.gram = Shift(c.gram, shift); }, kMisaligned, "gram"});
+        table.push_back({"gram off by " + std::to_string(shift), [=](C &c) { c.gram = Shift(c.gram, shift); }, kMisaligned,
+                         "gram"});
     }
     for (size_t byte : {0, 7, 16, 24, 100, 127}) {
-        table.push_back({"a damaged header at " + std::to_string(byte), [=](C &c) { c.gram_memory[byte] ^= 0x40; }, kCorrupt, "gram"});
+        table.push_back({"a damaged header at " + std::to_string(byte), [=](C &c) { c.gram_memory[byte] ^= 0x40; }, kCorrupt,
+                         "gram"});
     }
     table.push_back({"no Gram matrix but its size", [](C &c) { c.gram = nullptr; }, kNull, "gram"});
 }

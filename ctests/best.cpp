@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The best of all methods, and searches of other papers: section 14 of the header. Memory, workers and refusals; what is computed is
-// tested through the Python binding (bindings/python/tests/test_best.py).
+// The best of all methods, and searches of other papers: section 14 of the header. Memory, workers and refusals; what is computed
+// is tested through the Python binding (bindings/python/tests/test_best.py).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -30,7 +30,9 @@ SourceMatrix Values(int64_t rows, int64_t k, uint64_t seed, int4q_type type = IN
     SourceMatrix x(type, rows, k, k + 3);
     for (int64_t row = 0; row < rows; row++) {
         const float common = random.Normal();
-        for (int64_t column = 0; column < k; column++) x.Set(row, column, random.Normal() + common * static_cast<float>(column % 5) / 4);
+        for (int64_t column = 0; column < k; column++) {
+            x.Set(row, column, random.Normal() + common * static_cast<float>(column % 5) / 4);
+        }
     }
     return x;
 }
@@ -81,14 +83,15 @@ struct Best {
     double loss = 0;    // as int4q_gram_loss() has it
 };
 
-Best Quantized(const std::vector<int4q_candidate> &candidates, const SourceMatrix &source, const GuardedBuffer &gram, bool has_scales,
-               uint32_t workers = 1, int4q_parallel_for parallel_for = nullptr, void *host = nullptr) {
+Best Quantized(const std::vector<int4q_candidate> &candidates, const SourceMatrix &source, const GuardedBuffer &gram,
+               bool has_scales, uint32_t workers = 1, int4q_parallel_for parallel_for = nullptr, void *host = nullptr) {
     const int4q_candidate *list = candidates.empty() ? nullptr : candidates.data();
     const int64_t count = static_cast<int64_t>(candidates.size());
     uint64_t bytes = 0, scratch_bytes = 0;
     EXPECT_OK(int4q_best_memory(list, count, source.n, source.k, &bytes));
     EXPECT_OK(int4q_best_scratch(list, count, source.n, source.k, workers, has_scales, &scratch_bytes));
-    GuardedBuffer memory = Guarded(bytes), scratch = Guarded(scratch_bytes), scales = Guarded(static_cast<uint64_t>(source.k) * 4, 4),
+    GuardedBuffer memory = Guarded(bytes), scratch = Guarded(scratch_bytes),
+                  scales = Guarded(static_cast<uint64_t>(source.k) * 4, 4),
                   trials = Guarded(5 * sizeof(int4q_trial), 8);
     const int4q_best_options options = BestOptions(workers);
     Best best;
@@ -176,8 +179,9 @@ TEST(QuantizeBest, ThroughTheCppWrapper) {
         for (int64_t sample = 0; sample < 200; sample++) {
             double error = 0;
             for (int64_t j = 0; j < 64; j++) {
-                const double scaled = static_cast<double>(values[static_cast<size_t>(row * 64 + j)]) / best.scales[static_cast<size_t>(j)];
-                error += (static_cast<double>(w[static_cast<size_t>(row * 64 + j)]) - scaled) * x[static_cast<size_t>(sample * 64 + j)];
+                const size_t place = static_cast<size_t>(row * 64 + j), input = static_cast<size_t>(sample * 64 + j);
+                const double value = static_cast<double>(values[place]) / best.scales[static_cast<size_t>(j)];
+                error += (static_cast<double>(w[place]) - value) * x[input];
             }
             loss += error * error / 200;
         }
@@ -209,7 +213,8 @@ struct Call {
     double error = -1;
     uint64_t size = 0;
 
-    int64_t n = kRows, k = kColumns, ldx = 41, ldy = 41, begin = 0, end = kRows, count = 2, capacity = 4, given_count = 20, stride = 0;
+    int64_t n = kRows, k = kColumns, ldx = 41, ldy = 41, begin = 0, end = kRows, count = 2, capacity = 4, given_count = 20,
+            stride = 0;
     int32_t shares_count = 3, kept = 16, has_scales = 1;
     uint32_t workers = 1;
     int4q_type type = INT4Q_TYPE_F32, target_type = INT4Q_TYPE_F32;
@@ -248,9 +253,9 @@ struct Call {
     }
     Call(const Call &) = delete;
     std::string Outputs() const {
-        return BytesOf(target_memory) + BytesOf(result_memory) + BytesOf(report_memory) + BytesOf(trial_memory) + BytesOf(tensor_memory) +
-               BytesOf(search_report_memory) + small.Bytes() + BytesOf(clip_memory) + BytesOf(value_memory) + BytesOf(scale_memory) +
-               BytesOf(error) + BytesOf(size);
+        return BytesOf(target_memory) + BytesOf(result_memory) + BytesOf(report_memory) + BytesOf(trial_memory) +
+               BytesOf(tensor_memory) + BytesOf(search_report_memory) + small.Bytes() + BytesOf(clip_memory) +
+               BytesOf(value_memory) + BytesOf(scale_memory) + BytesOf(error) + BytesOf(size);
     }
 };
 
@@ -275,8 +280,8 @@ struct ScratchCall : Call {
 struct ClipCall : Call {
     ClipCall() { EXPECT_OK(int4q_awq_clip_scratch(scheme, k, &scratch_bytes)); }
     int4q_status Run() {
-        return int4q_clip_search(scheme, nullptr, n, k, x, type, ldx, gram, gram_bytes, shares, shares_count, scratch, scratch_bytes,
-                                 clips, target, target_type, ldy, begin, end);
+        return int4q_clip_search(scheme, nullptr, n, k, x, type, ldx, gram, gram_bytes, shares, shares_count, scratch,
+                                 scratch_bytes, clips, target, target_type, ldy, begin, end);
     }
 };
 struct SearchCall : Call {
@@ -293,8 +298,8 @@ struct GreedyCall : Call {
         scratch = scratch_memory.data() + (64 - reinterpret_cast<uintptr_t>(scratch_memory.data()) % 64);
     }
     int4q_status Run() {
-        return int4q_codebook_greedy(x, type, ldx, n, k, begin, end, weights, stride, given, given_count, kept, scratch, scratch_bytes,
-                                     values, error_out);
+        return int4q_codebook_greedy(x, type, ldx, n, k, begin, end, weights, stride, given, given_count, kept, scratch,
+                                     scratch_bytes, values, error_out);
     }
 };
 
@@ -308,7 +313,8 @@ void AddGram(BadTable<C> &table) {
     AddPointer(table, "gram", &C::gram, {1, 8, 32});
     AddTooSmall(table, "gram_bytes", &C::gram_bytes);
     for (size_t byte : {0, 7, 16, 24, 100, 127}) {
-        table.push_back({"a damaged header at " + std::to_string(byte), [=](C &c) { c.gram_memory[byte] ^= 0x40; }, kCorrupt, "gram"});
+        table.push_back({"a damaged header at " + std::to_string(byte), [=](C &c) { c.gram_memory[byte] ^= 0x40; }, kCorrupt,
+                         "gram"});
     }
     table.push_back({"a Gram matrix of another k",
                      [](C &c) {
@@ -367,7 +373,7 @@ TEST(BadBest, QuantizeBest) {
     BadTable<O> fields;
     AddStructSizes(fields, &O::struct_size, sizeof(O));
     AddValues(fields, "worker_count", &O::worker_count, {0, 1025, UINT32_MAX});
-    AddValues(fields, "methods", &O::methods, {256, UINT32_MAX});
+    AddValues(fields, "methods", &O::methods, {512, UINT32_MAX});
     AddValues(fields, "finalists", &O::finalists, {0, -1, kMin32});
     AddValues(fields, "sweeps", &O::sweeps, {0, -1, 10001, kMin64, kMax64});
     for (double bad : {-0.1, std::nan(""), static_cast<double>(INFINITY)}) {
@@ -452,7 +458,8 @@ TEST(BadBest, ScaleSearch) {
         fields.push_back({"reach " + std::to_string(bad), [=](O &o) { o.reach = bad; }, kInvalid, "reach"});
     }
     AddWithin(table, fields, [](C &c) -> O & { return c.search_memory; });
-    AddValues(table, "struct_size", [](C &c) -> uint32_t & { return c.search_report_memory.struct_size; }, {0, 31, 40}, kStructSize);
+    AddValues(table, "struct_size", [](C &c) -> uint32_t & { return c.search_report_memory.struct_size; }, {0, 31, 40},
+              kStructSize);
     AddValues(table, "reserved", [](C &c) -> uint32_t & { return c.search_report_memory.reserved; }, {1});
     AddRanges(table, C::kRows, "row_begin", "row_end");
     Refuse("int4q_gram_search_scales", table);

@@ -2153,7 +2153,7 @@ INT4Q_API int4q_status int4q_allocate_scratch(int64_t layers, int64_t candidates
  *
  * A layer without an allowed candidate is INT4Q_ERROR_INVALID_ARGUMENT ("losses"), a budget below the least possible sum too
  * ("budget", with that sum); bytes beyond 2^63 in all INT4Q_ERROR_SIZE_OVERFLOW; a NaN or infinity in losses or weights where
- * none is allowed INT4Q_ERROR_NOT_FINITE. */
+ * none is allowed, and weighted losses whose sum overflows, INT4Q_ERROR_NOT_FINITE. */
 INT4Q_API int4q_status int4q_allocate(const double *losses, const uint64_t *bytes, const double *weights, int64_t layers,
                                       int64_t candidates, uint64_t budget, void *scratch, uint64_t scratch_bytes,
                                       int32_t *choices, int4q_allocation *allocation);
@@ -2177,8 +2177,9 @@ enum {
     INT4Q_METHOD_CLIP = 4,               /* scales (zero points, offsets) of int4q_awq_clip()'s clips, steps 20, tried 10 */
     INT4Q_METHOD_CLIP_GPTQ = 5,          /* GPTQ with these scales given, in order of activations */
     INT4Q_METHOD_HQQ = 6,                /* int4q_hqq_quantize(), iterations 20, p 0.7, beta 10; OFFSET alone */
-    INT4Q_METHOD_DESCENT = 7,            /* int4q_gram_descend() with INT4Q_DESCENT_REFIT_SCALES, from the rows' best so far */
-    INT4Q_METHOD_COUNT = 8
+    INT4Q_METHOD_SEARCH = 7,             /* CLIP, then int4q_gram_search_scales(), rounds 20, reach 0.1, seed 0, then DESCENT's */
+    INT4Q_METHOD_DESCENT = 8,            /* int4q_gram_descend() with INT4Q_DESCENT_REFIT_SCALES, from the rows' best so far */
+    INT4Q_METHOD_COUNT = 9
 };
 
 typedef struct int4q_best_options {
@@ -2235,7 +2236,7 @@ INT4Q_API int4q_status int4q_best_scratch(const int4q_candidate *candidates, int
  * points, offsets, codebook. scales [k], or NULL: then W is quantized as it is. Else AWQ's scales (int4q_awq_search, steps 20,
  * with the candidate that is best so far) are tried, too, on the finalists: if report->is_scaled the tensor stands for W with its
  * columns times scales, and x is to be divided by them; if not they are all 1. trials[trial_capacity] receives the first trials;
- * it may be NULL if trial_capacity is 0. There are at most 2 * count + 14 * finalists.
+ * it may be NULL if trial_capacity is 0. There are at most 2 * count + 16 * finalists.
  *
  * No candidate within the limits is INT4Q_ERROR_INVALID_ARGUMENT ("options.most_bits" or "options.most_bytes"), none that can
  * hold the matrix (scales beyond their type) INT4Q_ERROR_NOT_FINITE, a Gram matrix of another k INT4Q_ERROR_MISMATCH. A method

@@ -1086,7 +1086,7 @@ inline Best quantize_best(ConstMatrix w, const Gram &gram, double most_bits, con
     check(int4q_best_scratch(list, count, w.rows, w.columns, options.worker_count, with_scales, &bytes));
     Scratch scratch(bytes);
     std::vector<float> scales(with_scales ? static_cast<size_t>(w.columns) : 0);
-    std::vector<int4q_trial> trials(static_cast<size_t>(2 * (count ? count : 64) + 14 * options.finalists));
+    std::vector<int4q_trial> trials(static_cast<size_t>(2 * (count ? count : 64) + 16 * options.finalists));
     int4q_best_report report{};
     report.struct_size = sizeof report;
     int4q_tensor found{};

@@ -71,27 +71,12 @@ public func int4q_clip_search(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook
                               _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ clips: UnsafeMutablePointer<Float>?,
                               _ destination: UnsafeMutableRawPointer?, _ destination_type: int4q_type,
                               _ destination_stride: Int64, _ row_begin: Int64, _ row_end: Int64) -> int4q_status {
-    attempt("int4q_clip_search") { () throws(Failure) in
-        let scheme = try Scheme(try require(scheme, "scheme").pointee)
-        let source = try layerMatrix(source, source_type, n, k, source_stride)
-        let gram = try Gram(gram, bytes: gram_bytes, .usual)
-        let shares = try require(shares, "shares")
-        try requireShares(shares, count)
-        let size = try AwqClipScratch(scheme, k: k)
-        let memory = try requireScratch(scratch, scratch_bytes, needed: size.bytes)
-        let clips = try require(clips, "clips")
-        var target: Matrix?
-        if destination != nil {
-            target = try Matrix(destination, try ElementType(destination_type, "destination_type"), rows: n, columns: k,
-                                stride: destination_stride, .init("destination", stride: "destination_stride"))
-        }
-        try requireRange(row_begin, row_end, of: n, "row_begin", "row_end")
-        let trial = try QuantizationTrial(scheme, codebook, n: n, source, gram, try activeKernels())
-        try AwqClips(trial, size, memory, steps: count, tried: count, shares: shares, clips, target).run(row_begin..<row_end)
-    }
+    clip("int4q_clip_search", scheme, codebook, n, k, source, source_type, source_stride, gram, gram_bytes, shares, isList: true,
+         count, count, scratch, scratch_bytes, clips, destination, destination_type, destination_stride, row_begin, row_end)
 }
 
-private func requireShares(_ shares: UnsafePointer<Float>, _ count: Int32) throws(Failure) {
+@inline(never)
+func requireShares(_ shares: UnsafePointer<Float>, _ count: Int32) throws(Failure) {
     if count < 1 || count > 1000 {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "count", .integer(Int64(count)), expected: "1 to 1000")
     }
@@ -139,7 +124,11 @@ private func requireSearch(_ search: int4q_scale_search, _ scheme: Scheme) throw
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "search.reach", .number(Float(search.reach)), expected: "above 0 and below 1")
     }
     if scheme.hasUnitScale {
-        throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.scale_rule", .text("INT4Q_SCALE_ONE"), expected: "scales to be searched")
+        throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.scale_rule", .text("INT4Q_SCALE_ONE"), expected: "another rule")
+    }
+    if !scheme.width.isNibble {
+        throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.code_bits", .integer(Int64(scheme.width.bits)),
+                      expected: "codes of 4 bits")
     }
 }
 
@@ -150,16 +139,6 @@ public func int4q_codebook_greedy(_ source: UnsafeRawPointer?, _ source_type: in
                                   _ kept: Int32, _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64,
                                   _ values: UnsafeMutablePointer<Float>?,
                                   _ mean_squared_error: UnsafeMutablePointer<Double>?) -> int4q_status {
-    attempt("int4q_codebook_greedy") { () throws(Failure) in
-        let matrix = try layerMatrix(source, source_type, n, k, source_stride)
-        try requireRange(row_begin, row_end, of: n, "row_begin", "row_end")
-        try requireAtLeast(row_end, row_begin + 1, "row_end")
-        let importances = try importances(weights, weights_stride, n, k)
-        let memory = try requireScratch(scratch, scratch_bytes, needed: CodebookFit.scratchBytes)
-        let values = try require(values, "values")
-        let choice = try GreedyCodebook(try require(candidates, "candidates"), count: candidate_count, kept: kept)
-        let error = mean_squared_error == nil ? nil : try require(mean_squared_error, "mean_squared_error")
-        try CodebookFit(matrix, weights: importances, rows: row_begin..<row_end, scratch: memory, try activeKernels())
-            .run(values, error, choice: choice)
-    }
+    fitCodebook("int4q_codebook_greedy", source, source_type, source_stride, n, k, row_begin, row_end, weights, weights_stride,
+                candidates, candidate_count, kept, isGreedy: true, scratch, scratch_bytes, values, mean_squared_error)
 }

@@ -32,7 +32,18 @@ public func int4q_codebook_fit(_ source: UnsafeRawPointer?, _ source_type: int4q
                                _ weights_stride: Int64, _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64,
                                _ values: UnsafeMutablePointer<Float>?,
                                _ mean_squared_error: UnsafeMutablePointer<Double>?) -> int4q_status {
-    attempt("int4q_codebook_fit") { () throws(Failure) in
+    fitCodebook("int4q_codebook_fit", source, source_type, source_stride, n, k, row_begin, row_end, weights, weights_stride,
+                nil, 0, 0, isGreedy: false, scratch, scratch_bytes, values, mean_squared_error)
+}
+
+/// With any values, or some of the caller's candidates.
+@inline(never)
+func fitCodebook(_ function: StaticString, _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
+                 _ n: Int64, _ k: Int64, _ row_begin: Int64, _ row_end: Int64, _ weights: UnsafePointer<Float>?, _ weights_stride: Int64,
+                 _ candidates: UnsafePointer<Float>?, _ candidate_count: Int64, _ kept: Int32, isGreedy: Bool,
+                 _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ values: UnsafeMutablePointer<Float>?,
+                 _ mean_squared_error: UnsafeMutablePointer<Double>?) -> int4q_status {
+    attempt(function) { () throws(Failure) in
         try requireAtLeast(n, 1, "n")
         try requireAtLeast(k, 1, "k")
         let matrix = try Matrix(source, try ElementType(source_type, "source_type"), rows: n, columns: k, stride: source_stride,
@@ -44,13 +55,15 @@ public func int4q_codebook_fit(_ source: UnsafeRawPointer?, _ source_type: int4q
         try requireBytes(scratch_bytes, needed: CodebookFit.scratchBytes, "scratch_bytes")
         let values = try require(values, "values")
         let error = mean_squared_error == nil ? nil : try require(mean_squared_error, "mean_squared_error")
+        let choice = isGreedy ? try GreedyCodebook(try require(candidates, "candidates"), count: candidate_count, kept: kept) : nil
         let kernels = try InstructionSetLimit.active().kernels
-        try CodebookFit(matrix, weights: importances, rows: row_begin..<row_end, scratch: scratch, kernels).run(values, error)
+        try CodebookFit(matrix, weights: importances, rows: row_begin..<row_end, scratch: scratch, kernels)
+            .run(values, error, choice: choice)
     }
 }
 
 /// With a stride of 0 all rows have the same.
-func importances(_ weights: UnsafePointer<Float>?, _ stride: Int64, _ n: Int64, _ k: Int64) throws(Failure) -> Matrix? {
+private func importances(_ weights: UnsafePointer<Float>?, _ stride: Int64, _ n: Int64, _ k: Int64) throws(Failure) -> Matrix? {
     if weights == nil { return nil }
     let type = try ElementType(int4q_type(INT4Q_TYPE_F32), "weights")
     return try Matrix(UnsafeRawPointer(weights), type, rows: stride == 0 ? 1 : n, columns: k, stride: stride == 0 ? k : stride,

@@ -122,7 +122,20 @@ public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: U
                            _ scratch_bytes: UInt64, _ clips: UnsafeMutablePointer<Float>?, _ destination: UnsafeMutableRawPointer?,
                            _ destination_type: int4q_type, _ destination_stride: Int64, _ row_begin: Int64,
                            _ row_end: Int64) -> int4q_status {
-    attempt("int4q_awq_clip") { () throws(Failure) in
+    clip("int4q_awq_clip", scheme, codebook, n, k, source, source_type, source_stride, gram, gram_bytes, nil, isList: false, steps,
+         tried, scratch, scratch_bytes, clips, destination, destination_type, destination_stride, row_begin, row_end)
+}
+
+/// With clips of equal steps, or of the caller's list.
+@inline(never)
+func clip(_ function: StaticString, _ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64,
+          _ k: Int64, _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64, _ gram: UnsafeRawPointer?,
+          _ gram_bytes: UInt64, _ shares: UnsafePointer<Float>?, isList: Bool, _ steps: Int32, _ tried: Int32,
+          _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ clips: UnsafeMutablePointer<Float>?,
+          _ destination: UnsafeMutableRawPointer?, _ destination_type: int4q_type, _ destination_stride: Int64, _ row_begin: Int64,
+          _ row_end: Int64) -> int4q_status {
+    attempt(function) { () throws(Failure) in
+        if isList { try requireShares(try require(shares, "shares"), steps) }
         let scheme = try Scheme(try require(scheme, "scheme").pointee)
         let source = try weights(source, source_type, n, k, source_stride)
         let gram = try Gram(gram, bytes: gram_bytes, .usual)
@@ -133,7 +146,7 @@ public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: U
         if destination != nil { target = try destinationMatrix(destination, destination_type, n, k, destination_stride) }
         try requireRange(row_begin, row_end, of: n, "row_begin", "row_end")
         let trial = try QuantizationTrial(scheme, codebook, n: n, source, gram, try activeKernels())
-        try AwqClips(trial, size, memory, steps: steps, tried: tried, clips, target).run(row_begin..<row_end)
+        try AwqClips(trial, size, memory, steps: steps, tried: tried, shares: shares, clips, target).run(row_begin..<row_end)
     }
 }
 

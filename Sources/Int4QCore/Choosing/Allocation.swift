@@ -22,13 +22,13 @@ public struct AllocationProblem {
     }
 
     private func check() throws(Failure) {
-        var most: UInt64 = 0
+        var most: UInt64 = 0, total = 0.0
         for layer in 0..<layers {
             if let weights, !(weights[layer] >= 0 && weights[layer].isFinite) {
                 throw Failure(weights[layer].isFinite ? INT4Q_ERROR_INVALID_ARGUMENT : INT4Q_ERROR_NOT_FINITE, "weights",
                               .listed(index: Int64(layer), Float(weights[layer])), expected: "finite numbers of at least 0")
             }
-            var largest: UInt64 = 0, isPossible = false
+            var largest: UInt64 = 0, isPossible = false, worst = 0.0
             for candidate in 0..<candidates {
                 let loss = losses[layer &* candidates &+ candidate]
                 if !(loss >= 0) {
@@ -38,11 +38,17 @@ public struct AllocationProblem {
                 }
                 if !loss.isFinite { continue }
                 isPossible = true
+                worst = max(worst, loss)
                 largest = max(largest, bytes[layer &* candidates &+ candidate])
             }
             if !isPossible {
                 throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "losses", .listed(index: Int64(layer), .infinity),
                               expected: "a candidate with a finite loss for each layer")
+            }
+            total += worst * (weights?[layer] ?? 1)
+            if !total.isFinite {
+                throw Failure(INT4Q_ERROR_NOT_FINITE, "losses", .listed(index: Int64(layer), Float(worst)),
+                              expected: "numbers whose weighted sums are finite")
             }
             let (sum, overflow) = most.addingReportingOverflow(largest)
             if overflow || sum > UInt64(Int64.max) {
@@ -66,7 +72,8 @@ public struct AllocationProblem {
             let limit = (1 + tolerance) * losses[Int(reference)]
             var best = -1
             for index in 0..<candidates where losses[index] <= limit && losses[index].isFinite {
-                if best < 0 || bytes[index] < bytes[best] || (bytes[index] == bytes[best] && losses[index] < losses[best]) { best = index }
+                let isEqual = best >= 0 && bytes[index] == bytes[best]
+                if best < 0 || bytes[index] < bytes[best] || (isEqual && losses[index] < losses[best]) { best = index }
             }
             choices[layer] = Int32(best)
         }
@@ -87,8 +94,8 @@ public struct AllocationScratch {
     public init(layers: Int64, candidates: Int64) throws(Failure) {
         try requireAtLeast(layers, 1, "layers")
         if candidates < 1 || candidates > 4096 { throw .invalid("candidates", candidates, expected: "1 to 4096") }
-        let options = try CheckedSize(UInt64(layers), "layers").times(UInt64(candidates) * UInt64(MemoryLayout<AllocationOption>.stride))
-        let lists = try options.roundedUp(to: 64)
+        let each = UInt64(candidates) * UInt64(MemoryLayout<AllocationOption>.stride)
+        let lists = try CheckedSize(UInt64(layers), "layers").times(each).roundedUp(to: 64)
         let heads = try CheckedSize(UInt64(layers), "layers").plus(1).times(UInt64(MemoryLayout<AllocationList>.stride))
             .plus(lists.value).roundedUp(to: 64)
         self.lists = Int(lists.value)
@@ -99,7 +106,8 @@ public struct AllocationScratch {
 
     public func bytes(states count: Int64) throws(Failure) -> UInt64 {
         if count < 1 || count > Int64(Int32.max) { throw .invalid("states", count, expected: "1 to 2147483647") }
-        return try CheckedSize(UInt64(count), "states").times(UInt64(MemoryLayout<AllocationState>.stride)).plus(UInt64(states)).value
+        let each = UInt64(MemoryLayout<AllocationState>.stride)
+        return try CheckedSize(UInt64(count), "states").times(each).plus(UInt64(states)).value
     }
 }
 
@@ -133,8 +141,8 @@ private struct AllocationState {
 
 /// The exact optimum, by lists of states that no other beats and that may still become the best.
 ///
-/// With a price for each byte, any choice's loss is at least that of a choice free of any budget, of loss + price * bytes, less price *
-/// budget. The price is that for which this bound is greatest.
+/// With a price for each byte, any choice's loss is at least that of a choice free of any budget, of loss + price * bytes, less
+/// price * budget. The price is that for which this bound is greatest.
 public struct Allocator {
     private let problem: AllocationProblem
     private let budget: UInt64
@@ -167,7 +175,9 @@ public struct Allocator {
         for layer in 0...problem.layers { lists[layer] = AllocationList() }
         for layer in 0..<problem.layers { takeOptions(layer) }
         let least = lists[problem.layers].leastBytes
-        if least > budget { throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "budget", .unsigned(budget), expected: "at least", bound: least) }
+        if least > budget {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "budget", .unsigned(budget), expected: "at least", bound: least)
+        }
         slack = budget - least
     }
 

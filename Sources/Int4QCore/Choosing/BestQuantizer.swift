@@ -2,10 +2,10 @@
 import CInt4Q
 import CInt4QShims
 
-/// Tries schemes and methods on one matrix: rounding to nearest with all schemes; GPTQ with the better quarter; every method with the
-/// best few. Of a scheme's methods each row keeps the result that serves it best.
+/// Tries schemes and methods on one matrix: rounding to nearest with all schemes; GPTQ with the better quarter; every method with
+/// the best few. Of a scheme's methods each row keeps the result that serves it best.
 public struct BestQuantizer {
-    private enum Step { case nearest, clip, hqq, descent, losses }
+    private enum Step { case nearest, clip, hqq, search, descent, losses }
     private var method: Step = .nearest
 
     private let candidates: Candidates
@@ -98,9 +98,10 @@ public struct BestQuantizer {
         try parallel.report(options.raw.progress, options.raw.progress_context, most, most)
     }
 
-    private var most: Int { 2 * candidates.count + 14 * Int(min(options.raw.finalists, Int32(candidates.count))) + 1 }
+    private var most: Int { 2 * candidates.count + 16 * Int(min(options.raw.finalists, Int32(candidates.count))) + 1 }
 
-    public func write(_ tensor: UnsafeMutablePointer<int4q_tensor>, _ report: UnsafeMutablePointer<int4q_best_report>) throws(Failure) {
+    public func write(_ tensor: UnsafeMutablePointer<int4q_tensor>,
+                      _ report: UnsafeMutablePointer<int4q_best_report>) throws(Failure) {
         tensor.pointee = best
         report.pointee.candidate = Int32(bestCandidate)
         report.pointee.is_scaled = bestIsScaled ? 1 : 0
@@ -210,6 +211,7 @@ public struct BestQuantizer {
         case Int(INT4Q_METHOD_NEAREST): true
         case Int(INT4Q_METHOD_HQQ): scheme.kind == .offset && !scheme.usesGgmlRounding && !scheme.usesMlxRounding
         case Int(INT4Q_METHOD_DESCENT): scheme.width.isNibble
+        case Int(INT4Q_METHOD_SEARCH): scheme.width.isNibble && !scheme.hasUnitScale
         case Int(INT4Q_METHOD_CLIP): !scheme.hasUnitScale
         case Int(INT4Q_METHOD_CLIP_GPTQ): !scheme.hasUnitScale && !scheme.isFew
         // Of a group that is the whole row both orders are one.
@@ -224,6 +226,7 @@ public struct BestQuantizer {
         case Int(INT4Q_METHOD_NEAREST): try spread(.nearest, parallel)
         case Int(INT4Q_METHOD_CLIP): try spread(.clip, parallel)
         case Int(INT4Q_METHOD_HQQ): try spread(.hqq, parallel)
+        case Int(INT4Q_METHOD_SEARCH): try spread(.search, parallel)
         case Int(INT4Q_METHOD_DESCENT): try spread(.descent, parallel)
         case Int(INT4Q_METHOD_CLIP_GPTQ):
             try spread(.clip, parallel)
@@ -276,7 +279,7 @@ public struct BestQuantizer {
         let tensor = try QuantizedTensor(method == .descent ? work : trial)
         switch method {
         case .nearest: try quantize(tensor, source, rows: rows, kernels)
-        case .clip:
+        case .clip, .search:
             // As if whole matrices stood there, of which only these rows are touched.
             let first = Int(rows.lowerBound), groups = Int(tensor.layout.groupsPerRow), columns = source.columns
             let clipped = Matrix(base: own - first &* columns &* 4, type: .f32, columns: columns, strideBytes: columns &* 4)
@@ -284,6 +287,14 @@ public struct BestQuantizer {
             let trial = try QuantizationTrial(scheme, codebook, n: n, source, gram, kernels)
             try AwqClips(trial, try AwqClipScratch(scheme, k: k), rest, steps: 20, tried: 10, clips, clipped).run(rows)
             try quantize(tensor, clipped, rows: rows, kernels)
+            if method == .search {
+                var search = int4q_scale_search()
+                search.rounds = 20
+                search.reach = 0.1
+                var descent = try descent(tensor, rest)
+                _ = try descent.search(rows, search)
+                try descent.run(rows)
+            }
         case .hqq:
             var raw = int4q_hqq_options()
             raw.struct_size = UInt32(MemoryLayout<int4q_hqq_options>.stride)
@@ -292,16 +303,21 @@ public struct BestQuantizer {
             raw.beta = 10
             try HalfQuadratic(tensor, source, raw, kernels).run(rows)
         case .descent:
-            var raw = int4q_descent_options()
-            raw.struct_size = UInt32(MemoryLayout<int4q_descent_options>.stride)
-            raw.flags = scheme.hasUnitScale ? 0 : UInt32(INT4Q_DESCENT_REFIT_SCALES)
-            raw.sweeps = options.raw.sweeps
-            var descent = try GramDescent(tensor, source, gram, raw, try DescentScratch(scheme, k: k), rest, kernels)
+            var descent = try descent(tensor, rest)
             try descent.run(rows)
         case .losses: break
         }
         try GramLoss(tensor, source, gram, nil, try GramLossScratch(k: k), rest, kernels)
             .write(rows: rows, to: method == .descent ? workLosses : trialLosses)
+    }
+
+    @inline(never)
+    private func descent(_ tensor: QuantizedTensor, _ memory: UnsafeMutableRawPointer) throws(Failure) -> GramDescent {
+        var raw = int4q_descent_options()
+        raw.struct_size = UInt32(MemoryLayout<int4q_descent_options>.stride)
+        raw.flags = scheme.hasUnitScale ? 0 : UInt32(INT4Q_DESCENT_REFIT_SCALES)
+        raw.sweeps = options.raw.sweeps
+        return try GramDescent(tensor, source, gram, raw, try DescentScratch(scheme, k: k), memory, kernels)
     }
 
     private func sum(_ losses: UnsafePointer<Double>) -> Double {
@@ -346,7 +362,8 @@ public struct BestQuantizer {
         var search = try AwqSearch(trial, try AwqOptions(raw), size, memory + scratch.area)
         try search.run(parallel, scales, &report)
         if report.step < 0 { return false }
-        let scaled = Matrix(base: memory + scratch.scaledSource, type: .f32, columns: source.columns, strideBytes: source.columns * 4)
+        let scaled = Matrix(base: memory + scratch.scaledSource, type: .f32, columns: source.columns,
+                            strideBytes: source.columns * 4)
         try ColumnScaling(scales, count: Int(k), operation: int32(INT4Q_COLUMNS_MULTIPLY))
             .apply(source, to: scaled, rows: 0..<n, from: 0, kernels)
         let copy = memory + scratch.scaledGram

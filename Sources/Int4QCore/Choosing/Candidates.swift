@@ -28,7 +28,8 @@ public struct Candidates {
     func scheme(_ index: Int) throws(Failure) -> Scheme {
         let raw = raw(index), scheme = try Scheme(raw.scheme)
         if scheme.hasGivenScales {
-            throw .invalid("scheme.scale_rule", Int64(raw.scheme.scale_rule), expected: "another INT4Q_SCALE_* here: none are given")
+            throw .invalid("scheme.scale_rule", Int64(raw.scheme.scale_rule),
+                           expected: "another INT4Q_SCALE_* here: none are given")
         }
         if raw.reserved != 0 { throw .invalid("candidates.reserved", Int64(raw.reserved), expected: "0") }
         let needsName = scheme.kind == .codebook && raw.codebook == nil && !scheme.hasRowCodebooks

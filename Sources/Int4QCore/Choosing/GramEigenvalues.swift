@@ -16,8 +16,8 @@ public struct EigenvalueScratch {
     }
 }
 
-/// Eigenvalues of a symmetric matrix. Householder's reflections make it tridiagonal, from the last row on: with u what reflects a row
-/// onto the element beside the diagonal, h = u u^T / 2, p = A u / h and q = p - u (u p) / (2 h), what is left becomes
+/// Eigenvalues of a symmetric matrix. Householder's reflections make it tridiagonal, from the last row on: with u what reflects a
+/// row onto the element beside the diagonal, h = u u^T / 2, p = A u / h and q = p - u (u p) / (2 h), what is left becomes
 /// A - q u^T - u q^T. That is done when the next reflection's A u is computed, so that each row is read once for both.
 public struct GramEigenvalues {
     private typealias Vector = SIMD4<Double>

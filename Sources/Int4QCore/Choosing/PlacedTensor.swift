@@ -32,7 +32,8 @@ struct PlacedTensor {
 
     /// Codes and what belongs to them, and codebooks if rows have their own.
     func storedBits(_ scheme: Scheme) -> Double {
-        var bytes = Double(layout.codesBytes) + Double(layout.scalesBytes) + Double(layout.zeroPointsBytes) + Double(layout.offsetsBytes)
+        var bytes = Double(layout.codesBytes) + Double(layout.scalesBytes)
+        bytes += Double(layout.zeroPointsBytes) + Double(layout.offsetsBytes)
         if scheme.hasRowCodebooks { bytes += Double(codebookBytes) }
         return bytes * 8
     }

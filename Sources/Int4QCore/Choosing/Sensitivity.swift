@@ -2,7 +2,7 @@
 import CInt4Q
 import CInt4QShims
 
-/// Where the parts of the scratch are: losses of tasks, of 16 rows each; a codebook; for each worker the rows of the largest candidate.
+/// Where the parts of the scratch are: losses of tasks, of 16 rows each; a codebook; for each worker the largest candidate's rows.
 public struct SensitivityScratch {
     let tasks: Int
     let codebook: Int
@@ -86,7 +86,8 @@ public struct Sensitivity {
                          strideBytes: source.strideBytes)
         var loss = Double.infinity
         do throws(Failure) {
-            let tensor = try rows.tensor(memory, rows: range.count, columns: source.columns, codebook: codebooks?.row(Int(range.lowerBound)))
+            let codebook = codebooks?.row(Int(range.lowerBound))
+            let tensor = try rows.tensor(memory, rows: range.count, columns: source.columns, codebook: codebook)
             try quantize(tensor, own, rows: 0..<count, kernels)
             loss = try gram == nil ? squares(tensor, own, count) : form(tensor, own, count, memory)
         } catch {}

@@ -11,9 +11,9 @@ import numpy as np
 
 from . import _native
 from ._arrays import aligned_bytes, input_matrix
+from ._codebooks import codebook_values
 from ._enums import Codebook, Kind
 from ._errors import BufferTooSmallError
-from ._codebooks import codebook_values
 from ._pool import Pool
 from ._reconstruction import GramMatrix, _Reporter, _size, _spread
 from ._scheme import Scheme
@@ -164,8 +164,8 @@ class Allocation:
 def allocate(losses: Any, sizes: Any, budget: int, weights: Any = None) -> Allocation:
     """The choice of a candidate for each layer with the least sum of losses within a budget: the exact optimum.
 
-    losses[layers][candidates] (infinity: not allowed) and sizes[layers][candidates] in bytes are `sensitivity`'s, say; weights[layers]
-    multiply losses. Raises InvalidArgumentError with the least possible sum if the budget is below it.
+    losses[layers][candidates] (infinity: not allowed) and sizes[layers][candidates] in bytes are `sensitivity`'s, say;
+    weights[layers] multiply losses. Raises InvalidArgumentError with the least possible sum if the budget is below it.
     """
     losses, sizes = _tables(losses, sizes)
     layers, candidates = losses.shape
@@ -201,7 +201,10 @@ def allocate(losses: Any, sizes: Any, budget: int, weights: Any = None) -> Alloc
 
 
 def allocate_by_tolerance(losses: Any, sizes: Any, reference: int, tolerance: float) -> np.ndarray:
-    """int32[layers]: each layer's smallest candidate whose loss is at most (1 + tolerance) times the reference candidate's (MixQuant)."""
+    """int32[layers]: each layer's smallest candidate whose loss is at most (1 + tolerance) times the reference candidate's.
+
+    MixQuant's rule. No budget.
+    """
     losses, sizes = _tables(losses, sizes)
     choices = np.empty(losses.shape[0], np.int32)
     _native.call(

@@ -32,7 +32,8 @@ class Method(enum.IntEnum):
     CLIP = 4
     CLIP_GPTQ = 5
     HQQ = 6
-    DESCENT = 7
+    SEARCH = 7
+    DESCENT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def quantize_best(
     struct, report = _native.TensorStruct(), _native.BestReportStruct()
     memory = aligned_bytes(_size("int4q_best_memory", candidates.structs, count, *shape))
     scales = np.empty(source.columns, np.float32) if with_scales else None
-    trials = (_native.TrialStruct * (2 * count + 14 * min(finalists, count) + 1))()
+    trials = (_native.TrialStruct * (2 * count + 16 * min(finalists, count) + 1))()
     with _spread(pool) as (workers, parallel_for, host), _Reporter(progress) as reporter:
         size = _size("int4q_best_scratch", candidates.structs, count, *shape, workers, int(with_scales))
         scratch = aligned_bytes(size)
@@ -235,8 +236,9 @@ def search_scales(
     element_type: Any = None,
     threads: int | None = None,
 ) -> ScaleSearch:
-    """Improves a tensor of 4-bit codes in place: each group tries its scale times random numbers in 1 - reach .. 1 + reach, with the
-    nearest codes, and keeps what lowers its row's loss (CPT-V's evolution). The same result for the same seed."""
+    """Improves a tensor of 4-bit codes in place: each group tries its scale times random numbers in 1 - reach .. 1 + reach,
+    with the nearest codes, and keeps what lowers its row's loss (CPT-V's evolution). The same result for the same seed.
+    """
     source = _matched(tensor, weights, element_type)
     struct = tensor.as_struct()
     size = _size("int4q_gram_descend_scratch", ctypes.byref(struct.scheme), source.columns)
@@ -280,8 +282,9 @@ def greedy_codebook(
     rows: tuple[int, int] | None = None,
     element_type: Any = None,
 ) -> FittedCodebook:
-    """Up to 16 of some values, ascending, that leave weights[n][k] with little (weighted) squared error: of all candidates that one is
-    taken out whose loss costs least, until `kept` are left (Bedot). `importance` and `rows` as in `fit_codebook`."""
+    """Up to 16 of some values, ascending, that leave weights[n][k] with little (weighted) squared error: of all candidates that
+    one is taken out whose loss costs least, until `kept` are left (Bedot). `importance` and `rows` as in `fit_codebook`.
+    """
     source = input_matrix(weights, "weights", element_type)
     begin, end = rows if rows is not None else (0, source.rows)
     importances = _Fitter(source, importance).importance

@@ -19,6 +19,7 @@ from ._enums import PER_ROW, GptqOrder
 from ._pool import Pool
 from ._reconstruction import GramMatrix, gptq
 from ._reconstruction_methods import awq_clips, awq_scales, gram_descend, hqq, scale_columns
+from ._rounding import adaround, autoround
 from ._scheme import Scheme
 from ._tensor import QuantizedTensor, quantize
 

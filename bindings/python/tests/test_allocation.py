@@ -57,7 +57,8 @@ def test_allocation_is_the_best_of_all(seed: int) -> None:
     for case in range(500):
         layers, candidates = generator.integers(1, 6), generator.integers(1, 5)
         # Few different numbers make ties.
-        losses = generator.integers(0, 5, (layers, candidates)).astype(float) if case % 3 else generator.random((layers, candidates))
+        shape = layers, candidates
+        losses = generator.integers(0, 5, shape).astype(float) if case % 3 else generator.random(shape)
         sizes = generator.integers(0, 3 if case % 2 else 1000, (layers, candidates))
         losses[generator.random(losses.shape) < 0.1] = np.inf
         weights = generator.integers(0, 3, layers).astype(float) if case % 5 == 0 else None
@@ -152,7 +153,8 @@ def test_allocation_refuses() -> None:
     assert list(int4q.allocate(losses, sizes, 5).choices) == [1, 1]
     with pytest.raises(int4q.InvalidArgumentError, match="budget is 4; expected at least 5"):
         int4q.allocate(losses, sizes, 4)
-    for value, error in ((np.nan, int4q.NotFiniteError), (-1e-300, int4q.InvalidArgumentError), (-np.inf, int4q.InvalidArgumentError)):
+    invalid = int4q.InvalidArgumentError
+    for value, error in ((np.nan, int4q.NotFiniteError), (-1e-300, invalid), (-np.inf, invalid)):
         bad = losses.copy()
         bad[1, 0] = value
         with pytest.raises(error, match="losses is .*row 1, column 0"):
@@ -162,6 +164,13 @@ def test_allocation_refuses() -> None:
     for value, error in ((np.nan, int4q.NotFiniteError), (-1.0, int4q.InvalidArgumentError), (np.inf, int4q.NotFiniteError)):
         with pytest.raises(error, match="weights"):
             int4q.allocate(losses, sizes, 12, [1, value])
+    with pytest.raises(int4q.NotFiniteError, match="losses"):
+        int4q.allocate(np.full((2, 2), 1e308), sizes, 12)
+    with pytest.raises(int4q.NotFiniteError, match="losses"):
+        int4q.allocate(losses, sizes, 12, [1e308, 1])
+    large = int4q.allocate(losses * 1e300, sizes * 10**15, 10**16, [1e5, 1e5])
+    assert list(large.choices) == list(int4q.allocate(losses, sizes, 10).choices) == [0, 1]
+    assert large.loss == pytest.approx(5e305) and large.bytes == 8 * 10**15
     with pytest.raises(int4q.SizeOverflowError, match="bytes"):
         int4q.allocate(losses, np.full((2, 2), 1 << 62, np.uint64), 1 << 63)
     with pytest.raises(ValueError, match="shape"):
@@ -208,7 +217,9 @@ def test_allocation_by_tolerance(generator: np.random.Generator) -> None:
             allowed = [i for i in range(candidates) if loss[i] <= (1 + tolerance) * loss[reference] and np.isfinite(loss[i])]
             expected.append(min(allowed, key=lambda i: (size[i], loss[i], i)))
         assert list(int4q.allocate_by_tolerance(losses, sizes, reference, tolerance)) == expected
-    for reference, tolerance, name in ((-1, 0.1, "reference"), (2, 0.1, "reference"), (0, -0.1, "tolerance"), (0, np.nan, "tolerance")):
+    for reference, tolerance, name in (
+        (-1, 0.1, "reference"), (2, 0.1, "reference"), (0, -0.1, "tolerance"), (0, np.nan, "tolerance"),
+    ):
         with pytest.raises(int4q.InvalidArgumentError, match=name):
             int4q.allocate_by_tolerance([[1.0, 2.0]], [[1, 2]], reference, tolerance)
 

@@ -104,6 +104,11 @@ def test_best_trials_are_what_the_methods_leave(generator: np.random.Generator) 
         own = losses_of(tensor, weights, gram)
         rows = np.minimum(rows, own)
         assert found[method] == pytest.approx(own.sum(), rel=1e-6), method
+    evolved = int4q.quantize(clipped, scheme)
+    int4q.search_scales(evolved, weights, gram, rounds=20)
+    int4q.gram_descend(evolved, weights, gram, refit_scales=True)
+    assert found[Method.SEARCH] == pytest.approx(losses_of(evolved, weights, gram).sum(), rel=1e-6)
+    rows = np.minimum(rows, losses_of(evolved, weights, gram))
     # Descent starts from the best of all these, and CLIP_GPTQ is among them.
     assert found[Method.CLIP_GPTQ] < found[Method.CLIP]
     assert found[Method.DESCENT] < min(rows.sum(), found[Method.CLIP_GPTQ])
@@ -231,7 +236,8 @@ def test_search_clips(k: int, group_size: int, generator: np.random.Generator) -
             every = []
             for share in shares:
                 limit = (largest * share)[:, None]
-                every.append(methods.losses(w - methods.quantized(np.clip(w, -limit, limit), scheme), gram.matrix()[columns, columns]))
+                values = methods.quantized(np.clip(w, -limit, limit), scheme)
+                every.append(methods.losses(w - values, gram.matrix()[columns, columns]))
             chosen = np.abs(largest * shares[:, None] - clips[:, group]).argmin(axis=0)
             assert np.array_equal((largest * shares[:, None])[chosen, np.arange(21)], clips[:, group]), name
             found, least = np.array(every)[chosen, np.arange(21)], np.min(every, axis=0)

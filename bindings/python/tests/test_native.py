@@ -101,6 +101,14 @@ def test_every_status_has_a_class() -> None:
 
 STRUCTS = {
     "int4q_error": _native.ErrorStruct,
+    "int4q_candidate": _native.CandidateStruct,
+    "int4q_search_options": _native.SearchOptionsStruct,
+    "int4q_allocation": _native.AllocationStruct,
+    "int4q_best_options": _native.BestOptionsStruct,
+    "int4q_trial": _native.TrialStruct,
+    "int4q_best_report": _native.BestReportStruct,
+    "int4q_scale_search": _native.ScaleSearchStruct,
+    "int4q_scale_search_report": _native.ScaleSearchReportStruct,
     "int4q_scheme": _native.SchemeStruct,
     "int4q_tensor_layout": _native.TensorLayoutStruct,
     "int4q_tensor": _native.TensorStruct,
