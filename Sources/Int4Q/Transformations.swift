@@ -125,7 +125,8 @@ public func int4q_lowrank_fit(_ tensor: UnsafePointer<int4q_tensor>?, _ source: 
                               _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                               _ options: UnsafePointer<int4q_lowrank_options>?, _ factors: UnsafePointer<int4q_lowrank>?,
                               _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ parallel_for: int4q_parallel_for?,
-                              _ host: UnsafeMutableRawPointer?, _ report: UnsafeMutablePointer<int4q_lowrank_report>?) -> int4q_status {
+                              _ host: UnsafeMutableRawPointer?,
+                              _ report: UnsafeMutablePointer<int4q_lowrank_report>?) -> int4q_status {
     attemptInHostMode("int4q_lowrank_fit") { () throws(Failure) in
         let workers = try require(options, "options").pointee.worker_count
         try ParallelFor.with(parallel_for, host: host, workers: workers) { (parallel) throws(Failure) in

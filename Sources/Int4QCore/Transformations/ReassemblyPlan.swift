@@ -171,7 +171,9 @@ public struct ReassemblyPlan {
         }
         for _ in 0..<copies {
             var best = -1
-            for channel in 0..<k where similar[channel] >= 0 && (best < 0 || distances[channel] < distances[best]) { best = channel }
+            for channel in 0..<k where similar[channel] >= 0 {
+                if best < 0 || distances[channel] < distances[best] { best = channel }
+            }
             partners[best] = similar[best]
             similar[best] = -1
             mergeLoss += distances[best] * gram.share

@@ -245,3 +245,9 @@ class LowRankFlag(enum.IntFlag):
     """What else fitting a low-rank matrix may be asked to do."""
 
     SKIP_LOSS = 1
+
+
+class ReassemblyFlag(enum.IntFlag):
+    """What else planning a reassembly of channels may be asked to do."""
+
+    WIDEN = 1
