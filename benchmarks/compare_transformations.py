@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What rotations and low-rank residuals leave of the outputs' error: the tables of docs/transformations.md.
 
-    PYTHONPATH=bindings/python benchmarks/compare_transformations.py
+PYTHONPATH=bindings/python benchmarks/compare_transformations.py
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main() -> None:
     generator = np.random.default_rng(1)
     weights = generator.standard_normal((N, K)).astype(np.float32)
     scheme = int4q.Scheme.asymmetric(128)
-    print("Rotation: mean squared error of outputs over their mean square; INT8: activations rounded to 8 bits in groups of 128")
+    print(
+        "Rotation: mean squared error of outputs over their mean square; INT8: activations rounded to 8 bits in groups of 128"
+    )
     print("| samples | 4-bit weights | rotated | with GPTQ | rotated, GPTQ | INT8 activations | rotated |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     residuals = []
@@ -47,7 +49,11 @@ def main() -> None:
     for name, x in batches.items():
         gram = int4q.GramMatrix(K)
         gram.push(x)
-        turned_gram, turned_x, turned = int4q.rotate_gram(gram, seed=1), int4q.hadamard(x, seed=1), int4q.hadamard(weights, seed=1)
+        turned_gram, turned_x, turned = (
+            int4q.rotate_gram(gram, seed=1),
+            int4q.hadamard(x, seed=1),
+            int4q.hadamard(weights, seed=1),
+        )
         exact = x.astype(np.float64) @ weights.T
         size = (exact**2).sum() / SAMPLES
         cells = []
@@ -64,7 +70,9 @@ def main() -> None:
         )
         print(f"| {name} | {a:.2e} | {c:.2e} | {b:.2e} | {d:.2e} | {e:.2e} | {f:.2e} |")
     print()
-    print("Channel reassembly: the same error of rounding activations in groups of 128, and the copies that the search makes")
+    print(
+        "Channel reassembly: the same error of rounding activations in groups of 128, and the copies that the search makes"
+    )
     print("| samples | 8 bits | reassembled | rotated | 4 bits | reassembled | rotated |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     columns = int4q.GramMatrix(K)
@@ -86,7 +94,9 @@ def main() -> None:
                 cells.append(f"{error:.2e}{mark}")
         print(f"| {name} | {' | '.join(cells)} |")
     print()
-    print("Low-rank residuals of rounding to nearest, binary16: loss over the loss without; in brackets fitted to the weights alone")
+    print(
+        "Low-rank residuals of rounding to nearest, binary16: loss over the loss without; in brackets fitted to the weights alone"
+    )
     print("| samples | rank 8 | 32 | 128 |")
     print("| --- | --- | --- | --- |")
     for name, tensor, gram in residuals:

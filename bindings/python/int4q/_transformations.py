@@ -268,7 +268,10 @@ def low_rank(
     struct.rank = rank
     with _spread(pool) as (workers, parallel_for, host):
         options = _native.LowRankOptionsStruct(
-            flags=0 if measure_loss else int(LowRankFlag.SKIP_LOSS), worker_count=workers, iterations=iterations, seed=seed
+            flags=0 if measure_loss else int(LowRankFlag.SKIP_LOSS),
+            worker_count=workers,
+            iterations=iterations,
+            seed=seed,
         )
         scratch = aligned_bytes(_size("int4q_lowrank_scratch", source.rows, source.columns, rank, workers))
         _native.call(

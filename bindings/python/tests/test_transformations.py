@@ -119,7 +119,9 @@ def test_rotation_refuses() -> None:
         int4q.hadamard(x, 8, columns=True)
 
 
-@pytest.mark.parametrize(("k", "order"), [(1, 1), (6, 2), (96, 16), (96, 48), (100, 20), (336, 112), (512, 512), (640, 128)])
+@pytest.mark.parametrize(
+    ("k", "order"), [(1, 1), (6, 2), (96, 16), (96, 48), (100, 20), (336, 112), (512, 512), (640, 128)]
+)
 @pytest.mark.parametrize("seed", [0, 9])
 def test_rotated_gram_matrices(k: int, order: int, seed: int, generator: np.random.Generator) -> None:
     x = activations(generator, 50, k)
@@ -167,7 +169,9 @@ def spectrum(generator: np.random.Generator, n: int, k: int, decay: float) -> np
     return ((left * np.arange(1, min(n, k) + 1.0) ** -decay) @ right.T).astype(np.float32)
 
 
-@pytest.mark.parametrize(("n", "k", "rank"), [(1, 1, 1), (17, 40, 5), (100, 300, 16), (300, 100, 32), (257, 530, 70), (40, 40, 40)])
+@pytest.mark.parametrize(
+    ("n", "k", "rank"), [(1, 1, 1), (17, 40, 5), (100, 300, 16), (300, 100, 32), (257, 530, 70), (40, 40, 40)]
+)
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_best_low_rank_matrix(
@@ -220,7 +224,8 @@ def test_sizes_do_not_matter(size: float, generator: np.random.Generator) -> Non
     first, report = int4q.low_rank(weights, None, gram_of(x), 8, dtype=np.float32)
     second, large = int4q.low_rank(weights * factor, None, gram_of(x), 8, dtype=np.float32)
     assert np.array_equal(
-        (first.a.astype(np.float64) @ first.b) * float(factor), second.a.astype(np.float64) @ second.b.astype(np.float64)
+        (first.a.astype(np.float64) @ first.b) * float(factor),
+        second.a.astype(np.float64) @ second.b.astype(np.float64),
     )
     assert np.isclose(large.reduction / float(factor) ** 2, report.reduction)
     small = np.float32(2.0 ** (np.sign(np.log10(size)) * 20))
@@ -282,7 +287,10 @@ def test_rows_of_all_types(generator: np.random.Generator) -> None:
         for y_type in int4q.Type:
             x = in_type(generator.standard_normal((4, 96)).astype(np.float32), x_type)
             y = in_type(generator.standard_normal((4, 50)).astype(np.float32), y_type)
-            a, b = generator.standard_normal((50, 10)).astype(np.float32), generator.standard_normal((10, 96)).astype(np.float32)
+            a, b = (
+                generator.standard_normal((50, 10)).astype(np.float32),
+                generator.standard_normal((10, 96)).astype(np.float32),
+            )
             factors, wide = int4q.LowRank(a, b), as_float32(y)
             factors.add(as_float32(x), wide)
             factors.add(x, y, element_type=x_type)
@@ -304,7 +312,9 @@ def test_svdquant(generator: np.random.Generator) -> None:
 def test_low_rank_refuses(generator: np.random.Generator) -> None:
     weights = weights_of(generator, 20, 30)
     for rank in (0, -1, 21, 2**40):
-        with pytest.raises((int4q.InvalidArgumentError, ValueError, MemoryError), match="rank|allocate|dimensions|array"):
+        with pytest.raises(
+            (int4q.InvalidArgumentError, ValueError, MemoryError), match="rank|allocate|dimensions|array"
+        ):
             int4q.low_rank(weights, rank=rank)
     with pytest.raises(int4q.InvalidArgumentError, match="iterations"):
         int4q.low_rank(weights, rank=3, iterations=-1)
@@ -348,8 +358,12 @@ def test_reassembly(widen: bool, divisor: float, k: int, generator: np.random.Ge
     gram, columns_gram = gram_of(x), gram_of(weights)
     maxima = np.abs(x).max(axis=0)
     threshold = float(maxima.max()) / divisor
-    found, report = int4q.plan_reassembly(gram, columns_gram, threshold=threshold, most_copies=k // 2, widen=widen, group_size=32)
-    inputs, columns, lost = reference.reassembly(maxima, gram.matrix(), columns_gram.matrix(), gram.rows, threshold, widen)
+    found, report = int4q.plan_reassembly(
+        gram, columns_gram, threshold=threshold, most_copies=k // 2, widen=widen, group_size=32
+    )
+    inputs, columns, lost = reference.reassembly(
+        maxima, gram.matrix(), columns_gram.matrix(), gram.rows, threshold, widen
+    )
     for mine, theirs in zip(dense(found), (inputs, columns)):
         np.testing.assert_array_equal(mine, theirs)
     assert np.isclose(report.merge_loss, lost) and report.threshold == threshold
@@ -438,7 +452,13 @@ def test_reassembly_refuses(generator: np.random.Generator) -> None:
     with pytest.raises(int4q.InvalidArgumentError, match="maxima"):
         int4q.plan_reassembly(int4q.rotate_gram(gram), gram_of(weights))
     parts = int4q.plan_reassembly(gram, threshold=1e9)[0].parts
-    for field, index, value in (("target", 5, 4), ("target", 5, 7), ("source", 3, -1), ("source", 3, 96), ("x_factor", 9, np.nan)):
+    for field, index, value in (
+        ("target", 5, 4),
+        ("target", 5, 7),
+        ("source", 3, -1),
+        ("source", 3, 96),
+        ("x_factor", 9, np.nan),
+    ):
         broken = parts.copy()
         broken[field][index] = value
         if field == "target" and value == 4:
