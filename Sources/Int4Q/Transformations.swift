@@ -4,20 +4,20 @@ import Int4QCore
 
 // Section 13 of the header.
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func matrix(_ pointer: UnsafeRawPointer?, _ type: int4q_type, _ rows: Int64, _ columns: Int64, _ stride: Int64,
                     _ name: StaticString, _ typeName: StaticString, _ strideName: StaticString) throws(Failure) -> Matrix {
     try Matrix(pointer, try ElementType(type, typeName), rows: rows, columns: columns, stride: stride,
                .init(name, stride: strideName))
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func source(_ pointer: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
                     _ stride: Int64) throws(Failure) -> Matrix {
     try matrix(pointer, type, n, k, stride, "source", "source_type", "source_stride")
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func destination(_ pointer: UnsafeRawPointer?, _ type: int4q_type, _ n: Int64, _ k: Int64,
                          _ stride: Int64) throws(Failure) -> Matrix {
     try matrix(pointer, type, n, k, stride, "destination", "destination_type", "destination_stride")
@@ -25,7 +25,7 @@ private func destination(_ pointer: UnsafeRawPointer?, _ type: int4q_type, _ n: 
 
 // MARK: Rotation
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_hadamard_order(_ k: Int64, _ order: UnsafeMutablePointer<Int64>?) -> int4q_status {
     attempt("int4q_hadamard_order") { () throws(Failure) in
         try requireAtLeast(k, 1, "k")
@@ -33,7 +33,7 @@ public func int4q_hadamard_order(_ k: Int64, _ order: UnsafeMutablePointer<Int64
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_hadamard_scratch(_ order: Int64, _ side: Int32, _ destination_type: int4q_type,
                                    _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_hadamard_scratch") { () throws(Failure) in
@@ -43,7 +43,7 @@ public func int4q_hadamard_scratch(_ order: Int64, _ side: Int32, _ destination_
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_hadamard_transform(_ order: Int64, _ seed: UInt64, _ side: Int32, _ direction: Int32, _ source: UnsafeRawPointer?,
                                      _ source_type: int4q_type, _ source_stride: Int64, _ destination: UnsafeMutableRawPointer?,
                                      _ destination_type: int4q_type, _ destination_stride: Int64, _ n: Int64, _ k: Int64,
@@ -68,7 +68,7 @@ public func int4q_hadamard_transform(_ order: Int64, _ seed: UInt64, _ side: Int
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_rotate_scratch(_ order: Int64, _ worker_count: UInt32,
                                       _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_gram_rotate_scratch") { () throws(Failure) in
@@ -79,7 +79,7 @@ public func int4q_gram_rotate_scratch(_ order: Int64, _ worker_count: UInt32,
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_rotate(_ order: Int64, _ seed: UInt64, _ direction: Int32, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                               _ rotated: UnsafeMutableRawPointer?, _ rotated_bytes: UInt64, _ scratch: UnsafeMutableRawPointer?,
                               _ scratch_bytes: UInt64, _ worker_count: UInt32, _ parallel_for: int4q_parallel_for?,
@@ -103,7 +103,7 @@ public func int4q_gram_rotate(_ order: Int64, _ seed: UInt64, _ direction: Int32
 
 // MARK: Low-rank residuals
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_lowrank_scratch(_ n: Int64, _ k: Int64, _ rank: Int64, _ worker_count: UInt32,
                                   _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_lowrank_scratch") { () throws(Failure) in
@@ -114,13 +114,13 @@ public func int4q_lowrank_scratch(_ n: Int64, _ k: Int64, _ rank: Int64, _ worke
 }
 
 /// The factors, and what a call needs of their description besides.
-@_optimize(size) @inline(never)
+@inline(never)
 private func factors(_ raw: UnsafePointer<int4q_lowrank>?) throws(Failure) -> (LowRank, int4q_lowrank) {
     let raw = try require(raw, "factors").pointee
     return (try LowRank(raw), raw)
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_lowrank_fit(_ tensor: UnsafePointer<int4q_tensor>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                               _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                               _ options: UnsafePointer<int4q_lowrank_options>?, _ factors: UnsafePointer<int4q_lowrank>?,
@@ -154,7 +154,7 @@ public func int4q_lowrank_fit(_ tensor: UnsafePointer<int4q_tensor>?, _ source: 
     }
 }
 
-@_optimize(size) @inline(never)
+@inline(never)
 private func requireShape(_ tensor: QuantizedTensor, _ factors: int4q_lowrank) throws(Failure) {
     if tensor.layout.n != factors.n {
         throw Failure(INT4Q_ERROR_MISMATCH, "tensor.n", .integer(tensor.layout.n), expected: "the factors' n,",
@@ -166,7 +166,7 @@ private func requireShape(_ tensor: QuantizedTensor, _ factors: int4q_lowrank) t
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_lowrank_add(_ factors: UnsafePointer<int4q_lowrank>?, _ x: UnsafeRawPointer?, _ x_type: int4q_type, _ ldx: Int64,
                               _ y: UnsafeMutableRawPointer?, _ y_type: int4q_type, _ ldy: Int64, _ m: Int64, _ row_begin: Int64,
                               _ row_end: Int64) -> int4q_status {
@@ -180,7 +180,7 @@ public func int4q_lowrank_add(_ factors: UnsafePointer<int4q_lowrank>?, _ x: Uns
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_lowrank_subtract(_ factors: UnsafePointer<int4q_lowrank>?, _ source: UnsafeRawPointer?, _ source_type: int4q_type,
                                    _ source_stride: Int64, _ destination: UnsafeMutableRawPointer?, _ destination_type: int4q_type,
                                    _ destination_stride: Int64, _ row_begin: Int64, _ row_end: Int64) -> int4q_status {
@@ -195,7 +195,7 @@ public func int4q_lowrank_subtract(_ factors: UnsafePointer<int4q_lowrank>?, _ s
 
 // MARK: Channel reassembly
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_reassembly_scratch(_ k: Int64, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_reassembly_scratch") { () throws(Failure) in
         let size = try ReassemblyPlan.scratchBytes(k: k)
@@ -203,7 +203,7 @@ public func int4q_reassembly_scratch(_ k: Int64, _ bytes: UnsafeMutablePointer<U
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_reassembly_plan(_ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ weights: UnsafeRawPointer?,
                                   _ weights_bytes: UInt64, _ options: UnsafePointer<int4q_reassembly_options>?,
                                   _ parts: UnsafeMutablePointer<int4q_channel_part>?, _ capacity: Int64,
@@ -227,7 +227,7 @@ public func int4q_reassembly_plan(_ gram: UnsafeRawPointer?, _ gram_bytes: UInt6
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_reassemble_scratch(_ k: Int64, _ new_k: Int64, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
     attempt("int4q_reassemble_scratch") { () throws(Failure) in
         let size = try ChannelMap.rowBytes(k: k, newK: new_k)
@@ -235,7 +235,7 @@ public func int4q_reassemble_scratch(_ k: Int64, _ new_k: Int64, _ bytes: Unsafe
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_reassemble_rows(_ map: UnsafePointer<int4q_reassembly>?, _ side: Int32, _ source: UnsafeRawPointer?,
                                   _ source_type: int4q_type, _ source_stride: Int64, _ destination: UnsafeMutableRawPointer?,
                                   _ destination_type: int4q_type, _ destination_stride: Int64, _ n: Int64,
@@ -252,7 +252,7 @@ public func int4q_reassemble_rows(_ map: UnsafePointer<int4q_reassembly>?, _ sid
     }
 }
 
-@_optimize(size) @c @implementation
+@c @implementation
 public func int4q_gram_reassemble(_ map: UnsafePointer<int4q_reassembly>?, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                                   _ target: UnsafeMutableRawPointer?, _ target_bytes: UInt64) -> int4q_status {
     attempt("int4q_gram_reassemble") { () throws(Failure) in

@@ -8,7 +8,7 @@ public struct ChannelMap {
     public let newK: Int64
     private let parts: UnsafeBufferPointer<int4q_channel_part>
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_reassembly) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_reassembly.self, "map.struct_size")
         try requireZero(raw.reserved, "map.reserved")
@@ -41,7 +41,7 @@ public struct ChannelMap {
     }
 
     /// Channels have numbers of 32 bits.
-    @_optimize(size) @inline(never)
+    @inline(never)
     static func requireCount(_ count: Int64, _ name: StaticString) throws(Failure) {
         try requireAtLeast(count, 1, name)
         if count > Int64(Int32.max) {
@@ -50,21 +50,21 @@ public struct ChannelMap {
     }
 
     /// Of a row of both.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public static func rowBytes(k: Int64, newK: Int64) throws(Failure) -> UInt64 {
         try requireCount(k, "k")
         try requireCount(newK, "new_k")
         return UInt64(wholeLines(Int(k + newK) * 4))
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public static func takesWeights(_ side: Int32) throws(Failure) -> Bool {
         if side == int32(INT4Q_REASSEMBLY_WEIGHTS) { return true }
         if side == int32(INT4Q_REASSEMBLY_INPUTS) { return false }
         throw .invalid("side", Int64(side), expected: "INT4Q_REASSEMBLY_INPUTS or INT4Q_REASSEMBLY_WEIGHTS")
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     public func apply(_ source: Matrix, to target: Matrix, rows: Range<Int64>, ofWeights: Bool, _ memory: UnsafeMutableRawPointer,
                       _ kernels: i4q_kernels) {
         let old = memory.assumingMemoryBound(to: Float.self), new = old + Int(k)
@@ -80,10 +80,9 @@ public struct ChannelMap {
     }
 
     /// Fills a new matrix of newK channels.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     public func apply(_ gram: Gram, to target: Gram) {
-        target.rows = gram.rows
-        target.batches = gram.batches
+        target.takeCounts(of: gram)
         for index in 0..<parts.count {
             let part = parts[index], channel = Int(part.target), source = Int(part.source), factor = Double(part.x_factor)
             target.sums[channel] += factor * gram.sums[source]
@@ -102,4 +101,9 @@ public struct ChannelMap {
             target.products[place] = max(target.products[place], 0)
         }
     }
+}
+
+extension Gram {
+    /// Rows and batches, which stand side by side in the header (docs/reconstruction.md).
+    fileprivate func takeCounts(of other: Gram) { (memory + 32).copyMemory(from: other.memory + 32, byteCount: 16) }
 }

@@ -15,7 +15,7 @@ public struct GramRotationScratch {
     let workerBytes: Int
     public let bytes: UInt64
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ hadamard: Hadamard, workers: UInt32) throws(Failure) {
         var near = 1
         while near * 2 <= hadamard.power && near * near * 2 <= hadamard.order { near *= 2 }
@@ -38,7 +38,7 @@ public struct GramRotation {
     private var base = 1
     private var takesSigns = false
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ gram: Gram, _ rotation: Rotation, _ scratch: GramRotationScratch, _ memory: UnsafeMutableRawPointer) {
         self.gram = gram
         self.rotation = rotation
@@ -50,7 +50,7 @@ public struct GramRotation {
     private var k: Int { Int(gram.layout.k) }
     private var sets: Int { k / order }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         rotateSums()
         for index in 0..<Int(gram.layout.padded) {
@@ -77,7 +77,7 @@ public struct GramRotation {
     private func channel(_ set: Int) -> Int { set / stride &* stride &* order &+ set % stride }
 
     /// All squares of a set's rows and a later set's columns.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func transform(set: Int, _ worker: Int) {
         let square = (memory + worker &* scratch.workerBytes).assumingMemoryBound(to: Double.self)
         let spare = square + order &* order, left = spare + 28 &* order, right = left + order
@@ -92,7 +92,7 @@ public struct GramRotation {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func fillFactors(_ factors: UnsafeMutablePointer<Double>, _ channel: Int, _ scale: Double) {
         for index in 0..<order {
             let isMinus = takesSigns && hadamard.signs(from: channel &+ index &* stride) &>> 31 == 1
@@ -100,7 +100,7 @@ public struct GramRotation {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func gather(_ square: UnsafeMutablePointer<Double>, _ row: Int, _ column: Int, _ left: UnsafePointer<Double>,
                         _ right: UnsafePointer<Double>) {
         for i in 0..<order {
@@ -113,7 +113,7 @@ public struct GramRotation {
     }
 
     /// The square is transposed by now.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func scatter(_ square: UnsafePointer<Double>, _ row: Int, _ column: Int, _ left: UnsafePointer<Double>,
                          _ right: UnsafePointer<Double>) {
         for i in 0..<order {
@@ -140,7 +140,7 @@ public struct GramRotation {
     }
 
     /// Multiplies `order` rows of `width` by the matrix without its factor 1 / sqrt(order).
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func mix(_ rows: UnsafeMutablePointer<Double>, width: Int, _ spare: UnsafeMutablePointer<Double>) {
         let power = order / base
         var stride = 1
@@ -172,7 +172,7 @@ public struct GramRotation {
     }
 
     /// The channels' sums are transformed as a row is.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func rotateSums() {
         order = hadamard.order
         base = hadamard.base
@@ -190,7 +190,7 @@ public struct GramRotation {
 
 extension Gram {
     /// Makes a block, or itself, a copy of this matrix.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func copy(to target: UnsafeMutableRawPointer) -> Gram {
         if target == memory { return self }
         target.copyMemory(from: memory, byteCount: Int(layout.totalBytes))

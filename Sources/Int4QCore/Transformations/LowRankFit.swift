@@ -29,7 +29,7 @@ public struct LowRankScratch {
     public let bytes: UInt64
     var dimensions: Int { panels * panelWidth }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(n: Int64, k: Int64, rank: Int64, workers: UInt32) throws(Failure) {
         try requireAtLeast(n, 1, "n")
         try requireAtLeast(k, 1, "k")
@@ -61,7 +61,7 @@ public struct LowRankOptions {
     let raw: int4q_lowrank_options
     var measuresLoss: Bool { raw.flags & UInt32(INT4Q_LOWRANK_SKIP_LOSS) == 0 }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_lowrank_options) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_lowrank_options.self, "options.struct_size")
         try requireWorkers(raw.worker_count, "options.worker_count")
@@ -91,7 +91,7 @@ public struct LowRankFit {
     private var startLoss = 0.0
     private var reduction = 0.0
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ tensor: QuantizedTensor?, _ source: Matrix, rows: Int64, _ gram: Gram?, _ options: LowRankOptions,
                 _ factors: LowRank, _ scratch: LowRankScratch, _ memory: UnsafeMutableRawPointer,
                 _ kernels: i4q_kernels) throws(Failure) {
@@ -120,7 +120,7 @@ public struct LowRankFit {
     private func worker(_ index: Int) -> UnsafeMutableRawPointer { memory + (scratch.workers &+ index &* scratch.workerBytes) }
     private var dimensions: Int { scratch.dimensions }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run(_ parallel: ParallelFor) throws(Failure) {
         try findScales(parallel)
         if options.measuresLoss { try measureStart(parallel) }
@@ -138,7 +138,6 @@ public struct LowRankFit {
         try measureReduction(parallel)
     }
 
-    @_optimize(size)
     public func write(to report: UnsafeMutablePointer<int4q_lowrank_report>) {
         report.pointee.start_loss = startLoss
         report.pointee.loss = options.measuresLoss ? max(startLoss - reduction, 0) : 0
@@ -152,7 +151,7 @@ public struct LowRankFit {
     private var rowBlocks: Int { scratch.rows / panelWidth }
 
     /// R times a power of two has elements of about 1, and so has G on its diagonal.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func findScales(_ parallel: ParallelFor) throws(Failure) {
         try parallel.run(&self, count: rowBlocks) { work, index, _ in
             let fit = work.unsafelyUnwrapped.assumingMemoryBound(to: LowRankFit.self)
@@ -184,7 +183,7 @@ public struct LowRankFit {
     /// From sums of scaled R to means of R's own.
     private var share: Double { (gram?.share ?? 1) / (Double(residual.scale) * Double(residual.scale)) }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func measureStart(_ parallel: ParallelFor) throws(Failure) {
         try parallel.run(&self, count: rowBlocks) { work, index, worker in
             work.unsafelyUnwrapped.assumingMemoryBound(to: LowRankFit.self).pointee.measure(block: Int(index), Int(worker))
@@ -193,7 +192,7 @@ public struct LowRankFit {
         startLoss *= share
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func measure(block: Int, _ index: Int) {
         guard let gram else { sums[block] = residual.squares(rows(block)); return }
         let errors = worker(index).assumingMemoryBound(to: Float.self)
@@ -208,7 +207,7 @@ public struct LowRankFit {
     // MARK: Products
 
     /// out[panel][16 leftPanels rows][16] += left^T right, rows of both `stride` floats per panel.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func add(_ left: UnsafePointer<Float>, _ leftStride: Int, _ leftPanels: Int, _ right: UnsafePointer<Float>,
                      _ rightStride: Int, _ rightPanels: Int, depth: Int, to out: UnsafeMutablePointer<Double>, _ outStride: Int) {
         var row = 0
@@ -234,7 +233,7 @@ public struct LowRankFit {
     }
 
     /// P = R^T Q, a strip of 256 columns of R to a task; S = G P, a panel to a task.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func project(_ parallel: ParallelFor) throws(Failure) {
         try transposedProduct(parallel)
         try multiplyByGram(parallel)
@@ -255,7 +254,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func multiply(strip: Int, _ index: Int) {
         let columns = strip &* 256..<min(strip &* 256 &+ 256, residual.columns)
         let panels = worker(index).assumingMemoryBound(to: Float.self)
@@ -284,7 +283,7 @@ public struct LowRankFit {
     }
 
     /// Sixteen rows of Q = R S.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func multiply(block: Int, _ index: Int) {
         let errors = worker(index).assumingMemoryBound(to: Float.self)
         let out = (worker(index) + scratch.columns &* 64).assumingMemoryBound(to: Double.self)
@@ -300,7 +299,7 @@ public struct LowRankFit {
     // MARK: Orthonormal columns
 
     /// Uniform in -1/2..<1/2; rows beyond the last one are zero.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func fillRandomly() {
         var numbers = RandomNumbers(seed: options.raw.seed)
         q.update(repeating: 0, count: scratch.rows &* dimensions)
@@ -314,7 +313,7 @@ public struct LowRankFit {
     /// Gram and Schmidt's way, twice: a panel against those before it, then each of its columns against those before it. What is
     /// left of a column that depends on others is noise: the second round shows whether that has a direction of its own, or the
     /// column becomes zero. (There may be more columns than dimensions.)
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func orthonormalize() {
         for panel in 0..<scratch.panels {
             let target = q + panel &* scratch.rows &* 16
@@ -328,7 +327,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func subtractEarlier(_ panel: Int, _ target: UnsafeMutablePointer<Float>) {
         if panel == 0 { return }
         let products = square, shares = UnsafeMutableRawPointer(otherSquare).assumingMemoryBound(to: Float.self)
@@ -350,7 +349,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func subtractEarlierColumns(_ column: Int, _ target: UnsafeMutablePointer<Float>) {
         if column == 0 { return }
         StackMemory<2>.use { memory in
@@ -368,7 +367,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func normalize(_ column: Int, _ target: UnsafeMutablePointer<Float>, least: Double) {
         var sum = 0.0
         for row in 0..<residual.rows { sum += Double(target[row &* 16 &+ column]) * Double(target[row &* 16 &+ column]) }
@@ -379,7 +378,7 @@ public struct LowRankFit {
     // MARK: Factors
 
     /// Q and P times the first eigenvectors of P^T S.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func chooseEigenvectors() {
         let l = dimensions
         square.update(repeating: 0, count: l &* l)
@@ -412,7 +411,7 @@ public struct LowRankFit {
 
     /// Each row of l elements becomes its product with a matrix [panel][l][16], of which the panels that are kept count; the rest
     /// becomes zero.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func multiply(_ target: UnsafeMutablePointer<Float>, _ rows: Int, _ stride: Int, by matrix: UnsafePointer<Float>) {
         StackMemory<17>.use { memory in
             let own = memory.assumingMemoryBound(to: Float.self)
@@ -433,7 +432,7 @@ public struct LowRankFit {
     }
 
     /// Rounds a column of A and a row of B to their type, where they stand, too. A's largest magnitude and B's become about equal.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func store(_ index: Int) throws(Failure) {
         let a = q + (index / 16 &* scratch.rows &* 16 &+ index % 16), b = p + (index / 16 &* scratch.columns &* 16 &+ index % 16)
         let largestA = largest(a, residual.rows), largestB = largest(b, residual.columns) / Double(residual.scale)
@@ -453,7 +452,7 @@ public struct LowRankFit {
         return Double(largest)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func store(_ value: UnsafeMutablePointer<Float>, times factor: Double, _ matrix: Matrix, _ row: Int, _ column: Int,
                        _ name: StaticString) throws(Failure) {
         matrix.type.store(Float(Double(value.pointee) * factor), matrix.mutableRow(row), column)
@@ -466,7 +465,7 @@ public struct LowRankFit {
     }
 
     /// 2 <A^T R, B G> - <A^T A, B G B^T>: by how much tr((R - A B) G (R - A B)^T) is less than tr(R G R^T).
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func measureReduction(_ parallel: ParallelFor) throws(Failure) {
         try multiplyByGram(parallel)
         addsProducts = true
@@ -489,7 +488,7 @@ struct SymmetricMatrix {
     let elements: UnsafeMutablePointer<Double>
 
     /// Jacobi's rotations, until nothing beside the diagonal counts. Row i of `vectors` becomes the eigenvector of element (i, i).
-    @_optimize(speed) @inline(never)
+    @inline(never)
     func diagonalize(_ vectors: UnsafeMutablePointer<Double>) {
         for index in 0..<size &* size { vectors[index] = index / size == index % size ? 1 : 0 }
         for _ in 0..<40 {

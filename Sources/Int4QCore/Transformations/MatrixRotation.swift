@@ -7,7 +7,7 @@ public struct Rotation {
     let hadamard: Hadamard
     let isInverse: Bool
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(order: Int64, seed: UInt64, direction: Int32) throws(Failure) {
         hadamard = try Hadamard(order: order, seed: seed)
         isInverse = direction == int32(INT4Q_HADAMARD_INVERSE)
@@ -16,7 +16,7 @@ public struct Rotation {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func requireMultiple(_ value: Int64, _ name: StaticString) throws(Failure) {
         if value % Int64(hadamard.order) != 0 {
             throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "a multiple of the order",
@@ -29,7 +29,7 @@ public struct Rotation {
 public struct RotatedSide {
     public let isColumns: Bool
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ side: Int32) throws(Failure) {
         isColumns = side == int32(INT4Q_HADAMARD_COLUMNS)
         if !isColumns && side != int32(INT4Q_HADAMARD_ROWS) {

@@ -5,7 +5,7 @@ public struct ReassemblyOptions {
     let raw: int4q_reassembly_options
     var widens: Bool { raw.flags & UInt32(INT4Q_REASSEMBLY_WIDEN) != 0 }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ raw: int4q_reassembly_options, k: Int64) throws(Failure) {
         try requireStructSize(raw.struct_size, of: int4q_reassembly_options.self, "options.struct_size")
         if raw.flags & ~UInt32(INT4Q_REASSEMBLY_WIDEN) != 0 {
@@ -40,7 +40,7 @@ public struct ReassemblyPlan {
 
     /// For each channel: into how many it is split, the one that it is merged into or -1, the most similar one, and its distance;
     /// for each of at most 3 k / 2 places the largest magnitude and the squares of its column of weights.
-    @_optimize(size) @inline(never)
+    @inline(never)
     public static func scratchBytes(k: Int64) throws(Failure) -> UInt64 {
         try ChannelMap.requireCount(k, "k")
         return UInt64(wholeLines(Int(k) * 32))
@@ -54,7 +54,7 @@ public struct ReassemblyPlan {
     private var squares: UnsafeMutablePointer<Float> { maxima + (k &+ k / 2) }
     private var newK: Int { options.widens ? k &+ copies : k }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public init(_ gram: Gram, _ weights: Gram?, _ options: ReassemblyOptions, _ memory: UnsafeMutableRawPointer) throws(Failure) {
         self.gram = gram
         self.weights = weights
@@ -77,7 +77,7 @@ public struct ReassemblyPlan {
         }
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public mutating func run() throws(Failure) {
         if options.raw.threshold > 0 {
             if try evaluate(options.raw.threshold) { return }
@@ -98,7 +98,7 @@ public struct ReassemblyPlan {
         _ = try evaluate(best)
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     public func write(to report: UnsafeMutablePointer<int4q_reassembly_report>) {
         report.pointee.new_k = Int64(newK)
         report.pointee.part_count = partCount
@@ -116,7 +116,7 @@ public struct ReassemblyPlan {
     // MARK: One threshold
 
     /// False if there are too few channels.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private mutating func evaluate(_ threshold: Double) throws(Failure) -> Bool {
         self.threshold = threshold
         copies = 0
@@ -140,7 +140,7 @@ public struct ReassemblyPlan {
 
     /// Every second one of the channels that are not split finds the most similar one of the others; those of the least distances
     /// are merged.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private mutating func merge() -> Bool {
         var isFirst = true, others = 0, seekers = 0
         for channel in 0..<k {
@@ -197,7 +197,7 @@ public struct ReassemblyPlan {
     // MARK: Places
 
     /// Fills the places' maxima and squares, and writes parts if they have a place.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func layOut(_ parts: UnsafeMutablePointer<int4q_channel_part>?) {
         let merges = copies > 0 && !options.widens
         var written = 0, copied = 0, copiesLeft = Int(counts[0]) - 1
@@ -230,7 +230,7 @@ public struct ReassemblyPlan {
     }
 
     /// What a channel adds to the squares of a place's column, with the members before it.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func weightSquares(_ source: Int, _ place: Int) -> Double {
         guard let weights else { return 0 }
         var sum = weights.diagonal(source)
@@ -240,7 +240,7 @@ public struct ReassemblyPlan {
         return sum
     }
 
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func estimateRounding() -> Double {
         let size = options.raw.group_size == 0 ? newK : Int(min(options.raw.group_size, Int64(newK)))
         let levels = Double(1 << (Int(options.raw.bits) - 1) - 1)
