@@ -258,6 +258,7 @@ TEST(Reassembly, TouchesOnlyWhatIsDeclared) {
         for (uint32_t flags : {0u, static_cast<uint32_t>(INT4Q_REASSEMBLY_WIDEN)}) {
             int4q_reassembly_options options = PlanOptions(k / 2);
             options.flags = flags;
+            if (k >= 64) options.threshold = 7;
             uint64_t bytes = 0;
             ASSERT_OK(int4q_reassembly_scratch(k, &bytes));
             GuardedBuffer scratch = Guarded(bytes);

@@ -1884,8 +1884,9 @@ INT4Q_API int4q_status int4q_reassembly_scratch(int64_t k, uint64_t *bytes);
  * Ties: the lower channel.
  *
  * The search takes the threshold of least merge_loss + rounding_loss; the latter is the sum over groups of step^2 / 12 times the
- * squares of their columns of W', step = max / (2^(bits - 1) - 1). Thresholds that need more than most_copies copies, or more
- * than there are channels to merge, are not tried; a given one is INT4Q_ERROR_INVALID_ARGUMENT. */
+ * squares of their columns of W', step^2 = (sum of v^(5/2))^(2/5) / (2^(bits - 1) - 1)^2, v being the group's mean squares: about
+ * what a row's largest square is on average. Thresholds that need more than most_copies copies, or more than there are channels
+ * to merge, are not tried; a given one is INT4Q_ERROR_INVALID_ARGUMENT. */
 INT4Q_API int4q_status int4q_reassembly_plan(const void *gram, uint64_t gram_bytes, const void *weights, uint64_t weights_bytes,
                                              const int4q_reassembly_options *options, int4q_channel_part *parts, int64_t capacity,
                                              void *scratch, uint64_t scratch_bytes, int4q_reassembly_report *report);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4Q
+import CInt4QShims
 
 public struct ReassemblyOptions {
     let raw: int4q_reassembly_options
@@ -39,7 +40,7 @@ public struct ReassemblyPlan {
     private var roundingLoss = 0.0
 
     /// For each channel: into how many it is split, the one that it is merged into or -1, the most similar one, and its distance;
-    /// for each of at most 3 k / 2 places the largest magnitude and the squares of its column of weights.
+    /// for each of at most 3 k / 2 places the mean square of its input and the squares of its column of weights.
     @inline(never)
     public static func scratchBytes(k: Int64) throws(Failure) -> UInt64 {
         try ChannelMap.requireCount(k, "k")
@@ -50,8 +51,8 @@ public struct ReassemblyPlan {
     private var counts: UnsafeMutablePointer<Int32> { (memory + 8 &* k).assumingMemoryBound(to: Int32.self) }
     private var partners: UnsafeMutablePointer<Int32> { counts + k }
     private var similar: UnsafeMutablePointer<Int32> { partners + k }
-    private var maxima: UnsafeMutablePointer<Float> { (memory + 20 &* k).assumingMemoryBound(to: Float.self) }
-    private var squares: UnsafeMutablePointer<Float> { maxima + (k &+ k / 2) }
+    private var inputs: UnsafeMutablePointer<Float> { (memory + 20 &* k).assumingMemoryBound(to: Float.self) }
+    private var squares: UnsafeMutablePointer<Float> { inputs + (k &+ k / 2) }
     private var newK: Int { options.widens ? k &+ copies : k }
 
     @inline(never)
@@ -196,7 +197,7 @@ public struct ReassemblyPlan {
 
     // MARK: Places
 
-    /// Fills the places' maxima and squares, and writes parts if they have a place.
+    /// Fills the places' squares, and writes parts if they have a place.
     @inline(never)
     private func layOut(_ parts: UnsafeMutablePointer<int4q_channel_part>?) {
         let merges = copies > 0 && !options.widens
@@ -206,14 +207,15 @@ public struct ReassemblyPlan {
                 var members = 1
                 if merges { for other in 0..<k where Int(partners[other]) == place { members &+= 1 } }
                 let factor = 1 / Float(members &* Int(counts[place]))
-                maxima[place] = 0
-                squares[place] = 0
+                var input = 0.0, column = 0.0
                 for source in members == 1 ? place..<place &+ 1 : 0..<k where source == place || Int(partners[source]) == place {
-                    maxima[place] += gram.maxima[source] * factor
-                    squares[place] += Float(members == 1 ? weights?.diagonal(source) ?? 0 : weightSquares(source, place))
+                    input += square(gram, source, place, members)
+                    if let weights { column += square(weights, source, place, members) }
                     parts?[written] = int4q_channel_part(target: Int32(place), source: Int32(source), x_factor: factor, reserved: 0)
                     written &+= 1
                 }
+                inputs[place] = Float(input * gram.share) * factor * factor
+                squares[place] = Float(column)
             } else {
                 while copiesLeft == 0 {
                     copied &+= 1
@@ -221,7 +223,7 @@ public struct ReassemblyPlan {
                 }
                 copiesLeft &-= 1
                 let factor = 1 / Float(counts[copied])
-                maxima[place] = gram.maxima[copied] * factor
+                inputs[place] = Float(gram.diagonal(copied) * gram.share) * factor * factor
                 squares[place] = Float(weights?.diagonal(copied) ?? 0)
                 parts?[written] = int4q_channel_part(target: Int32(place), source: Int32(copied), x_factor: factor, reserved: 0)
                 written &+= 1
@@ -229,17 +231,19 @@ public struct ReassemblyPlan {
         }
     }
 
-    /// What a channel adds to the squares of a place's column, with the members before it.
+    /// What a channel adds to the square of a place's sum, with the members before it.
     @inline(never)
-    private func weightSquares(_ source: Int, _ place: Int) -> Double {
-        guard let weights else { return 0 }
-        var sum = weights.diagonal(source)
+    private func square(_ gram: Gram, _ source: Int, _ place: Int, _ members: Int) -> Double {
+        var sum = gram.diagonal(source)
+        if members == 1 { return sum }
         for other in 0..<source where other == place || Int(partners[other]) == place {
-            sum += 2 * weights.products[TrianglePanels.symmetricPlace(source, other)]
+            sum += 2 * gram.products[TrianglePanels.symmetricPlace(source, other)]
         }
         return sum
     }
 
+    /// A group's step follows its largest magnitude in each row, whose square is on average near (sum of v^(5/2))^(2/5), v being
+    /// the channels' mean squares: v itself if one is alone, and 7 v for 128 of the same v (8 v if they are normal).
     @inline(never)
     private func estimateRounding() -> Double {
         let size = options.raw.group_size == 0 ? newK : Int(min(options.raw.group_size, Int64(newK)))
@@ -247,13 +251,13 @@ public struct ReassemblyPlan {
         var sum = 0.0, begin = 0
         while begin < newK {
             let end = min(begin + size, newK)
-            var largest: Float = 0, columns = 0.0
+            var powers = 0.0, columns = 0.0
             for place in begin..<end {
-                largest = max(largest, maxima[place])
+                let square = Double(max(inputs[place], 0))
+                powers += square * square * square.squareRoot()
                 columns += Double(squares[place])
             }
-            let step = Double(largest) / levels
-            sum += step * step / 12 * columns
+            sum += i4q_pow(powers, 0.4) / (levels * levels) / 12 * columns
             begin = end
         }
         return sum

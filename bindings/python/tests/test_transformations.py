@@ -369,7 +369,9 @@ def test_reassembly(widen: bool, divisor: float, k: int, generator: np.random.Ge
     assert np.isclose(report.merge_loss, lost) and report.threshold == threshold
     assert report.copies == len(found.parts) - k and report.split_channels == (maxima > threshold).sum()
     assert np.isclose(
-        report.rounding_loss, reference.rounding_loss(maxima, columns_gram.matrix(), inputs, columns, 8, 32), rtol=1e-5
+        report.rounding_loss,
+        reference.rounding_loss(gram.matrix() / gram.rows, columns_gram.matrix(), inputs, columns, 8, 32),
+        rtol=1e-5,
     )
     new_x, new_weights = found.inputs(x), found.weights(weights)
     np.testing.assert_allclose(new_x, x @ inputs.T, rtol=1e-5, atol=1e-5)

@@ -110,12 +110,13 @@ def reassembly(
 
 
 def rounding_loss(
-    maxima: np.ndarray, weights: np.ndarray, inputs: np.ndarray, columns: np.ndarray, bits: int, group_size: int
+    gram: np.ndarray, weights: np.ndarray, inputs: np.ndarray, columns: np.ndarray, bits: int, group_size: int
 ) -> float:
-    largest = inputs @ maxima
+    """gram: means of products."""
+    means = np.einsum("tj,jk,tk->t", inputs, gram, inputs)
     squares = np.einsum("tj,jk,tk->t", columns, weights, columns)
     total = 0.0
-    for begin in range(0, len(largest), group_size):
-        step = largest[begin : begin + group_size].max() / (2 ** (bits - 1) - 1)
-        total += step**2 / 12 * squares[begin : begin + group_size].sum()
+    for begin in range(0, len(means), group_size):
+        group = slice(begin, begin + group_size)
+        total += (means[group] ** 2.5).sum() ** 0.4 / (2 ** (bits - 1) - 1) ** 2 / 12 * squares[group].sum()
     return total
