@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotations and low-rank residuals: section 13 of the header. Memory, ranges, workers and refusals; what is computed is tested through
-// the Python binding (bindings/python/tests/test_transformations.py), against definitions in binary64.
+// Rotations, low-rank residuals, channel reassembly: section 13 of the header. Memory, ranges, workers and refusals; what is computed
+// is tested through the Python binding (bindings/python/tests/test_transformations.py), against definitions in binary64.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -36,7 +37,9 @@ Source Values(int64_t rows, int64_t k, uint64_t seed, int4q_type type = INT4Q_TY
 
 GuardedBuffer Guarded(uint64_t bytes) { return GuardedBuffer(static_cast<size_t>(bytes), Placement::kRight, 64); }
 
-std::string TextOf(const GuardedBuffer &buffer) { return std::string(reinterpret_cast<const char *>(buffer.data()), buffer.size()); }
+std::string TextOf(const GuardedBuffer &buffer) {
+    return std::string(reinterpret_cast<const char *>(buffer.data()), buffer.size());
+}
 
 GuardedBuffer GramOf(const Source &x) {
     uint64_t bytes = 0, scratch_bytes = 0;
@@ -54,13 +57,14 @@ void Backwards(void *, int64_t count, uint32_t workers, int4q_task task, void *c
     for (int64_t i = count; i-- > 0;) task(context, i, static_cast<uint32_t>(i) % workers);
 }
 
-int4q_status Transform(int64_t order, int32_t side, int32_t direction, const Source &source, Source &target, int64_t begin, int64_t end) {
+int4q_status Transform(int64_t order, int32_t side, int32_t direction, const Source &source, Source &target, int64_t begin,
+                       int64_t end) {
     uint64_t bytes = 0;
     EXPECT_OK(int4q_hadamard_scratch(order, side, target.type, &bytes));
     GuardedBuffer scratch = Guarded(bytes);
-    return int4q_hadamard_transform(order, 5, side, direction, source.buffer.data(), source.type, source.stride, target.buffer.data(),
-                                    target.type, target.stride, source.n, source.k, bytes == 0 ? nullptr : scratch.data(), bytes,
-                                    begin, end);
+    return int4q_hadamard_transform(order, 5, side, direction, source.buffer.data(), source.type, source.stride,
+                                    target.buffer.data(), target.type, target.stride, source.n, source.k,
+                                    bytes == 0 ? nullptr : scratch.data(), bytes, begin, end);
 }
 
 TEST(Hadamard, TouchesOnlyWhatIsDeclared) {
@@ -158,7 +162,8 @@ struct Factors {
     int4q_lowrank factors{};
 };
 
-int4q_lowrank_report Fit(const int4q_tensor *tensor, const Source &source, const GuardedBuffer *gram, Factors &out, uint32_t workers) {
+int4q_lowrank_report Fit(const int4q_tensor *tensor, const Source &source, const GuardedBuffer *gram, Factors &out,
+                         uint32_t workers) {
     uint64_t bytes = 0;
     EXPECT_OK(int4q_lowrank_scratch(source.n, source.k, out.factors.rank, workers, &bytes));
     GuardedBuffer scratch = Guarded(bytes);
@@ -204,22 +209,100 @@ TEST(LowRank, ProductsOfAnyCutsAndInPlace) {
         for (int64_t i = 0; i < shape.rank; i++) for (int64_t j = 0; j < shape.k; j++) factors.b.Set(i, j, random.Normal());
         const Source x = Values(5, shape.k, 4);
         Source y = Values(5, shape.n, 6), parts = Values(5, shape.n, 6);
-        ASSERT_OK(int4q_lowrank_add(&factors.factors, x.buffer.data(), x.type, x.stride, y.buffer.data(), y.type, y.stride, 5, 0, 5));
-        for (int64_t begin : {3, 0, 2}) {
-            ASSERT_OK(int4q_lowrank_add(&factors.factors, x.buffer.data(), x.type, x.stride, parts.buffer.data(), y.type, y.stride, 5,
-                                        begin, begin == 3 ? 5 : begin == 0 ? 2 : 3));
-        }
+        const auto add = [&](Source &target, int64_t begin, int64_t end) {
+            return int4q_lowrank_add(&factors.factors, x.buffer.data(), x.type, x.stride, target.buffer.data(), target.type,
+                                     target.stride, 5, begin, end);
+        };
+        ASSERT_OK(add(y, 0, 5));
+        for (int64_t begin : {3, 0, 2}) ASSERT_OK(add(parts, begin, begin == 3 ? 5 : begin == 0 ? 2 : 3));
         for (int64_t i = 0; i < 5; i++) for (int64_t j = 0; j < shape.n; j++) ASSERT_EQ(y(i, j), parts(i, j));
 
         const Source w = Values(shape.n, shape.k, 8);
         Source rest(INT4Q_TYPE_F32, shape.n, shape.k, shape.k), same = Values(shape.n, shape.k, 8);
-        ASSERT_OK(int4q_lowrank_subtract(&factors.factors, w.buffer.data(), w.type, w.stride, rest.buffer.data(), rest.type, rest.stride,
-                                         0, shape.n));
-        for (int64_t begin = shape.n; begin > 0; begin -= 1 + shape.n / 2) {
-            ASSERT_OK(int4q_lowrank_subtract(&factors.factors, same.buffer.data(), same.type, same.stride, same.buffer.data(), same.type,
-                                             same.stride, std::max<int64_t>(0, begin - 1 - shape.n / 2), begin));
+        const auto subtract = [&](const Source &source, Source &target, int64_t begin, int64_t end) {
+            return int4q_lowrank_subtract(&factors.factors, source.buffer.data(), source.type, source.stride, target.buffer.data(),
+                                          target.type, target.stride, begin, end);
+        };
+        ASSERT_OK(subtract(w, rest, 0, shape.n));
+        for (int64_t end = shape.n; end > 0; end -= 1 + shape.n / 2) {
+            ASSERT_OK(subtract(same, same, std::max<int64_t>(0, end - 1 - shape.n / 2), end));
         }
         for (int64_t i = 0; i < shape.n; i++) for (int64_t j = 0; j < shape.k; j++) ASSERT_EQ(rest(i, j), same(i, j));
+    }
+}
+
+// ---- Channel reassembly ----------------------------------------------------------------------------------------------
+
+int4q_reassembly_options PlanOptions(int64_t most_copies) {
+    int4q_reassembly_options options{};
+    options.struct_size = sizeof options;
+    options.most_copies = most_copies;
+    options.steps = 10;
+    options.bits = 8;
+    options.group_size = 32;
+    return options;
+}
+
+int4q_reassembly_report PlanReport() {
+    int4q_reassembly_report report{};
+    report.struct_size = sizeof report;
+    return report;
+}
+
+TEST(Reassembly, TouchesOnlyWhatIsDeclared) {
+    for (int64_t k : {1, 2, 3, 17, 64, 100}) {
+        Source x = Values(50, k, 3);
+        for (int64_t row = 0; row < x.n; row++) x.Set(row, k / 2, 8 * x(row, k / 2));
+        const Source w = Values(9, k, 4);
+        const GuardedBuffer gram = GramOf(x), columns = GramOf(w);
+        for (uint32_t flags : {0u, static_cast<uint32_t>(INT4Q_REASSEMBLY_WIDEN)}) {
+            int4q_reassembly_options options = PlanOptions(k / 2);
+            options.flags = flags;
+            if (k >= 64) options.threshold = 7;
+            uint64_t bytes = 0;
+            ASSERT_OK(int4q_reassembly_scratch(k, &bytes));
+            GuardedBuffer scratch = Guarded(bytes);
+            GuardedBuffer parts(static_cast<size_t>(k + k / 2) * sizeof(int4q_channel_part), Placement::kRight, 4);
+            int4q_channel_part *first = reinterpret_cast<int4q_channel_part *>(parts.data());
+            int4q_reassembly_report report = PlanReport();
+            ASSERT_OK(int4q_reassembly_plan(gram.data(), gram.size(), columns.data(), columns.size(), &options, first, k + k / 2,
+                                            scratch.data(), bytes, &report));
+            EXPECT_EQ(report.part_count, k + report.copies);
+            EXPECT_EQ(report.new_k, flags ? report.part_count : k);
+            if (k >= 64) {
+                EXPECT_GT(report.copies, 0);
+            }
+            const int4q_reassembly map{sizeof map, 0, k, report.new_k, report.part_count, first};
+            for (int4q_type type : {INT4Q_TYPE_F32, INT4Q_TYPE_F16}) {
+                Source new_x(type, x.n, report.new_k, report.new_k + 1), parts_x(type, x.n, report.new_k, report.new_k);
+                Source new_w(type, w.n, report.new_k, report.new_k);
+                ASSERT_OK(int4q_reassemble_scratch(k, report.new_k, &bytes));
+                GuardedBuffer row = Guarded(bytes);
+                const auto apply = [&](const Source &source, Source &target, int32_t side, int64_t begin, int64_t end) {
+                    return int4q_reassemble_rows(&map, side, source.buffer.data(), source.type, source.stride, target.buffer.data(),
+                                                 target.type, target.stride, source.n, row.data(), bytes, begin, end);
+                };
+                ASSERT_OK(apply(x, new_x, INT4Q_REASSEMBLY_INPUTS, 0, x.n));
+                ASSERT_OK(apply(x, parts_x, INT4Q_REASSEMBLY_INPUTS, 20, x.n));
+                ASSERT_OK(apply(x, parts_x, INT4Q_REASSEMBLY_INPUTS, 0, 20));
+                ASSERT_OK(apply(w, new_w, INT4Q_REASSEMBLY_WEIGHTS, 0, w.n));
+                for (int64_t i = 0; i < x.n; i++) {
+                    for (int64_t j = 0; j < report.new_k; j++) ASSERT_EQ(new_x(i, j), parts_x(i, j));
+                }
+                // Without merging the outputs stay.
+                for (int64_t i = 0; i < x.n && flags; i++) {
+                    double before = 0, after = 0;
+                    for (int64_t j = 0; j < k; j++) before += static_cast<double>(x(i, j)) * w(0, j);
+                    for (int64_t j = 0; j < report.new_k; j++) after += static_cast<double>(new_x(i, j)) * new_w(0, j);
+                    ASSERT_NEAR(after, before, (type == INT4Q_TYPE_F32 ? 1e-5 : 5e-2) * static_cast<double>(k));
+                }
+            }
+            uint64_t new_bytes = 0;
+            ASSERT_OK(int4q_gram_size(report.new_k, &new_bytes));
+            GuardedBuffer target = Guarded(new_bytes);
+            ASSERT_OK(int4q_gram_reassemble(&map, gram.data(), gram.size(), target.data(), new_bytes));
+            ASSERT_OK(int4q_gram_validate(target.data(), new_bytes));
+        }
     }
 }
 
@@ -340,7 +423,8 @@ void AddScratch(BadTable<C> &table) {
 
 template <typename C>
 void AddOrders(BadTable<C> &table) {
-    AddValues(table, "order", &C::order, {0, -1, -20, 3, 5, 36, 44, 60, 140, (int64_t{1} << 24) + 1, int64_t{1} << 25, kMax64, kMin64});
+    AddValues(table, "order", &C::order, {0, -1, -20, 3, 5, 36, 44, 60, 140, kMax64, kMin64});
+    AddValues(table, "order", &C::order, {(int64_t{1} << 24) + 1, int64_t{1} << 25});
 }
 
 template <typename C>
@@ -557,6 +641,164 @@ TEST(BadTransformations, LowRankProducts) {
               "destination_stride", Call::kColumns);
     AddRanges(subtract, Call::kRows, "row_begin", "row_end");
     Refuse("int4q_lowrank_subtract", subtract);
+}
+
+struct PlanScratchCall : Call {
+    int4q_status Run() { return int4q_reassembly_scratch(k, bytes_out); }
+};
+struct RowScratchCall : Call {
+    int4q_status Run() { return int4q_reassemble_scratch(k, n, bytes_out); }
+};
+
+// With a Gram matrix that has seen rows, and that of the weights.
+struct PlanCall : Call {
+    alignas(64) unsigned char weights_memory[16384];
+    int4q_channel_part part_memory[60]{};
+    int4q_reassembly_options plan_memory = PlanOptions(20);
+    int4q_reassembly_report plan_report_memory = PlanReport();
+    void *weights = weights_memory;
+    uint64_t weights_bytes = 0;
+    int4q_channel_part *parts = part_memory;
+    int64_t capacity = 60;
+    int4q_reassembly_options *plan = &plan_memory;
+    int4q_reassembly_report *plan_report = &plan_report_memory;
+
+    PlanCall() {
+        uint64_t needed = 0;
+        EXPECT_OK(int4q_gram_push_scratch(k, &needed));
+        EXPECT_LE(needed + 64, scratch_memory.size());
+        EXPECT_OK(int4q_gram_push(gram, bytes, x, type, n, k, ldx, scratch, needed, 1, nullptr, nullptr));
+        std::memcpy(weights_memory, gram_memory, sizeof weights_memory);
+        weights_bytes = bytes;
+        EXPECT_OK(int4q_reassembly_scratch(k, &scratch_bytes));
+    }
+    int4q_status Run() {
+        return int4q_reassembly_plan(gram, bytes, weights, weights_bytes, plan, parts, capacity, scratch, scratch_bytes, plan_report);
+    }
+    std::string Outputs() const { return Call::Outputs() + BytesOf(part_memory) + BytesOf(plan_report_memory); }
+};
+
+TEST(BadTransformations, ReassemblyPlans) {
+    BadTable<PlanScratchCall> size;
+    AddValues(size, "k", &PlanScratchCall::k, {0, -1, kMin64});
+    AddValues(size, "k", &PlanScratchCall::k, {kMax64, int64_t{1} << 31}, kOverflow);
+    AddPointer(size, "bytes", &PlanScratchCall::bytes_out, {4});
+    Refuse("int4q_reassembly_scratch", size);
+    BadTable<RowScratchCall> row;
+    AddValues(row, "k", &RowScratchCall::k, {0, -1, kMin64});
+    AddValues(row, "new_k", &RowScratchCall::n, {0, -1, kMin64});
+    AddValues(row, "k", &RowScratchCall::k, {kMax64, int64_t{1} << 31}, kOverflow);
+    AddValues(row, "new_k", &RowScratchCall::n, {kMax64, int64_t{1} << 31}, kOverflow);
+    AddPointer(row, "bytes", &RowScratchCall::bytes_out, {4});
+    Refuse("int4q_reassemble_scratch", row);
+
+    BadTable<PlanCall> table;
+    AddGram(table);
+    // What does not fit then is the number of copies.
+    table.back().status = kInvalid, table.back().argument = "most_copies";
+    table.push_back({"weights of another k",
+                     [](PlanCall &c) {
+                         EXPECT_OK(int4q_gram_size(39, &c.weights_bytes));
+                         EXPECT_OK(int4q_gram_init(39, c.weights_memory, c.weights_bytes));
+                     },
+                     kMismatch, "weights"});
+    AddPointer(table, "weights", &PlanCall::weights, {1, 8, 32});
+    AddTooSmall(table, "weights_bytes", &PlanCall::weights_bytes);
+    AddScratch(table);
+    AddPointer(table, "options", &PlanCall::plan, {4});
+    AddPointer(table, "report", &PlanCall::plan_report, {4});
+    AddPointer(table, "parts", &PlanCall::parts, {1, 2});
+    AddValues(table, "capacity", &PlanCall::capacity, {0, -1, 39, kMin64}, kTooSmall);
+    using O = int4q_reassembly_options;
+    BadTable<O> options;
+    AddStructSizes(options, &O::struct_size, sizeof(O));
+    AddValues(options, "flags", &O::flags, {2, 3, kMin32});
+    AddValues(options, "most_copies", &O::most_copies, {-1, 21, kMax64, kMin64});
+    AddValues(options, "steps", &O::steps, {0, -1, 1001, kMax32});
+    AddValues(options, "bits", &O::bits, {0, 1, 17, -1});
+    AddValues(options, "group_size", &O::group_size, {-1, kMin64});
+    for (double bad : {-1.0, std::nan(""), static_cast<double>(std::numeric_limits<float>::infinity()), 1e-3, 1e-300}) {
+        options.push_back({"a threshold of " + std::to_string(bad), [=](O &o) { o.threshold = bad; }, kInvalid, "threshold"});
+    }
+    AddWithin(table, options, [](PlanCall &c) -> O & { return c.plan_memory; });
+    using R = int4q_reassembly_report;
+    BadTable<R> reports;
+    AddStructSizes(reports, &R::struct_size, sizeof(R));
+    AddValues(reports, "reserved", &R::reserved, {1, -1});
+    AddWithin(table, reports, [](PlanCall &c) -> R & { return c.plan_report_memory; });
+    Refuse("int4q_reassembly_plan", table);
+}
+
+// A map of each channel to itself.
+struct MapCall : Call {
+    int4q_channel_part part_memory[kColumns]{};
+    int4q_reassembly map_memory{sizeof map_memory, 0, kColumns, kColumns, kColumns, part_memory};
+    int4q_reassembly *map = &map_memory;
+    int32_t map_side = INT4Q_REASSEMBLY_INPUTS;
+
+    MapCall() {
+        for (int32_t i = 0; i < kColumns; i++) part_memory[i] = {i, i, 1.0f, 0};
+    }
+};
+struct ReassembleCall : MapCall {
+    ReassembleCall() { EXPECT_OK(int4q_reassemble_scratch(kColumns, kColumns, &scratch_bytes)); }
+    int4q_status Run() {
+        return int4q_reassemble_rows(map, map_side, x, type, ldx, target, target_type, ldy, n, scratch, scratch_bytes, begin, end);
+    }
+};
+struct GramReassembleCall : MapCall {
+    int4q_status Run() { return int4q_gram_reassemble(map, gram, bytes, rotated, rotated_bytes); }
+};
+
+template <typename C>
+void AddMap(BadTable<C> &table) {
+    using M = int4q_reassembly;
+    AddPointer(table, "map", &C::map, {4});
+    BadTable<M> fields;
+    AddStructSizes(fields, &M::struct_size, sizeof(M));
+    AddValues(fields, "reserved", &M::reserved, {1, -1});
+    AddValues(fields, "k", &M::k, {0, -1, kMin64});
+    AddValues(fields, "new_k", &M::new_k, {0, -1, kMin64});
+    AddValues(fields, "k", &M::k, {kMax64, int64_t{1} << 31}, kOverflow);
+    AddValues(fields, "new_k", &M::new_k, {kMax64, int64_t{1} << 31}, kOverflow);
+    AddValues(fields, "part_count", &M::part_count, {0, -1, 39, kMin64});
+    AddValues(fields, "parts", &M::k, {39, 1});
+    AddValues(fields, "parts", &M::new_k, {39, 1});
+    AddPointer(fields, "parts", &M::parts, {1, 2});
+    AddWithin(table, fields, [](C &c) -> M & { return c.map_memory; });
+    const auto damage = [&](const char *what, std::function<void(int4q_channel_part *)> change) {
+        table.push_back({what, [=](C &c) { change(c.part_memory); }, kInvalid, "parts"});
+    };
+    damage("a target that is left out", [](int4q_channel_part *p) { p[0].target = 1; });
+    damage("targets in another order", [](int4q_channel_part *p) { p[9].target = 7; });
+    damage("a target too large", [](int4q_channel_part *p) { p[39].target = 40; });
+    damage("no last target", [](int4q_channel_part *p) { p[39].target = 38; });
+    damage("a negative target", [](int4q_channel_part *p) { p[0].target = -1; });
+    damage("a source too large", [](int4q_channel_part *p) { p[3].source = 40; });
+    damage("a negative source", [](int4q_channel_part *p) { p[3].source = -1; });
+    damage("a factor of NaN", [](int4q_channel_part *p) { p[3].x_factor = std::nanf(""); });
+    damage("a factor of infinity", [](int4q_channel_part *p) { p[3].x_factor = std::numeric_limits<float>::infinity(); });
+    damage("a number in `reserved`", [](int4q_channel_part *p) { p[3].reserved = 1; });
+}
+
+TEST(BadTransformations, ReassemblyMaps) {
+    BadTable<ReassembleCall> rows;
+    AddMap(rows);
+    AddScratch(rows);
+    AddEnumerators(rows, "side", &ReassembleCall::map_side, {-1, 2});
+    AddMatrix(rows, "source", &ReassembleCall::x, &ReassembleCall::type, "source_type", &ReassembleCall::ldx, "source_stride",
+              Call::kColumns);
+    AddMatrix(rows, "destination", &ReassembleCall::target, &ReassembleCall::target_type, "destination_type", &ReassembleCall::ldy,
+              "destination_stride", Call::kColumns);
+    AddValues(rows, "n", &ReassembleCall::n, {0, -1, kMin64});
+    AddRanges(rows, Call::kRows, "row_begin", "row_end");
+    Refuse("int4q_reassemble_rows", rows);
+    BadTable<GramReassembleCall> gram;
+    AddMap(gram);
+    AddGram(gram);
+    AddPointer(gram, "target", &GramReassembleCall::rotated, {1, 8, 32});
+    AddTooSmall(gram, "target_bytes", &GramReassembleCall::rotated_bytes);
+    Refuse("int4q_gram_reassemble", gram);
 }
 
 }  // namespace

@@ -2063,6 +2063,103 @@ INT4Q_API int4q_status int4q_lowrank_subtract(const int4q_lowrank *factors, cons
                                               int64_t source_stride, void *destination, int4q_type destination_type,
                                               int64_t destination_stride, int64_t row_begin, int64_t row_end);
 
+/* ---- Channel reassembly (Liu et al., "QLLM: Accurate and Efficient Low-Bitwidth Quantization for Large Language Models",
+ * 2024) ----
+ *
+ * Channel j of x with a maximum above a threshold is split into T = ceil(max / threshold) channels x[j] / T, each with column j
+ * of W: the outputs stay, and what is hardest to quantize in x is smaller. To keep the width, as many pairs of similar channels
+ * are merged: their mean in x, the sum of their columns in W. It pays only where activations are quantized. */
+
+/* Part of a new channel: x'[target] += x_factor * x[source], W'[..][target] += W[..][source]. */
+typedef struct int4q_channel_part {
+    int32_t target;
+    int32_t source;
+    float x_factor;
+    uint32_t reserved;
+} int4q_channel_part;
+
+/* A map from k channels to new_k: parts in ascending order of target, each of 0..new_k-1 having at least one; sources 0..k-1.
+ * Other maps than int4q_reassembly_plan()'s are allowed: a permutation, say. */
+typedef struct int4q_reassembly {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t k;
+    int64_t new_k;
+    int64_t part_count;
+    const int4q_channel_part *parts;
+} int4q_reassembly;
+
+/* Values of int4q_reassembly_options.flags. */
+enum {
+    /* Nothing is merged: new_k is k plus the number of copies, which follow the k channels. */
+    INT4Q_REASSEMBLY_WIDEN = 1
+};
+
+typedef struct int4q_reassembly_options {
+    uint32_t struct_size;
+    uint32_t flags;       /* INT4Q_REASSEMBLY_*, or 0 */
+    double threshold;     /* above 0; 0: searched, which needs the weights' Gram matrix */
+    int64_t most_copies;  /* channels that may be added (and merged away), 0..k/2 */
+    int32_t steps;        /* of the search: thresholds max * i / steps, i = 1 ... steps. 1..1000; 20 as a rule */
+    int32_t bits;         /* of the search: activations are rounded to so many, 2..16, 8 for INT8 mode ... */
+    int64_t group_size;   /* ... in groups of so many neighbours, each by its own largest magnitude; 0: whole rows */
+} int4q_reassembly_options;
+
+typedef struct int4q_reassembly_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int64_t new_k;
+    int64_t part_count;     /* k + copies */
+    int64_t split_channels;
+    int64_t copies;         /* channels added by splitting, and, unless INT4Q_REASSEMBLY_WIDEN, merged away */
+    double threshold;
+    double merge_loss;      /* mean over the rows of the squared error of the outputs, each merged pair for itself, added up */
+    double rounding_loss;   /* the search's estimate for rounding activations; 0 without the weights' Gram matrix */
+} int4q_reassembly_report;
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_reassembly_plan() needs: about 32 k. */
+INT4Q_API int4q_status int4q_reassembly_scratch(int64_t k, uint64_t *bytes);
+
+/* Plans a map for inputs whose Gram matrix is `gram` (its channels' maxima must be known: pushed, not set), and writes its parts
+ * to parts[capacity]; k + most_copies suffices. `weights` is the Gram matrix of W's rows, of the same k: int4q_gram_push() of all
+ * matrices that share the input; it may be NULL (weights_bytes 0).
+ *
+ * Copies of a channel, the first apart, take the places of channels that are merged away, in ascending order. Which are: of the
+ * channels that are not split every second one, in ascending order, looks for the most similar one of the others, and the pairs
+ * of the least distance are merged, |x_i - x_j|^2 |W_i - W_j|^2 / 4 (bipartite matching; x_i, W_i are columns; without `weights`
+ * the second factor is 1). That is the squared error that merging the two causes, over all rows. Several may merge into one.
+ * Ties: the lower channel.
+ *
+ * The search takes the threshold of least merge_loss + rounding_loss; the latter is the sum over groups of step^2 / 12 times the
+ * squares of their columns of W', step^2 = (sum of v^(5/2))^(2/5) / (2^(bits - 1) - 1)^2, v being the group's mean squares: about
+ * what a row's largest square is on average. Thresholds that need more than most_copies copies, or more than there are channels
+ * to merge, are not tried; a given one is INT4Q_ERROR_INVALID_ARGUMENT. */
+INT4Q_API int4q_status int4q_reassembly_plan(const void *gram, uint64_t gram_bytes, const void *weights, uint64_t weights_bytes,
+                                             const int4q_reassembly_options *options, int4q_channel_part *parts, int64_t capacity,
+                                             void *scratch, uint64_t scratch_bytes, int4q_reassembly_report *report);
+
+enum {
+    INT4Q_REASSEMBLY_INPUTS = 0, /* rows of x: sums of x_factor * x[source] */
+    INT4Q_REASSEMBLY_WEIGHTS = 1 /* rows of W: sums of W[source] */
+};
+
+/* Writes the bytes of scratch (aligned to INT4Q_ALIGNMENT) that int4q_reassemble_rows() needs: 4 (k + new_k), rounded up. */
+INT4Q_API int4q_status int4q_reassemble_scratch(int64_t k, int64_t new_k, uint64_t *bytes);
+
+/* Rows row_begin..row_end-1 of source[n][k] to the same rows of destination[n][new_k], another matrix. In binary32, parts in
+ * order, a product rounded, then added; then rounded to the destination's type. NaN and infinity pass. n is at least 1. */
+INT4Q_API int4q_status int4q_reassemble_rows(const int4q_reassembly *map, int32_t side, const void *source, int4q_type source_type,
+                                             int64_t source_stride, void *destination, int4q_type destination_type,
+                                             int64_t destination_stride, int64_t n, void *scratch, uint64_t scratch_bytes,
+                                             int64_t row_begin, int64_t row_end);
+
+/* Writes the Gram matrix of reassembled inputs to target, another block, of int4q_gram_size(new_k) bytes and any contents, in
+ * binary64. Rows, batches and channels' sums are those of the new inputs; sums of magnitudes and maxima are the sums of the
+ * parts' own times |x_factor|: exact for channels of one part, else upper bounds. `gram` is of the map's k, or
+ * INT4Q_ERROR_MISMATCH. */
+INT4Q_API int4q_status int4q_gram_reassemble(const int4q_reassembly *map, const void *gram, uint64_t gram_bytes, void *target,
+                                             uint64_t target_bytes);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * 14. Choosing: mixed precision and the best of all methods. Definitions and formulas: docs/mixed-precision.md
  *

@@ -1018,7 +1018,8 @@ public:
     // target = source - A B
     void subtract(ConstMatrix source, Matrix target) const {
         const int4q_lowrank factors = view();
-        check(int4q_lowrank_subtract(&factors, source.data, source.type, source.stride, target.data, target.type, target.stride, 0, n));
+        check(int4q_lowrank_subtract(&factors, source.data, source.type, source.stride, target.data, target.type, target.stride, 0,
+                                     n));
     }
 
 private:

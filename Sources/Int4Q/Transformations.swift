@@ -125,7 +125,8 @@ public func int4q_lowrank_fit(_ tensor: UnsafePointer<int4q_tensor>?, _ source: 
                               _ source_stride: Int64, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
                               _ options: UnsafePointer<int4q_lowrank_options>?, _ factors: UnsafePointer<int4q_lowrank>?,
                               _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ parallel_for: int4q_parallel_for?,
-                              _ host: UnsafeMutableRawPointer?, _ report: UnsafeMutablePointer<int4q_lowrank_report>?) -> int4q_status {
+                              _ host: UnsafeMutableRawPointer?,
+                              _ report: UnsafeMutablePointer<int4q_lowrank_report>?) -> int4q_status {
     attemptInHostMode("int4q_lowrank_fit") { () throws(Failure) in
         let workers = try require(options, "options").pointee.worker_count
         try ParallelFor.with(parallel_for, host: host, workers: workers) { (parallel) throws(Failure) in
@@ -189,5 +190,82 @@ public func int4q_lowrank_subtract(_ factors: UnsafePointer<int4q_lowrank>?, _ s
         let target = try Int4Q.destination(destination, destination_type, shape.n, shape.k, destination_stride)
         try requireRange(row_begin, row_end, of: shape.n, "row_begin", "row_end")
         factors.subtract(from: source, to: target, rows: row_begin..<row_end, try activeKernels())
+    }
+}
+
+// MARK: Channel reassembly
+
+@c @implementation
+public func int4q_reassembly_scratch(_ k: Int64, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
+    attempt("int4q_reassembly_scratch") { () throws(Failure) in
+        let size = try ReassemblyPlan.scratchBytes(k: k)
+        try require(bytes, "bytes").pointee = size
+    }
+}
+
+@c @implementation
+public func int4q_reassembly_plan(_ gram: UnsafeRawPointer?, _ gram_bytes: UInt64, _ weights: UnsafeRawPointer?,
+                                  _ weights_bytes: UInt64, _ options: UnsafePointer<int4q_reassembly_options>?,
+                                  _ parts: UnsafeMutablePointer<int4q_channel_part>?, _ capacity: Int64,
+                                  _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64,
+                                  _ report: UnsafeMutablePointer<int4q_reassembly_report>?) -> int4q_status {
+    attempt("int4q_reassembly_plan") { () throws(Failure) in
+        let gram = try Gram(gram, bytes: gram_bytes, .usual)
+        var columns: Gram?
+        if weights != nil { columns = try Gram(weights, bytes: weights_bytes, .init("weights", "weights_bytes")) }
+        let options = try ReassemblyOptions(try require(options, "options").pointee, k: gram.layout.k)
+        let parts = try require(parts, "parts")
+        let memory = try requireScratch(scratch, scratch_bytes, needed: try ReassemblyPlan.scratchBytes(k: gram.layout.k))
+        let report = try require(report, "report")
+        try requireStructSize(report.pointee.struct_size, of: int4q_reassembly_report.self, "report.struct_size")
+        try requireZero(report.pointee.reserved, "report.reserved")
+        var plan = try ReassemblyPlan(gram, columns, options, memory)
+        try plan.run()
+        try requireBytes(UInt64(max(capacity, 0)), needed: UInt64(plan.partCount), "capacity")
+        plan.write(to: parts)
+        plan.write(to: report)
+    }
+}
+
+@c @implementation
+public func int4q_reassemble_scratch(_ k: Int64, _ new_k: Int64, _ bytes: UnsafeMutablePointer<UInt64>?) -> int4q_status {
+    attempt("int4q_reassemble_scratch") { () throws(Failure) in
+        let size = try ChannelMap.rowBytes(k: k, newK: new_k)
+        try require(bytes, "bytes").pointee = size
+    }
+}
+
+@c @implementation
+public func int4q_reassemble_rows(_ map: UnsafePointer<int4q_reassembly>?, _ side: Int32, _ source: UnsafeRawPointer?,
+                                  _ source_type: int4q_type, _ source_stride: Int64, _ destination: UnsafeMutableRawPointer?,
+                                  _ destination_type: int4q_type, _ destination_stride: Int64, _ n: Int64,
+                                  _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ row_begin: Int64,
+                                  _ row_end: Int64) -> int4q_status {
+    attempt("int4q_reassemble_rows") { () throws(Failure) in
+        let map = try ChannelMap(try require(map, "map").pointee), ofWeights = try ChannelMap.takesWeights(side)
+        try requireAtLeast(n, 1, "n")
+        let source = try Int4Q.source(source, source_type, n, map.k, source_stride)
+        let target = try Int4Q.destination(destination, destination_type, n, map.newK, destination_stride)
+        let memory = try requireScratch(scratch, scratch_bytes, needed: try ChannelMap.rowBytes(k: map.k, newK: map.newK))
+        try requireRange(row_begin, row_end, of: n, "row_begin", "row_end")
+        map.apply(source, to: target, rows: row_begin..<row_end, ofWeights: ofWeights, memory, try activeKernels())
+    }
+}
+
+@c @implementation
+public func int4q_gram_reassemble(_ map: UnsafePointer<int4q_reassembly>?, _ gram: UnsafeRawPointer?, _ gram_bytes: UInt64,
+                                  _ target: UnsafeMutableRawPointer?, _ target_bytes: UInt64) -> int4q_status {
+    attempt("int4q_gram_reassemble") { () throws(Failure) in
+        let map = try ChannelMap(try require(map, "map").pointee)
+        let gram = try Gram(gram, bytes: gram_bytes, .usual)
+        if gram.layout.k != map.k {
+            throw Failure(INT4Q_ERROR_MISMATCH, "gram", .integer(gram.layout.k), expected: "a Gram matrix of the map's k,",
+                          bound: UInt64(map.k))
+        }
+        let layout = try GramLayout(k: map.newK)
+        let memory = try require(target, "target", alignment: Int(INT4Q_ALIGNMENT))
+        try requireBytes(target_bytes, needed: layout.totalBytes, "target_bytes")
+        try gram.validate("gram")
+        map.apply(gram, to: Gram(layout, in: memory))
     }
 }

@@ -77,7 +77,7 @@ public struct GramRotation {
     private func channel(_ set: Int) -> Int { set / stride &* stride &* order &+ set % stride }
 
     /// All squares of a set's rows and a later set's columns.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func transform(set: Int, _ worker: Int) {
         let square = (memory + worker &* scratch.workerBytes).assumingMemoryBound(to: Double.self)
         let spare = square + order &* order, left = spare + 28 &* order, right = left + order
@@ -100,7 +100,7 @@ public struct GramRotation {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func gather(_ square: UnsafeMutablePointer<Double>, _ row: Int, _ column: Int, _ left: UnsafePointer<Double>,
                         _ right: UnsafePointer<Double>) {
         for i in 0..<order {
@@ -113,7 +113,7 @@ public struct GramRotation {
     }
 
     /// The square is transposed by now.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func scatter(_ square: UnsafePointer<Double>, _ row: Int, _ column: Int, _ left: UnsafePointer<Double>,
                          _ right: UnsafePointer<Double>) {
         for i in 0..<order {
@@ -140,7 +140,7 @@ public struct GramRotation {
     }
 
     /// Multiplies `order` rows of `width` by the matrix without its factor 1 / sqrt(order).
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func mix(_ rows: UnsafeMutablePointer<Double>, width: Int, _ spare: UnsafeMutablePointer<Double>) {
         let power = order / base
         var stride = 1

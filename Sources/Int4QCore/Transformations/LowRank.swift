@@ -41,7 +41,7 @@ public struct LowRank {
     }
 
     /// t[0..<rank] = B x, for one x of k elements.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     public func project(_ x: UnsafeRawPointer, _ type: ElementType, into t: UnsafeMutablePointer<Float>, _ kernels: i4q_kernels) {
         // A run of x, one of a row of B, and each row's partial sums.
         StackMemory<288>.use { memory in
@@ -68,7 +68,7 @@ public struct LowRank {
     }
 
     /// y[0..<rows.count] += A[rows] t.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     public func add(_ t: UnsafePointer<Float>, rows: Range<Int>, to y: UnsafeMutablePointer<Float>, _ kernels: i4q_kernels) {
         StackMemory<16>.use { memory in
             let floats = memory.assumingMemoryBound(to: Float.self)
@@ -106,6 +106,18 @@ public struct LowRank {
         return sums
     }
 
+    /// 256 elements; beyond a run's end, in what is left of others, it does not matter.
+    @inline(__always)
+    private static func add(_ factor: Float, times values: UnsafePointer<Float>, to sums: UnsafeMutablePointer<Float>) {
+        var index = 0
+        while index < FloatRuns.length {
+            let place = UnsafeMutableRawPointer(sums + index)
+            let product = Sums(repeating: factor) * UnsafeRawPointer(values + index).load(as: Sums.self)
+            place.storeBytes(of: place.load(as: Sums.self) + product, as: Sums.self)
+            index &+= 16
+        }
+    }
+
     @inline(__always)
     private static func fold(_ sums: Sums) -> Float {
         let eight = sums.lowHalf + sums.highHalf
@@ -137,7 +149,7 @@ public struct LowRank {
     }
 
     /// target = source - A B for some rows of both; both may be the same.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     public func subtract(from source: Matrix, to target: Matrix, rows: Range<Int64>, _ kernels: i4q_kernels) {
         // Sums of 16 rows, [row][256], and a run of B or of the source.
         StackMemory<272>.use { memory in
@@ -152,8 +164,7 @@ public struct LowRank {
                     for index in 0..<rank {
                         kernels.load.unsafelyUnwrapped(b.row(index) + column &* b.type.size, Int64(b.type.raw), Int64(count), run)
                         for row in 0..<height {
-                            let factor = a.type.load(a.row(first &+ row), index), sum = sums + row &* 256
-                            for place in 0..<count { sum[place] += factor * run[place] }
+                            LowRank.add(a.type.load(a.row(first &+ row), index), times: run, to: sums + row &* 256)
                         }
                     }
                     for row in 0..<height {

@@ -252,7 +252,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func multiply(strip: Int, _ index: Int) {
         let columns = strip &* 256..<min(strip &* 256 &+ 256, residual.columns)
         let panels = worker(index).assumingMemoryBound(to: Float.self)
@@ -281,7 +281,7 @@ public struct LowRankFit {
     }
 
     /// Sixteen rows of Q = R S.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func multiply(block: Int, _ index: Int) {
         let errors = worker(index).assumingMemoryBound(to: Float.self)
         let out = (worker(index) + scratch.columns &* 64).assumingMemoryBound(to: Double.self)
@@ -325,7 +325,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func subtractEarlier(_ panel: Int, _ target: UnsafeMutablePointer<Float>) {
         if panel == 0 { return }
         let products = square, shares = UnsafeMutableRawPointer(otherSquare).assumingMemoryBound(to: Float.self)
@@ -347,7 +347,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func subtractEarlierColumns(_ column: Int, _ target: UnsafeMutablePointer<Float>) {
         if column == 0 { return }
         StackMemory<2>.use { memory in
@@ -365,7 +365,7 @@ public struct LowRankFit {
         }
     }
 
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func normalize(_ column: Int, _ target: UnsafeMutablePointer<Float>, least: Double) {
         var sum = 0.0
         for row in 0..<residual.rows { sum += Double(target[row &* 16 &+ column]) * Double(target[row &* 16 &+ column]) }
@@ -409,7 +409,7 @@ public struct LowRankFit {
 
     /// Each row of l elements becomes its product with a matrix [panel][l][16], of which the panels that are kept count; the rest
     /// becomes zero.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func multiply(_ target: UnsafeMutablePointer<Float>, _ rows: Int, _ stride: Int, by matrix: UnsafePointer<Float>) {
         StackMemory<17>.use { memory in
             let own = memory.assumingMemoryBound(to: Float.self)
@@ -486,7 +486,7 @@ struct SymmetricMatrix {
     let elements: UnsafeMutablePointer<Double>
 
     /// Jacobi's rotations, until nothing beside the diagonal counts. Row i of `vectors` becomes the eigenvector of element (i, i).
-    @_optimize(speed) @inline(never)
+    @inline(never)
     func diagonalize(_ vectors: UnsafeMutablePointer<Double>) {
         for index in 0..<size &* size { vectors[index] = index / size == index % size ? 1 : 0 }
         for _ in 0..<40 {

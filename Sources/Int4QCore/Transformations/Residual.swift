@@ -23,7 +23,7 @@ struct Residual {
 
     /// Reads some rows of some columns, the first of which is a multiple of 256. One function for all: what takes the time is much
     /// the same.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func read(_ rows: Range<Int>, _ columns: Range<Int>, to target: UnsafeMutablePointer<Float>?,
                       _ form: Form) throws(Failure) -> Sizes {
         var sizes = Sizes()
@@ -57,7 +57,7 @@ struct Residual {
     }
 
     /// A run of at most 256 elements; how many.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     private func load(_ runs: FloatRuns, _ row: Int, _ column: Int) throws(Failure) -> Int {
         let count: Int
         if let tensor {
@@ -99,7 +99,7 @@ struct Residual {
 extension Gram {
     /// target[panel][columns][16 lanes] = G * source, of 16 columns of G, in binary64 rounded to binary32. Rows of `source` and
     /// `target`: this matrix's padded columns. `memory`: 2048 (chunk) and panels * 256 doubles.
-    @_optimize(speed) @inline(never)
+    @inline(never)
     func multiply(panel: Int, _ source: UnsafePointer<Float>, _ target: UnsafeMutablePointer<Float>, lanePanels: Int, scale: Double,
                   _ memory: UnsafeMutablePointer<Double>, _ kernels: i4q_kernels) {
         let chunk = memory, out = memory + 2048, stride = layout.padded &* 16

@@ -157,7 +157,17 @@ from ._rounding import LearningReport, adaround, autoround
 from ._scheme import Scheme
 from ._selection import Representatives, select_random, select_representatives
 from ._tensor import QuantizedTensor, quantize
-from ._transformations import LowRank, LowRankReport, hadamard, hadamard_order, low_rank, rotate_gram
+from ._transformations import (
+    LowRank,
+    LowRankReport,
+    Reassembly,
+    ReassemblyReport,
+    hadamard,
+    hadamard_order,
+    low_rank,
+    plan_reassembly,
+    rotate_gram,
+)
 from ._twin import TwinRanges, TwinTensor, search_twin_ranges, twin_candidates, twin_errors
 
 __version__ = "0.1.0"
@@ -229,6 +239,8 @@ __all__ = [
     "QuantizedTensor",
     "Range",
     "Recorder",
+    "Reassembly",
+    "ReassemblyReport",
     "Representatives",
     "Rounding",
     "ScaleRule",
@@ -288,6 +300,7 @@ __all__ = [
     "measure_bias",
     "output_bias",
     "pack_nibbles",
+    "plan_reassembly",
     "quantize",
     "quantize_blocks",
     "quantize_int4",

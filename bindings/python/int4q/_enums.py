@@ -268,3 +268,9 @@ class LearningMethod(enum.IntEnum):
 
     AUTOROUND = 0
     ADAROUND = 1
+
+
+class ReassemblyFlag(enum.IntFlag):
+    """What else planning a reassembly of channels may be asked to do."""
+
+    WIDEN = 1

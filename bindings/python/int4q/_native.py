@@ -686,6 +686,52 @@ class ScaleSearchReportStruct(_SizedStructure):
     ]
 
 
+class ChannelPartStruct(Structure):
+    _fields_ = [
+        ("target", c_int32),
+        ("source", c_int32),
+        ("x_factor", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
+class ReassemblyStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("k", c_int64),
+        ("new_k", c_int64),
+        ("part_count", c_int64),
+        ("parts", c_void_p),
+    ]
+
+
+class ReassemblyOptionsStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("threshold", c_double),
+        ("most_copies", c_int64),
+        ("steps", c_int32),
+        ("bits", c_int32),
+        ("group_size", c_int64),
+    ]
+
+
+class ReassemblyReportStruct(_SizedStructure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("new_k", c_int64),
+        ("part_count", c_int64),
+        ("split_channels", c_int64),
+        ("copies", c_int64),
+        ("threshold", c_double),
+        ("merge_loss", c_double),
+        ("rounding_loss", c_double),
+    ]
+
+
 Task = CFUNCTYPE(None, c_void_p, c_int64, c_uint32)
 ParallelFor = CFUNCTYPE(None, c_void_p, c_int64, c_uint32, Task, c_void_p)
 
@@ -1546,6 +1592,45 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
             POINTER(c_float),
             c_void_p,
         ],
+    ),
+    "int4q_reassembly_scratch": (c_int32, [c_int64, POINTER(c_uint64)]),
+    "int4q_reassembly_plan": (
+        c_int32,
+        [
+            c_void_p,
+            c_uint64,
+            c_void_p,
+            c_uint64,
+            POINTER(ReassemblyOptionsStruct),
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            POINTER(ReassemblyReportStruct),
+        ],
+    ),
+    "int4q_reassemble_scratch": (c_int32, [c_int64, c_int64, POINTER(c_uint64)]),
+    "int4q_reassemble_rows": (
+        c_int32,
+        [
+            POINTER(ReassemblyStruct),
+            c_int32,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_void_p,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_uint64,
+            c_int64,
+            c_int64,
+        ],
+    ),
+    "int4q_gram_reassemble": (
+        c_int32,
+        [POINTER(ReassemblyStruct), c_void_p, c_uint64, c_void_p, c_uint64],
     ),
 }
 """Every function of the header: its result and its arguments."""

@@ -1,4 +1,4 @@
-"""Transformations: Hadamard rotations and low-rank residuals."""
+"""Transformations: Hadamard rotations, low-rank residuals, channel reassembly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _native
 from ._arrays import Matrix, aligned_bytes, as_type, input_matrix, is_bfloat16_bits, new_matrix, output_matrix
-from ._enums import LowRankFlag, Type
+from ._enums import LowRankFlag, ReassemblyFlag, Type
 from ._pool import Pool
 from ._reconstruction import GramMatrix, _size, _spread
 from ._rows import for_rows
@@ -268,7 +268,10 @@ def low_rank(
     struct.rank = rank
     with _spread(pool) as (workers, parallel_for, host):
         options = _native.LowRankOptionsStruct(
-            flags=0 if measure_loss else int(LowRankFlag.SKIP_LOSS), worker_count=workers, iterations=iterations, seed=seed
+            flags=0 if measure_loss else int(LowRankFlag.SKIP_LOSS),
+            worker_count=workers,
+            iterations=iterations,
+            seed=seed,
         )
         scratch = aligned_bytes(_size("int4q_lowrank_scratch", source.rows, source.columns, rank, workers))
         _native.call(
@@ -288,3 +291,136 @@ def low_rank(
         )
     losses = (report.start_loss, report.loss) if measure_loss else (None, None)
     return factors, LowRankReport(*losses, report.reduction)
+
+
+# ---- Channel reassembly --------------------------------------------------------------------------------------------
+
+CHANNEL_PART = np.dtype(_native.ChannelPartStruct)
+"""Part of a new channel: x'[target] += x_factor * x[source]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReassemblyReport:
+    """What a plan does.
+
+    split_channels  channels above the threshold
+    copies          channels that this adds, and that others are merged for
+    threshold       of a channel's largest magnitude
+    merge_loss      mean over the samples of the outputs' squared error by merging, each pair for itself, added up
+    rounding_loss   an estimate for rounding activations; 0 if the weights are not known
+    """
+
+    split_channels: int
+    copies: int
+    threshold: float
+    merge_loss: float
+    rounding_loss: float
+
+
+class Reassembly:
+    """A map from k channels to new ones, each a sum of old ones times factors (QLLM).
+
+    parts  CHANNEL_PART array in ascending order of `target`
+    """
+
+    def __init__(self, parts: Any, k: int, new_k: int) -> None:
+        self.parts = np.ascontiguousarray(parts, CHANNEL_PART)
+        self.k, self.new_k = k, new_k
+
+    def as_struct(self) -> _native.ReassemblyStruct:
+        return _native.ReassemblyStruct(
+            k=self.k, new_k=self.new_k, part_count=len(self.parts), parts=self.parts.ctypes.data
+        )
+
+    def _apply(self, matrix: Any, side: int, dtype: Any, element_type: Any, threads: int | None) -> np.ndarray:
+        source = input_matrix(matrix, "matrix", element_type)
+        if source.columns != self.k:
+            raise ValueError(f"matrix has {source.columns} columns; expected {self.k}")
+        target = new_matrix(source.rows, self.new_k, source.element_type if dtype is None else as_type(dtype))
+        struct, size = self.as_struct(), _size("int4q_reassemble_scratch", self.k, self.new_k)
+
+        def work(begin: int, end: int) -> None:
+            scratch = aligned_bytes(size)
+            _native.call(
+                "int4q_reassemble_rows",
+                ctypes.byref(struct),
+                side,
+                source.pointer,
+                source.element_type,
+                source.stride,
+                target.pointer,
+                target.element_type,
+                target.stride,
+                source.rows,
+                scratch.ctypes.data,
+                size,
+                begin,
+                end,
+            )
+
+        for_rows(work, source.rows, source.columns, threads)
+        return target.array
+
+    def inputs(self, x: Any, *, dtype: Any = None, element_type: Any = None, threads: int | None = None) -> np.ndarray:
+        """x[m][k] -> [m][new_k]."""
+        return self._apply(x, 0, dtype, element_type, threads)
+
+    def weights(
+        self, weights: Any, *, dtype: Any = None, element_type: Any = None, threads: int | None = None
+    ) -> np.ndarray:
+        """weights[n][k] -> [n][new_k]: sums of columns, without factors."""
+        return self._apply(weights, 1, dtype, element_type, threads)
+
+    def gram(self, gram: GramMatrix) -> GramMatrix:
+        """The Gram matrix of the new inputs. Sums of magnitudes and maxima of merged channels are upper bounds."""
+        result = GramMatrix(self.new_k)
+        struct = self.as_struct()
+        _native.call("int4q_gram_reassemble", ctypes.byref(struct), *gram._memory, *result._memory)
+        return result
+
+
+def plan_reassembly(
+    gram: GramMatrix,
+    weights_gram: GramMatrix | None = None,
+    *,
+    threshold: float = 0,
+    most_copies: int | None = None,
+    widen: bool = False,
+    steps: int = 20,
+    bits: int = 8,
+    group_size: int = 128,
+) -> tuple[Reassembly, ReassemblyReport]:
+    """Splits channels with outliers, and merges similar ones to keep the width.
+
+    weights_gram  a GramMatrix to which the weights' rows were pushed, of all matrices that share the input
+    threshold     of a channel's largest magnitude; 0: searched, for activations of `bits` bits in groups of `group_size`
+    most_copies   None: k / 8
+    widen         nothing is merged
+    """
+    k = gram.k
+    most = k // 8 if most_copies is None else most_copies
+    options = _native.ReassemblyOptionsStruct(
+        flags=int(ReassemblyFlag.WIDEN) if widen else 0,
+        threshold=threshold,
+        most_copies=most,
+        steps=steps,
+        bits=bits,
+        group_size=group_size,
+    )
+    parts, report = np.zeros(k + max(most, 0), CHANNEL_PART), _native.ReassemblyReportStruct()
+    scratch = aligned_bytes(_size("int4q_reassembly_scratch", k))
+    _native.call(
+        "int4q_reassembly_plan",
+        *gram._memory,
+        *(weights_gram._memory if weights_gram is not None else (None, 0)),
+        ctypes.byref(options),
+        parts.ctypes.data,
+        len(parts),
+        scratch.ctypes.data,
+        scratch.nbytes,
+        ctypes.byref(report),
+    )
+    told = ReassemblyReport(
+        report.split_channels, report.copies, report.threshold, report.merge_loss, report.rounding_loss
+    )
+    return Reassembly(parts[: report.part_count].copy(), k, report.new_k), told

@@ -42,7 +42,7 @@ def header_enumerators(prefix: str) -> dict[str, int]:
 
 
 def test_table_equals_the_header() -> None:
-    assert len(header_functions()) == 158
+    assert len(header_functions()) == 163
     assert set(_native.FUNCTIONS) == header_functions()
 
 
@@ -148,6 +148,10 @@ STRUCTS = {
     "int4q_learning_report": _native.LearningReportStruct,
     "int4q_hqq_options": _native.HqqOptionsStruct,
     "int4q_lowrank": _native.LowRankStruct,
+    "int4q_channel_part": _native.ChannelPartStruct,
+    "int4q_reassembly": _native.ReassemblyStruct,
+    "int4q_reassembly_options": _native.ReassemblyOptionsStruct,
+    "int4q_reassembly_report": _native.ReassemblyReportStruct,
     "int4q_lowrank_options": _native.LowRankOptionsStruct,
     "int4q_lowrank_report": _native.LowRankReportStruct,
 }

@@ -119,7 +119,9 @@ def test_rotation_refuses() -> None:
         int4q.hadamard(x, 8, columns=True)
 
 
-@pytest.mark.parametrize(("k", "order"), [(1, 1), (6, 2), (96, 16), (96, 48), (100, 20), (336, 112), (512, 512), (640, 128)])
+@pytest.mark.parametrize(
+    ("k", "order"), [(1, 1), (6, 2), (96, 16), (96, 48), (100, 20), (336, 112), (512, 512), (640, 128)]
+)
 @pytest.mark.parametrize("seed", [0, 9])
 def test_rotated_gram_matrices(k: int, order: int, seed: int, generator: np.random.Generator) -> None:
     x = activations(generator, 50, k)
@@ -167,7 +169,9 @@ def spectrum(generator: np.random.Generator, n: int, k: int, decay: float) -> np
     return ((left * np.arange(1, min(n, k) + 1.0) ** -decay) @ right.T).astype(np.float32)
 
 
-@pytest.mark.parametrize(("n", "k", "rank"), [(1, 1, 1), (17, 40, 5), (100, 300, 16), (300, 100, 32), (257, 530, 70), (40, 40, 40)])
+@pytest.mark.parametrize(
+    ("n", "k", "rank"), [(1, 1, 1), (17, 40, 5), (100, 300, 16), (300, 100, 32), (257, 530, 70), (40, 40, 40)]
+)
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_best_low_rank_matrix(
@@ -220,7 +224,8 @@ def test_sizes_do_not_matter(size: float, generator: np.random.Generator) -> Non
     first, report = int4q.low_rank(weights, None, gram_of(x), 8, dtype=np.float32)
     second, large = int4q.low_rank(weights * factor, None, gram_of(x), 8, dtype=np.float32)
     assert np.array_equal(
-        (first.a.astype(np.float64) @ first.b) * float(factor), second.a.astype(np.float64) @ second.b.astype(np.float64)
+        (first.a.astype(np.float64) @ first.b) * float(factor),
+        second.a.astype(np.float64) @ second.b.astype(np.float64),
     )
     assert np.isclose(large.reduction / float(factor) ** 2, report.reduction)
     small = np.float32(2.0 ** (np.sign(np.log10(size)) * 20))
@@ -282,7 +287,10 @@ def test_rows_of_all_types(generator: np.random.Generator) -> None:
         for y_type in int4q.Type:
             x = in_type(generator.standard_normal((4, 96)).astype(np.float32), x_type)
             y = in_type(generator.standard_normal((4, 50)).astype(np.float32), y_type)
-            a, b = generator.standard_normal((50, 10)).astype(np.float32), generator.standard_normal((10, 96)).astype(np.float32)
+            a, b = (
+                generator.standard_normal((50, 10)).astype(np.float32),
+                generator.standard_normal((10, 96)).astype(np.float32),
+            )
             factors, wide = int4q.LowRank(a, b), as_float32(y)
             factors.add(as_float32(x), wide)
             factors.add(x, y, element_type=x_type)
@@ -304,7 +312,9 @@ def test_svdquant(generator: np.random.Generator) -> None:
 def test_low_rank_refuses(generator: np.random.Generator) -> None:
     weights = weights_of(generator, 20, 30)
     for rank in (0, -1, 21, 2**40):
-        with pytest.raises((int4q.InvalidArgumentError, ValueError, MemoryError), match="rank|allocate|dimensions|array"):
+        with pytest.raises(
+            (int4q.InvalidArgumentError, ValueError, MemoryError), match="rank|allocate|dimensions|array"
+        ):
             int4q.low_rank(weights, rank=rank)
     with pytest.raises(int4q.InvalidArgumentError, match="iterations"):
         int4q.low_rank(weights, rank=3, iterations=-1)
@@ -320,3 +330,142 @@ def test_low_rank_refuses(generator: np.random.Generator) -> None:
         int4q.low_rank(weights * np.float32(1e20), rank=3)
     with pytest.raises(ValueError, match="rank"):
         int4q.LowRank(np.ones((4, 2), np.float32), np.ones((3, 5), np.float32))
+
+
+# ---- Channel reassembly --------------------------------------------------------------------------------------------
+
+
+def outlier_layer(generator: np.random.Generator, k: int = 96, n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    x, weights = activations(generator, 300, k), weights_of(generator, n, k)
+    x[:, [5, k - 7]] *= np.float32(30)
+    x[:, k // 2] *= np.float32(9)
+    return x, weights
+
+
+def dense(map_: int4q.Reassembly) -> tuple[np.ndarray, np.ndarray]:
+    inputs, columns = np.zeros((map_.new_k, map_.k)), np.zeros((map_.new_k, map_.k))
+    for part in map_.parts:
+        inputs[part["target"], part["source"]] = part["x_factor"]
+        columns[part["target"], part["source"]] = 1
+    return inputs, columns
+
+
+@pytest.mark.parametrize("widen", [False, True])
+@pytest.mark.parametrize("divisor", [1.0, 2.5, 4.0, 7.0])
+@pytest.mark.parametrize("k", [96, 101])
+def test_reassembly(widen: bool, divisor: float, k: int, generator: np.random.Generator) -> None:
+    x, weights = outlier_layer(generator, k)
+    gram, columns_gram = gram_of(x), gram_of(weights)
+    maxima = np.abs(x).max(axis=0)
+    threshold = float(maxima.max()) / divisor
+    found, report = int4q.plan_reassembly(
+        gram, columns_gram, threshold=threshold, most_copies=k // 2, widen=widen, group_size=32
+    )
+    inputs, columns, lost = reference.reassembly(
+        maxima, gram.matrix(), columns_gram.matrix(), gram.rows, threshold, widen
+    )
+    for mine, theirs in zip(dense(found), (inputs, columns)):
+        np.testing.assert_array_equal(mine, theirs)
+    assert np.isclose(report.merge_loss, lost) and report.threshold == threshold
+    assert report.copies == len(found.parts) - k and report.split_channels == (maxima > threshold).sum()
+    assert np.isclose(
+        report.rounding_loss,
+        reference.rounding_loss(gram.matrix() / gram.rows, columns_gram.matrix(), inputs, columns, 8, 32),
+        rtol=1e-5,
+    )
+    new_x, new_weights = found.inputs(x), found.weights(weights)
+    np.testing.assert_allclose(new_x, x @ inputs.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(new_weights, weights @ columns.T, atol=1e-5)
+    assert np.abs(new_x).max() <= threshold * (1 + 1e-6)
+    error = new_x.astype(np.float64) @ new_weights.T.astype(np.float64) - x.astype(np.float64) @ weights.T
+    if widen or report.copies == 0:
+        assert np.abs(error).max() < 1e-3
+    else:  # pairs are merged independently of one another, but their errors may be correlated
+        assert 0 < (error**2).sum() / len(x) < 10 * report.merge_loss
+    merged = found.gram(gram)
+    exact = inputs @ gram.matrix() @ inputs.T
+    np.testing.assert_allclose(merged.matrix(), exact, atol=1e-6 * np.trace(exact))
+    channels = merged.channels()
+    np.testing.assert_allclose(channels["sum"], inputs @ gram.channels()["sum"], rtol=1e-6, atol=1e-6 * np.abs(x).sum())
+    assert (channels["max_magnitude"] >= np.abs(new_x).max(axis=0) * (1 - 1e-6)).all()
+    assert merged.rows == gram.rows and GramMatrix.from_bytes(merged.to_bytes()).k == found.new_k
+
+
+def test_one_merged_pair_s_loss_is_exact(generator: np.random.Generator) -> None:
+    x, weights = outlier_layer(generator)
+    maxima = np.sort(np.abs(x).max(axis=0))
+    found, report = int4q.plan_reassembly(gram_of(x), gram_of(weights), threshold=float(maxima[-2:].mean()))
+    assert report.copies == 1
+    error = found.inputs(x).astype(np.float64) @ found.weights(weights).T - x.astype(np.float64) @ weights.T
+    assert np.isclose((error**2).sum() / len(x), report.merge_loss, rtol=1e-3)
+
+
+def rounded(x: np.ndarray, bits: int, group_size: int) -> np.ndarray:
+    groups = x.reshape(len(x), -1, group_size)
+    step = np.abs(groups).max(axis=2, keepdims=True) / (2 ** (bits - 1) - 1)
+    return (np.rint(groups / step) * step).reshape(x.shape)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_search_finds_the_least_estimate_and_outputs_gain(bits: int, generator: np.random.Generator) -> None:
+    x, weights = outlier_layer(generator)
+    gram, columns_gram = gram_of(x), gram_of(weights)
+    options = {"most_copies": 24, "bits": bits, "group_size": 32}
+    found, report = int4q.plan_reassembly(gram, columns_gram, steps=30, **options)
+    largest = float(np.abs(x).max())
+    losses = {}
+    for step in range(1, 31):
+        try:
+            _, other = int4q.plan_reassembly(gram, columns_gram, threshold=largest * step / 30, **options)
+        except int4q.InvalidArgumentError:
+            continue
+        losses[largest * step / 30] = other.merge_loss + other.rounding_loss
+    assert len(losses) > 3 and report.merge_loss + report.rounding_loss == min(losses.values())
+    assert report.threshold == max(t for t, loss in losses.items() if loss == min(losses.values()))
+    exact = x.astype(np.float64) @ weights.T
+    before = ((rounded(x, bits, 32) @ weights.T - exact) ** 2).sum()
+    after = ((rounded(found.inputs(x), bits, 32) @ found.weights(weights).T - exact) ** 2).sum()
+    assert after < 0.7 * before
+
+
+def test_reassembly_of_all_types_and_other_maps(generator: np.random.Generator) -> None:
+    permutation = generator.permutation(50)
+    parts = np.zeros(50, [("target", "i4"), ("source", "i4"), ("x_factor", "f4"), ("reserved", "u4")])
+    parts["target"], parts["source"], parts["x_factor"] = np.arange(50), permutation, -2
+    map_ = int4q.Reassembly(parts, 50, 50)
+    for element_type in int4q.Type:
+        x = in_type(generator.standard_normal((7, 50)).astype(np.float32), element_type)
+        assert np.array_equal(as_float32(map_.inputs(x, element_type=element_type)), -2 * as_float32(x)[:, permutation])
+        assert np.array_equal(as_float32(map_.weights(x, element_type=element_type)), as_float32(x)[:, permutation])
+
+
+def test_reassembly_refuses(generator: np.random.Generator) -> None:
+    x, weights = outlier_layer(generator)
+    gram = gram_of(x)
+    with pytest.raises(int4q.NullPointerError, match="weights"):
+        int4q.plan_reassembly(gram)
+    with pytest.raises(int4q.InvalidArgumentError, match="threshold"):
+        int4q.plan_reassembly(gram, threshold=1e-3)
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(int4q.InvalidArgumentError, match="threshold"):
+            int4q.plan_reassembly(gram, threshold=bad)
+    with pytest.raises(int4q.MismatchError, match="weights"):
+        int4q.plan_reassembly(gram, GramMatrix(5))
+    with pytest.raises(int4q.InvalidArgumentError, match="maxima"):
+        int4q.plan_reassembly(int4q.rotate_gram(gram), gram_of(weights))
+    parts = int4q.plan_reassembly(gram, threshold=1e9)[0].parts
+    for field, index, value in (
+        ("target", 5, 4),
+        ("target", 5, 7),
+        ("source", 3, -1),
+        ("source", 3, 96),
+        ("x_factor", 9, np.nan),
+    ):
+        broken = parts.copy()
+        broken[field][index] = value
+        if field == "target" and value == 4:
+            broken["target"][6] = 7
+        with pytest.raises(int4q.InvalidArgumentError, match="parts"):
+            int4q.Reassembly(broken, 96, 96).inputs(x)
+    with pytest.raises(int4q.MismatchError, match="gram"):
+        int4q.Reassembly(parts, 96, 96).gram(GramMatrix(95))

@@ -66,3 +66,57 @@ def best_low_rank(residual: np.ndarray, gram: np.ndarray, rank: int) -> float:
 
 def loss(error: np.ndarray, gram: np.ndarray) -> float:
     return float(np.einsum("ij,jk,ik->", error, gram, error))
+
+
+def reassembly(
+    maxima: np.ndarray, gram: np.ndarray, weights: np.ndarray, rows: int, threshold: float, widen: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(inputs' map [new_k][k], weights' map [new_k][k], merge loss) by QLLM's definition; gram and weights are sums of products."""
+    k = len(maxima)
+    counts = np.where(maxima > threshold, np.ceil(maxima.astype(np.float64) / threshold), 1).astype(int)
+    extra = int((counts - 1).sum())
+    copied = [j for j in range(k) for _ in range(counts[j] - 1)]
+    merged: dict[int, int] = {}
+    lost = 0.0
+    if extra and not widen:
+        kept = [j for j in range(k) if counts[j] == 1]
+        seekers, others = kept[::2], kept[1::2]
+
+        def distance(a: int, b: int) -> float:
+            one = gram[a, a] + gram[b, b] - 2 * gram[a, b]
+            two = weights[a, a] + weights[b, b] - 2 * weights[a, b]
+            return max(one, 0) * max(two, 0) / 4
+
+        pairs = []
+        for a in seekers:
+            b = min(others, key=lambda other: (distance(a, other), other))
+            pairs.append((distance(a, b), a, b))
+        for loss_, a, b in sorted(pairs)[:extra]:
+            merged[a] = b
+            lost += loss_ / rows
+    new_k = k + (extra if widen else 0)
+    inputs, columns = np.zeros((new_k, k)), np.zeros((new_k, k))
+    queue = iter(copied)
+    for place in range(new_k):
+        if place < k and place not in merged:
+            members = [j for j in range(k) if j == place or merged.get(j) == place]
+            inputs[place, members] = np.float32(1) / np.float32(len(members) * counts[place])
+            columns[place, members] = 1
+        else:
+            j = next(queue)
+            inputs[place, j] = np.float32(1) / np.float32(counts[j])
+            columns[place, j] = 1
+    return inputs, columns, lost
+
+
+def rounding_loss(
+    gram: np.ndarray, weights: np.ndarray, inputs: np.ndarray, columns: np.ndarray, bits: int, group_size: int
+) -> float:
+    """gram: means of products."""
+    means = np.einsum("tj,jk,tk->t", inputs, gram, inputs)
+    squares = np.einsum("tj,jk,tk->t", columns, weights, columns)
+    total = 0.0
+    for begin in range(0, len(means), group_size):
+        group = slice(begin, begin + group_size)
+        total += (means[group] ** 2.5).sum() ** 0.4 / (2 ** (bits - 1) - 1) ** 2 / 12 * squares[group].sum()
+    return total
