@@ -22,9 +22,10 @@ METHODS: dict[str, Callable[..., int4q.QuantizedTensor]] = {
     "GPTQ": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme)[0],
     "GPTAQ 0.25": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme, cross=cross, alpha=0.25)[0],
     "GPTAQ 1": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme, cross=cross, alpha=1.0)[0],
+    "GPTAQ 1, damped 0.1": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme, cross=cross, alpha=1.0, damping=0.1)[0],
     "shift 0.5": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross, alpha=0.5), gram, scheme)[0],
     "shift 1": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross), gram, scheme)[0],
-    "damped 0.1": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross, damping=0.1), gram, scheme)[0],
+    "shift 1, damped 0.1": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross, damping=0.1), gram, scheme)[0],
     "nearest, shift": lambda w, gram, cross, scheme: int4q.quantize(int4q.shift_weights(w, gram, cross), scheme),
 }
 

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import int4q
-from int4q import GptqOrder, GramMatrix, Scheme
+from int4q import CrossMatrix, GptqOrder, GramMatrix, Scheme
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples/semantic_search"))
 from minilm import Encoder, float_encoder, gelu  # noqa: E402
@@ -50,6 +50,7 @@ class Layer:
     gram: GramMatrix
     scheme: Scheme
     pool: int4q.Pool
+    cross: CrossMatrix | None = None
 
 
 def nearest(layer: Layer) -> int4q.QuantizedTensor:
@@ -76,12 +77,46 @@ def descended(start: Callable[[Layer], int4q.QuantizedTensor]) -> Callable[[Laye
     return run
 
 
+def gptaq(alpha: float) -> Callable[[Layer], int4q.QuantizedTensor]:
+    def run(layer: Layer) -> int4q.QuantizedTensor:
+        if layer.cross is None:
+            return gptq(layer)
+        whole = layer.scheme.group_size == int4q.PER_ROW
+        order = GptqOrder.ACTIVATIONS if whole else GptqOrder.WITHIN_GROUPS
+        return int4q.gptq(layer.weights, layer.gram, layer.scheme, order=order, cross=layer.cross, alpha=alpha, pool=layer.pool)[0]
+
+    return run
+
+
+def shifted(method: Callable[[Layer], int4q.QuantizedTensor], damping: float,
+            alpha: float = 1.0) -> Callable[[Layer], int4q.QuantizedTensor]:
+    """The weights that make up for what has happened to the layer's inputs, quantized with a method."""
+
+    def run(layer: Layer) -> int4q.QuantizedTensor:
+        if layer.cross is None:
+            return method(layer)
+        weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross, damping=damping, alpha=alpha, pool=layer.pool)
+        return method(dataclasses.replace(layer, weights=weights))
+
+    return run
+
+
 METHODS: dict[str, Callable[[Layer], int4q.QuantizedTensor]] = {
     "round to nearest": nearest,
     "AWQ clips": clipped,
     "GPTQ": gptq,
     "GPTQ, descent": descended(gptq),
     "AWQ clips, descent": descended(clipped),
+}
+# With an eye on the float model: outputs keep its mean.
+METHODS_OF_TWO_MODELS: dict[str, Callable[[Layer], int4q.QuantizedTensor]] = {
+    "GPTQ, its mean": gptq,
+    "GPTAQ, alpha 0.25": gptaq(0.25),
+    "GPTAQ, alpha 1": gptaq(1.0),
+    "shift, GPTQ": shifted(gptq, 0.01),
+    "shift by a half, GPTQ": shifted(gptq, 0.01, 0.5),
+    "shift damped 0.1, GPTQ": shifted(gptq, 0.1),
+    "shift damped 0.1, GPTQ, descent": shifted(descended(gptq), 0.1),
 }
 
 
@@ -91,6 +126,8 @@ class Texts:
 
     masks: list[Array]
     hidden: list[Array]
+    exact: list[Array]
+    """The same in the float model."""
 
     def gram(self, inputs: list[Array], pool: int4q.Pool) -> GramMatrix:
         """Of the sentences' own tokens, not of padding."""
@@ -99,6 +136,12 @@ class Texts:
             gram.push(x[mask.reshape(-1)], pool=pool)
         return gram
 
+    def cross(self, exact: list[Array], inputs: list[Array], pool: int4q.Pool) -> CrossMatrix:
+        cross = CrossMatrix(inputs[0].shape[1])
+        for x, y, mask in zip(exact, inputs, self.masks):
+            cross.push(x[mask.reshape(-1)], y[mask.reshape(-1)], pool=pool)
+        return cross
+
 
 @dataclasses.dataclass
 class Quantizer:
@@ -106,6 +149,7 @@ class Quantizer:
     scheme: Scheme
     method: Callable[[Layer], int4q.QuantizedTensor]
     pool: int4q.Pool
+    sees_both: bool = False
     held: dict[str, Array] = dataclasses.field(default_factory=dict)
     shares: list[float] = dataclasses.field(default_factory=list)
 
@@ -120,34 +164,44 @@ class Quantizer:
         gram.push(np.eye(table.shape[1], dtype=np.float32), pool=self.pool)
         self.held[WORD_TABLE] = self.method(Layer(table, gram, self.scheme, self.pool)).dequantize()
 
-    def quantize(self, names: list[str], texts: Texts, inputs: list[Array]) -> None:
-        """Layers that share inputs."""
-        gram = texts.gram(inputs, self.pool)
-        means = (gram.channels()["sum"] / gram.rows).astype(np.float32)
+    def quantize(self, names: list[str], texts: Texts, inputs: list[Array], native: list[Array]) -> None:
+        """Layers that share inputs, which are `native` in the float model."""
+        gram, cross = texts.gram(inputs, self.pool), texts.cross(native, inputs, self.pool)
+        means = wanted = (gram.channels()["sum"] / gram.rows).astype(np.float32)
+        if self.sees_both:
+            wanted = (sum(x[mask.reshape(-1)].sum(axis=0, dtype=np.float64) for x, mask in zip(native, texts.masks)) / gram.rows)
+            wanted = wanted.astype(np.float32)
         for name in names:
             exact = self.weights[f"{name}.weight"]
-            layer = Layer(exact, gram, self.scheme, self.pool)
+            layer = Layer(exact, gram, self.scheme, self.pool, cross)
             tensor = self.method(layer)
             self.shares.append(gram.loss(tensor, exact).sum() / gram.loss(nearest(layer), exact).sum())
             values = tensor.dequantize()
             self.held[f"{name}.weight"] = values
             if self.method is not nearest:  # outputs keep their mean
-                self.held[f"{name}.bias"] = self.weights[f"{name}.bias"] + (exact - values) @ means
+                self.held[f"{name}.bias"] = self.weights[f"{name}.bias"] + exact @ wanted - values @ means
 
     def quantize_layer(self, name: str, texts: Texts) -> None:
         """Each part's inputs come through the quantized parts before it."""
-        self.quantize([f"{name}.attention.self.{part}" for part in ("query", "key", "value")], texts, texts.hidden)
-        encoder = self.encoder
-        contexts = [encoder.attention(f"{name}.attention.self", x, mask) for x, mask in zip(texts.hidden, texts.masks)]
-        self.quantize([f"{name}.attention.output.dense"], texts, contexts)
-        dense = self.encoder.linear[f"{name}.attention.output.dense"]
-        texts.hidden = [encoder.norm(f"{name}.attention.output.LayerNorm", x + dense(c)) for x, c in zip(texts.hidden, contexts)]
-        self.quantize([f"{name}.intermediate.dense"], texts, texts.hidden)
-        dense = self.encoder.linear[f"{name}.intermediate.dense"]
-        inner = [gelu(dense(x)) for x in texts.hidden]
-        self.quantize([f"{name}.output.dense"], texts, inner)
-        dense = self.encoder.linear[f"{name}.output.dense"]
-        texts.hidden = [encoder.norm(f"{name}.output.LayerNorm", x + dense(i)) for x, i in zip(texts.hidden, inner)]
+        float_model = float_encoder(self.weights)
+        self.quantize([f"{name}.attention.self.{part}" for part in ("query", "key", "value")], texts, texts.hidden, texts.exact)
+        attention = f"{name}.attention.self"
+        native = [float_model.attention(attention, x, mask) for x, mask in zip(texts.exact, texts.masks)]
+        contexts = [self.encoder.attention(attention, x, mask) for x, mask in zip(texts.hidden, texts.masks)]
+        self.quantize([f"{name}.attention.output.dense"], texts, contexts, native)
+        texts.hidden = self.add(f"{name}.attention.output", self.encoder, texts.hidden, contexts)
+        texts.exact = self.add(f"{name}.attention.output", float_model, texts.exact, native)
+        self.quantize([f"{name}.intermediate.dense"], texts, texts.hidden, texts.exact)
+        inner = [gelu(self.encoder.linear[f"{name}.intermediate.dense"](x)) for x in texts.hidden]
+        native = [gelu(float_model.linear[f"{name}.intermediate.dense"](x)) for x in texts.exact]
+        self.quantize([f"{name}.output.dense"], texts, inner, native)
+        texts.hidden = self.add(f"{name}.output", self.encoder, texts.hidden, inner)
+        texts.exact = self.add(f"{name}.output", float_model, texts.exact, native)
+
+    @staticmethod
+    def add(name: str, encoder: Encoder, hidden: list[Array], inputs: list[Array]) -> list[Array]:
+        dense = encoder.linear[f"{name}.dense"]
+        return [encoder.norm(f"{name}.LayerNorm", x + dense(i)) for x, i in zip(hidden, inputs)]
 
 
 def begin(encoder: Encoder, calibration: list[tuple[list[int], Array, Array]]) -> Texts:
@@ -157,14 +211,15 @@ def begin(encoder: Encoder, calibration: list[tuple[list[int], Array, Array]]) -
         x = encoder.lookup(ids.reshape(-1)).reshape(*ids.shape, -1) + encoder.rest["embeddings.position_embeddings.weight"][: ids.shape[1]]
         x = encoder.norm("embeddings.LayerNorm", x + encoder.rest["embeddings.token_type_embeddings.weight"][0])
         hidden.append(x.reshape(-1, x.shape[-1]))
-    return Texts([mask for _, _, mask in calibration], hidden)
+    return Texts([mask for _, _, mask in calibration], hidden, [])
 
 
-def quantize_model(weights: dict[str, Array], scheme: Scheme, method: Callable[[Layer], int4q.QuantizedTensor],
-                   calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantizer:
-    quantizer = Quantizer(weights, scheme, method, pool)
+def quantize_model(weights: dict[str, Array], scheme: Scheme, name: str, calibration: list[tuple[list[int], Array, Array]],
+                   pool: int4q.Pool) -> Quantizer:
+    quantizer = Quantizer(weights, scheme, (METHODS | METHODS_OF_TWO_MODELS)[name], pool, name in METHODS_OF_TWO_MODELS)
     quantizer.quantize_table()
     texts = begin(quantizer.encoder, calibration)
+    texts.exact = begin(float_encoder(weights), calibration).hidden
     for index in range(6):
         quantizer.quantize_layer(f"encoder.layer.{index}", texts)
     return quantizer
@@ -189,7 +244,7 @@ def main(
     glosses: Annotated[int, typer.Option(help="definitions, and an example of each, to judge by")] = 3000,
     samples: Annotated[int, typer.Option(help="texts to calibrate with")] = 1500,
     schemes: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(SCHEMES),
-    methods: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(METHODS),
+    methods: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(METHODS | METHODS_OF_TWO_MODELS),
 ) -> None:
     weights = {n: v for n, v in load_file(get_model_path() / "model.safetensors").items() if v.dtype == np.float32}
     weights = {n: v for n, v in weights.items() if not n.startswith("pooler.")}
@@ -212,7 +267,7 @@ def main(
         for scheme_name in schemes.split(";"):
             for method_name in methods.split(";"):
                 begin = time.perf_counter()
-                found = quantize_model(weights, SCHEMES[scheme_name], METHODS[method_name], calibration, pool)
+                found = quantize_model(weights, SCHEMES[scheme_name], method_name, calibration, pool)
                 made = time.perf_counter() - begin
                 y, q = embed(found.encoder, definitions, count), embed(found.encoder, examples, count)
                 cosines = np.sum(wanted * y, axis=1)
