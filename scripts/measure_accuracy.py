@@ -179,7 +179,7 @@ class Quantizer:
             values = tensor.dequantize()
             self.held[f"{name}.weight"] = values
             if self.method is not nearest:  # outputs keep their mean
-                self.held[f"{name}.bias"] = self.weights[f"{name}.bias"] + exact @ wanted - values @ means
+                self.held[f"{name}.bias"] = self.weights[f"{name}.bias"] + (exact - values) @ means + exact @ (wanted - means)
 
     def quantize_layer(self, name: str, texts: Texts) -> None:
         """Each part's inputs come through the quantized parts before it."""
