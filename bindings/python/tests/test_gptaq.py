@@ -373,7 +373,7 @@ def test_shifted_weights_are_where_the_damped_loss_is_least(family: str, generat
             return float(np.einsum("ij,jk,ik->", d, h, d) + 2 * ((weights.astype(np.float64) @ cross.matrix()) * d).sum())
 
         least = damped_loss(gptaq_reference.shifted(weights, gram.matrix(), cross.matrix(), damping=damping))
-        found = damped_loss(int4q.shift_weights(weights, gram, cross, damping=damping))
+        found = damped_loss(int4q.shift_weights(weights, gram, cross, alpha=1.0, damping=damping))
         assert least < 0 and found <= least * (1 - 1e-4), (family, damping, least, found)
 
 
@@ -381,7 +381,7 @@ def test_every_method_can_use_shifted_weights(generator: np.random.Generator) ->
     x = activations(generator, 900, 200)
     y = disturbed(generator, x)
     gram, cross, weights = gram_of(y), cross_of(x, y), weights_of(generator, 50, 200)
-    shifted, scheme = int4q.shift_weights(weights, gram, cross), int4q.Scheme.asymmetric(32)
+    shifted, scheme = int4q.shift_weights(weights, gram, cross, alpha=1.0), int4q.Scheme.asymmetric(32)
 
     def loss(tensor: int4q.QuantizedTensor) -> float:
         return float(cross.loss(tensor, weights, gram).sum())
