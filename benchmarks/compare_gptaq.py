@@ -17,15 +17,28 @@ import numpy as np
 
 import int4q
 
+def gptq(w: np.ndarray, gram: int4q.GramMatrix, cross: object, scheme: int4q.Scheme, damping: float) -> int4q.QuantizedTensor:
+    return int4q.gptq(w, gram, scheme, damping=damping)[0]
+
+
+def gptaq(alpha: float) -> Callable[..., int4q.QuantizedTensor]:
+    return lambda w, gram, cross, scheme, damping: int4q.gptq(w, gram, scheme, cross=cross, alpha=alpha, damping=damping)[0]
+
+
+def shifted(alpha: float) -> Callable[..., int4q.QuantizedTensor]:
+    def run(w, gram, cross, scheme, damping):  # type: ignore[no-untyped-def]
+        return gptq(int4q.shift_weights(w, gram, cross, alpha=alpha, damping=damping), gram, cross, scheme, damping)
+
+    return run
+
+
 METHODS: dict[str, Callable[..., int4q.QuantizedTensor]] = {
-    "nearest": lambda w, gram, cross, scheme: int4q.quantize(w, scheme),
-    "GPTQ": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme)[0],
-    "GPTAQ 0.25": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme, cross=cross, alpha=0.25)[0],
-    "GPTAQ 1": lambda w, gram, cross, scheme: int4q.gptq(w, gram, scheme, cross=cross, alpha=1.0)[0],
-    "shift 0.5": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross, alpha=0.5), gram, scheme)[0],
-    "shift 1": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross), gram, scheme)[0],
-    "damped 0.1": lambda w, gram, cross, scheme: int4q.gptq(int4q.shift_weights(w, gram, cross, damping=0.1), gram, scheme)[0],
-    "nearest, shift": lambda w, gram, cross, scheme: int4q.quantize(int4q.shift_weights(w, gram, cross), scheme),
+    "nearest": lambda w, gram, cross, scheme, damping: int4q.quantize(w, scheme),
+    "GPTQ": gptq,
+    "GPTAQ 0.25": gptaq(0.25),
+    "GPTAQ 1": gptaq(1.0),
+    "shift 0.5": shifted(0.5),
+    "shift 1": shifted(1.0),
 }
 
 
@@ -40,16 +53,16 @@ def gelu(h: np.ndarray) -> np.ndarray:
 class Chain:
     """Two models side by side, the second one quantized layer by layer."""
 
-    def __init__(self, samples: dict[str, np.ndarray], method: Callable[..., int4q.QuantizedTensor], scheme: int4q.Scheme) -> None:
+    def __init__(self, samples: dict[str, np.ndarray], method: Callable[..., int4q.QuantizedTensor], damping: float) -> None:
         self.native = {name: h.copy() for name, h in samples.items()}
         self.other = {name: h.copy() for name, h in samples.items()}
-        self.method, self.scheme = method, scheme
+        self.method, self.damping = method, damping
 
     def layer(self, w: np.ndarray, x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> tuple[dict, dict]:
         gram, cross = int4q.GramMatrix(w.shape[1]), int4q.CrossMatrix(w.shape[1])
         gram.push(y["seen"].astype(np.float32))
         cross.push(x["seen"].astype(np.float32), y["seen"].astype(np.float32))
-        values = self.method(w, gram, cross, self.scheme).dequantize().astype(np.float64)
+        values = self.method(w, gram, cross, int4q.Scheme.asymmetric(64), self.damping).dequantize().astype(np.float64)
         return {s: x[s] @ w.T.astype(np.float64) for s in x}, {s: y[s] @ values.T for s in y}
 
     def block(self, a: np.ndarray, b: np.ndarray) -> None:
@@ -71,10 +84,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--samples", type=int, nargs="*", default=[400, 2000, 10000])
+    parser.add_argument("--damping", type=float, nargs="*", default=[0.01, 0.1])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("| samples | inputs | " + " | ".join(METHODS) + " |")
-    print("| --- " * (2 + len(METHODS)) + "|")
+    print("| samples | inputs | damping | " + " | ".join(METHODS) + " |")
+    print("| --- " * (3 + len(METHODS)) + "|")
     k = options.size
     for count in options.samples:
         for inputs in ("independent", "correlated"):
@@ -90,13 +104,14 @@ def main() -> None:
                  (generator.standard_normal((k, 4 * k)) / np.sqrt(4 * k)).astype(np.float32))
                 for _ in range(options.blocks)
             ]
-            figures = []
-            for method in METHODS.values():
-                chain = Chain(samples, method, int4q.Scheme.asymmetric(64))
-                for a, b in weights:
-                    chain.block(a, b)
-                figures.append(f"{chain.error('new'):.3f}")
-            print(f"| {count} | {inputs} | " + " | ".join(figures) + " |", flush=True)
+            for damping in options.damping:
+                figures = []
+                for method in METHODS.values():
+                    chain = Chain(samples, method, damping)
+                    for a, b in weights:
+                        chain.block(a, b)
+                    figures.append(f"{chain.error('new'):.3f}")
+                print(f"| {count} | {inputs} | {damping} | " + " | ".join(figures) + " |", flush=True)
 
 
 if __name__ == "__main__":

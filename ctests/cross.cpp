@@ -50,8 +50,8 @@ struct Pair {
         EXPECT_OK(int4q_cross_init(k, cross.data(), bytes));
         EXPECT_OK(int4q_gram_push_scratch(k, &bytes));
         GuardedBuffer scratch = Guarded(bytes);
-        EXPECT_OK(int4q_gram_push(gram.data(), gram.size(), y.buffer.data(), y.type, y.n, k, y.stride, scratch.data(), scratch.size(),
-                                  workers, parallel_for, host));
+        EXPECT_OK(int4q_gram_push(gram.data(), gram.size(), y.buffer.data(), y.type, y.n, k, y.stride, scratch.data(),
+                                  scratch.size(), workers, parallel_for, host));
         EXPECT_OK(int4q_cross_push_scratch(k, &bytes));
         scratch = Guarded(bytes);
         EXPECT_OK(int4q_cross_push(cross.data(), cross.size(), x.buffer.data(), x.type, x.stride, y.buffer.data(), y.type, y.stride,
@@ -94,9 +94,10 @@ int4q_status ShiftInto(Source &target, const Source &source, const Pair &pair, c
     EXPECT_OK(int4q_cross_shift_scratch(source.k, options.worker_count, &bytes));
     GuardedBuffer scratch = Guarded(bytes);
     double damping = 0;
-    const int4q_status status = int4q_cross_shift(source.buffer.data(), source.type, source.stride, pair.gram.data(), pair.gram.size(),
-                                                  &options, scratch.data(), scratch.size(), parallel_for, host, target.buffer.data(),
-                                                  target.type, target.stride, source.n, source.k, &damping);
+    const int4q_status status =
+        int4q_cross_shift(source.buffer.data(), source.type, source.stride, pair.gram.data(), pair.gram.size(), &options,
+                          scratch.data(), scratch.size(), parallel_for, host, target.buffer.data(), target.type, target.stride,
+                          source.n, source.k, &damping);
     if (status == INT4Q_OK) {
         EXPECT_EQ(damping, 0.01);
     }
@@ -251,7 +252,8 @@ struct Call {
     int4q_gptq_report report_memory = Report();
     uint64_t size = 0;
 
-    int64_t k = kColumns, n = kRows, rows = kRows, columns = kColumns, ldx = 41, ldy = 41, ldt = 41, stride = 41, begin = 0, end = kColumns;
+    int64_t k = kColumns, n = kRows, rows = kRows, columns = kColumns;
+    int64_t ldx = 41, ldy = 41, ldt = 41, stride = 41, begin = 0, end = kColumns;
     uint32_t workers = 1;
     int4q_type x_type = INT4Q_TYPE_F32, y_type = INT4Q_TYPE_F32, target_type = INT4Q_TYPE_F32;
     void *gram = gram_memory, *cross = cross_memory, *other = other_memory, *scratch = nullptr, *x = x_memory, *y = y_memory,
@@ -372,8 +374,8 @@ TEST(BadCrossArguments, Init) {
 struct PushCall : Call {
     PushCall() { EXPECT_OK(int4q_cross_push_scratch(k, &scratch_bytes)); }
     int4q_status Run() {
-        return int4q_cross_push(cross, bytes, x, x_type, ldx, y, y_type, ldy, rows, columns, scratch, scratch_bytes, workers, nullptr,
-                                nullptr);
+        return int4q_cross_push(cross, bytes, x, x_type, ldx, y, y_type, ldy, rows, columns, scratch, scratch_bytes, workers,
+                                nullptr, nullptr);
     }
 };
 TEST(BadCrossArguments, Push) {
@@ -503,7 +505,8 @@ struct GptqCall : Call {
         scratch_bytes = needed;
     }
     int4q_status Run() {
-        return int4q_gptq_quantize(tensor, x, x_type, ldx, gram, gram_bytes, options, scratch, scratch_bytes, nullptr, nullptr, report);
+        return int4q_gptq_quantize(tensor, x, x_type, ldx, gram, gram_bytes, options, scratch, scratch_bytes, nullptr, nullptr,
+                                   report);
     }
     void SetRows(uint64_t rows) { std::memcpy(cross_memory + 32, &rows, 8); }
     uint64_t needed = 0;
@@ -522,7 +525,8 @@ BadTable<int4q_gptq_options> BadCrossOptions() {
         fields.push_back({"damping " + std::to_string(bad), [=](O &o) { o.damping = bad; }, kInvalid, "damping"});
     }
     for (int shift : {1, 8, 32}) {
-        fields.push_back({"cross + " + std::to_string(shift), [=](O &o) { o.cross = Shift(o.cross, shift); }, kMisaligned, "cross"});
+        fields.push_back({"cross + " + std::to_string(shift), [=](O &o) { o.cross = Shift(o.cross, shift); }, kMisaligned,
+                          "cross"});
     }
     AddTooSmall(fields, "cross_bytes", &O::cross_bytes);
     return fields;
@@ -543,7 +547,8 @@ TEST(BadCrossArguments, Gptq) {
     table.push_back({"a cross matrix of another k",
                      [](C &c) { EXPECT_OK(int4q_cross_init(39, c.cross_memory, sizeof c.cross_memory)); }, kMismatch, "cross"});
     const double nan = std::nan("");
-    table.push_back({"a sum that is not finite", [=](C &c) { std::memcpy(c.cross_memory + 128 + 16, &nan, 8); }, kCorrupt, "cross"});
+    table.push_back({"a sum that is not finite", [=](C &c) { std::memcpy(c.cross_memory + 128 + 16, &nan, 8); }, kCorrupt,
+                     "cross"});
     table.push_back({"a damaged header", [](C &c) { c.cross_memory[3] ^= 1; }, kCorrupt, "cross"});
     ExpectRefused("int4q_gptq_quantize", table);
 }

@@ -194,8 +194,8 @@ public func int4q_gram_loss(_ tensor: UnsafePointer<int4q_tensor>?, _ source: Un
                             _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ losses: UnsafeMutablePointer<Double>?,
                             _ row_begin: Int64, _ row_end: Int64) -> int4q_status {
     attempt("int4q_gram_loss") { () throws(Failure) in
-        try writeLosses(tensor, source, source_type, source_stride, gram, gram_bytes, nil, scratch, scratch_bytes, losses, row_begin,
-                        row_end)
+        try writeLosses(tensor, source, source_type, source_stride, gram, gram_bytes, nil, scratch, scratch_bytes, losses,
+                        row_begin, row_end)
     }
 }
 

@@ -25,8 +25,7 @@ final class GramFormTests: XCTestCase {
         let gram = Gram(layout, in: memory)
         try gram.set(matrix, stride: Int64(k), rows: 3)
         let errors = (memory + Int(layout.totalBytes)).assumingMemoryBound(to: Float.self)
-        let form = GramForm(gram: gram, product: i4q_kernels_portable().wide_product!, errors: errors,
-                            products: UnsafeMutableRawPointer(errors + 80 * 16).assumingMemoryBound(to: Double.self))
+        let form = GramForm(gram, errors: errors, products: errors + 80 * 16, i4q_kernels_portable())
         for panels in [0..<5, 0..<1, 2..<4, 4..<5] {
             let columns = panels.lowerBound * 16..<min(panels.upperBound * 16, k)
             for place in 0..<80 * 16 { errors[place] = 0 }

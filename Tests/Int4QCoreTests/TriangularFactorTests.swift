@@ -54,7 +54,7 @@ final class TriangularFactorTests: XCTestCase {
             if !factor.makeDiagonal() { return nil }
             for pair in 0..<factor.pairs { factor.makePair(pair) }
         }
-        for row in 0..<(factor.panels + 1) / 2 { factor.turn(row) }
+        for row in 0..<(factor.panels + 1) / 2 { factor.turn(row, factor.elements) }
         return factor
     }
 

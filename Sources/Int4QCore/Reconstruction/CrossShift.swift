@@ -31,8 +31,8 @@ public struct CrossShiftScratch {
     }
 }
 
-/// W + alpha W D H^-1. With H = M M^T that is two triangular systems for each row: r M^T = w D, from the last column to the first, and
-/// s M = r, from the first to the last.
+/// W + alpha W D H^-1. With H = M M^T that is two triangular systems for each row: r M^T = w D, from the last column to the first,
+/// and s M = r, from the first to the last.
 public struct CrossShift {
     let source: Matrix
     let destination: Matrix
@@ -172,7 +172,7 @@ private struct CrossShiftRows {
     }
 
     /// Sixteen columns of r M^T = w D, or of s M = r; all columns after, or before, are done.
-    @inline(never)
+    @_optimize(speed) @inline(never)
     func solve(_ panel: Int, isBackward: Bool) {
         clearSums()
         let first = panel &* panelWidth, elements = task.factor.elements
@@ -206,7 +206,7 @@ private struct CrossShiftRows {
     }
 
     /// Turns columns depth ... of 16 rows of M into rows.
-    @inline(never)
+    @_optimize(speed) @inline(never)
     private func turn(_ first: Int, _ depth: Int, _ length: Int) {
         for square in 0..<length / panelWidth {
             let source = task.factor.elements + TrianglePanels.place(first, depth &+ square &* panelWidth)

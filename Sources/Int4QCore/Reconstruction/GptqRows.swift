@@ -93,8 +93,8 @@ struct GptqRows {
         while depth < end {
             var index = 0
             while index < laneBlocks {
-                update.right = UnsafePointer((memory + (index &* scratch.lanes.bytes &+ vectors)).assumingMemoryBound(to: Float.self))
-                    + depth &* 16
+                let place = index &* scratch.lanes.bytes &+ vectors &+ depth &* 64
+                update.right = UnsafePointer((memory + place).assumingMemoryBound(to: Float.self))
                 update.right_panels = Int64(min(2, laneBlocks &- index))
                 for panel in block.lowerBound / 16..<block.upperBound / 16 where depth < panel &* 16 &+ 16 {
                     update.depth = Int64(min(chainLength, panel &* 16 &+ 16 &- depth))

@@ -151,7 +151,8 @@ struct TriangularFactor {
             let matrixRow = rowPanel &* panelWidth &+ row
             for column in 0..<panelWidth {
                 let place = panel &* panelWidth &+ column
-                values[column] = (isFactor ? source.element(matrixRow, place) : correctionElement(matrixRow, place)) - values[column]
+                let element = isFactor ? source.element(matrixRow, place) : correctionElement(matrixRow, place)
+                values[column] = element - values[column]
             }
             for above in 0..<row {
                 i4q_subtract_product(values, target + above &* panelWidth, diagonal[above &* panelWidth &+ row])
@@ -255,7 +256,8 @@ extension TriangularFactor {
         }
     }
 
-    private mutating func attemptOnce(_ options: GptqOptions, _ parallel: ParallelFor, _ progressTotal: Int) throws(Failure) -> Bool {
+    private mutating func attemptOnce(_ options: GptqOptions, _ parallel: ParallelFor,
+                                      _ progressTotal: Int) throws(Failure) -> Bool {
         for next in 0..<rows {
             try options.reportProgress(next, progressTotal, parallel)
             row = next
@@ -299,7 +301,9 @@ extension TriangularFactor {
             if part.endPanel <= panel {
                 _ = part.make(panel, count, correction.elements)
             } else {
-                for index in 0..<count where part.firstPanel <= panel &+ index { _ = part.make(panel &+ index, 1, correction.elements) }
+                for index in 0..<count where part.firstPanel <= panel &+ index {
+                    _ = part.make(panel &+ index, 1, correction.elements)
+                }
             }
         }
     }

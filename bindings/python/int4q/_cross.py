@@ -144,7 +144,7 @@ def shift_weights(
     gram: GramMatrix,
     cross: CrossMatrix,
     *,
-    alpha: float = 1.0,
+    alpha: float = 0.5,
     damping: float = 0.01,
     damping_step: float = 0.0025,
     attempts: int = 20,
@@ -153,13 +153,12 @@ def shift_weights(
     element_type: Any = None,
     pool: Pool | None = None,
 ) -> np.ndarray:
-    """The weights W' whose outputs for the quantized model's inputs are nearest to those of W for the float model's, held near
-    W by the damping: W + alpha W D (G + damping * mean of G's diagonal)^-1. For any quantizer in place of W, with the same
-    Gram matrix.
+    """Weights W' whose outputs for the quantized model's inputs are nearer to those of W for the float model's:
+    W + alpha W D (G + damping * mean of G's diagonal)^-1. For any quantizer in place of W, with the same Gram matrix.
 
     gram      of the quantized model's inputs
     cross     of the same rows
-    alpha     share of the shift, 0 to 1
+    alpha     share of the shift, 0 to 1: 1 makes the least error on the samples, less carries over to others better
     damping   share of the mean diagonal that is added to the diagonal, raised by damping_step up to attempts - 1 times
               where it is not enough
     progress  called with (done, total); True, or an exception, ends the call (CancelledError, or that exception)

@@ -114,8 +114,9 @@ def test_cross_files(tmp_path: pathlib.Path, generator: np.random.Generator) -> 
     for cut in (1, 60, 127, 500, len(data) - 1):
         with pytest.raises(int4q.BufferTooSmallError):
             CrossMatrix.from_bytes(data[:cut])
-    # Header; a row too few; padding that is not zero; NaN.
-    for place, value in ((0, b"\1"), (16, b"\7"), (24, b"\1"), (60, b"\1"), (39, b"\x80"), (len(data) - 1, b"\x3f"), (134, b"\xf8\x7f")):
+    # Header; rows below zero; padding that is not zero; NaN.
+    damages = [(0, b"\1"), (16, b"\7"), (24, b"\1"), (60, b"\1"), (39, b"\x80"), (len(data) - 1, b"\x3f"), (134, b"\xf8\x7f")]
+    for place, value in damages:
         broken = bytearray(data)
         broken[place : place + len(value)] = value
         with pytest.raises(int4q.CorruptError):
@@ -166,7 +167,14 @@ def test_cross_loss_is_that_of_the_rows(k: int, generator: np.random.Generator) 
 
 
 def compare(
-    weights: np.ndarray, gram: GramMatrix, cross: CrossMatrix, scheme: int4q.Scheme, label: str, *, alpha: float = 1.0, **options: Any
+    weights: np.ndarray,
+    gram: GramMatrix,
+    cross: CrossMatrix,
+    scheme: int4q.Scheme,
+    label: str,
+    *,
+    alpha: float = 1.0,
+    **options: Any,
 ) -> None:
     """Codes are the reference's, row by row, up to the first value that lies within 2e-3 steps of a tie; no row is worse than
     rounding to nearest, and the report's losses are those of all rows."""
@@ -224,7 +232,8 @@ def test_gptaq_orders(order: str, static_groups: bool, generator: np.random.Gene
     gram, cross, weights = gram_of(y), cross_of(x, y), weights_of(generator, 33, 215)
     if order == "activations" and not static_groups:
         pytest.skip("refused: test_reconstruction.py")
-    compare(weights, gram, cross, int4q.Scheme.symmetric(64, scale_type=int4q.Type.F32), order, order=order, static_groups=static_groups)
+    scheme = int4q.Scheme.symmetric(64, scale_type=int4q.Type.F32)
+    compare(weights, gram, cross, scheme, order, order=order, static_groups=static_groups)
 
 
 @pytest.mark.parametrize("clear", [False, True])
@@ -273,7 +282,8 @@ def test_gptaq_has_the_same_bits_everywhere(generator: np.random.Generator) -> N
 
     def run(pool: int4q.Pool | None = None) -> tuple[bytes, bytes, int4q.GptqReport, bytes]:
         tensor, report = int4q.gptq(weights, gram, int4q.Scheme.asymmetric(64), cross=cross, pool=pool)
-        return tensor.codes.tobytes(), tensor.scales.tobytes(), report, int4q.shift_weights(weights, gram, cross, pool=pool).tobytes()
+        shifted = int4q.shift_weights(weights, gram, cross, pool=pool)
+        return tensor.codes.tobytes(), tensor.scales.tobytes(), report, shifted.tobytes()
 
     expected = run()
     for workers in (2, 3):
@@ -363,7 +373,7 @@ def test_shifted_weights_are_where_the_damped_loss_is_least(family: str, generat
             return float(np.einsum("ij,jk,ik->", d, h, d) + 2 * ((weights.astype(np.float64) @ cross.matrix()) * d).sum())
 
         least = damped_loss(gptaq_reference.shifted(weights, gram.matrix(), cross.matrix(), damping=damping))
-        found = damped_loss(int4q.shift_weights(weights, gram, cross, damping=damping))
+        found = damped_loss(int4q.shift_weights(weights, gram, cross, alpha=1.0, damping=damping))
         assert least < 0 and found <= least * (1 - 1e-4), (family, damping, least, found)
 
 
@@ -371,7 +381,7 @@ def test_every_method_can_use_shifted_weights(generator: np.random.Generator) ->
     x = activations(generator, 900, 200)
     y = disturbed(generator, x)
     gram, cross, weights = gram_of(y), cross_of(x, y), weights_of(generator, 50, 200)
-    shifted, scheme = int4q.shift_weights(weights, gram, cross), int4q.Scheme.asymmetric(32)
+    shifted, scheme = int4q.shift_weights(weights, gram, cross, alpha=1.0), int4q.Scheme.asymmetric(32)
 
     def loss(tensor: int4q.QuantizedTensor) -> float:
         return float(cross.loss(tensor, weights, gram).sum())
