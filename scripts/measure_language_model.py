@@ -34,7 +34,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 import int4q
-from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTensor, Scheme
+from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTensor, Recorder, Scheme
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples/language_model"))
@@ -65,7 +65,7 @@ def q4_k(layer: Layer) -> QuantizedTensor:
     return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
 
 
-def shrunk(method: str | LayerMethod, share: float = 0.05) -> LayerMethod:
+def shrunk(method: str | LayerMethod, share: float = 0.3) -> LayerMethod:
     """The method on a Gram matrix with smaller products of different channels: few samples make them look larger than they are."""
     run = int4q.layer_method(method)
 
@@ -77,6 +77,18 @@ def shrunk(method: str | LayerMethod, share: float = 0.05) -> LayerMethod:
     return shrink
 
 
+def clip_gptq_descent(sweeps: int) -> LayerMethod:
+    """Most of what descent finds, it finds in its first sweeps."""
+    start = int4q.layer_method("clip+gptq")
+
+    def run(layer: Layer) -> QuantizedTensor:
+        tensor, _ = start(layer)
+        int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=sweeps, refit_scales=True)
+        return tensor
+
+    return run
+
+
 METHODS: dict[str, str | LayerMethod] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
@@ -84,7 +96,8 @@ METHODS: dict[str, str | LayerMethod] = {
     "GPTQ, descent": "gptq+descent",
     "clips, GPTQ": "clip+gptq",
     "clips, GPTQ, descent": "clip+gptq+descent",
-    "clips, GPTQ, descent; shrunk": shrunk("clip+gptq+descent"),
+    "clips, GPTQ, shrunk": shrunk("clip+gptq"),
+    "clips, GPTQ, descent, shrunk": shrunk(clip_gptq_descent(5)),
     "AWQ, GPTQ, descent": "awq+gptq+descent",
     "Q4_K": q4_k,
 }
@@ -131,15 +144,15 @@ def token_windows(tokenizer, package: str, tokens: int, count: int) -> Array:
     return every[np.linspace(0, len(every) - 1, count).astype(int)]
 
 
-def shuffled(model: Llama) -> Llama:
-    """The same function with the channels inside each feed-forward block in another order: groups of Q4_1's, in which the file has
-    its weights, then no longer are groups of neighbours that another format could find again."""
-    weights, generator = dict(model.weights), np.random.default_rng(135)
+def shuffled(model: Llama) -> tuple[Llama, dict[str, Array]]:
+    """The same function with the channels inside each feed-forward block in another order, and the order for each `ffn_down`: groups
+    of Q4_1's, in which the file has its weights, then no longer are groups of neighbours that another format could find again."""
+    weights, orders, generator = dict(model.weights), {}, np.random.default_rng(135)
     for block in range(model.shape.blocks):
-        order = generator.permutation(weights[f"blk.{block}.ffn_down"].shape[1])
+        order = orders[f"blk.{block}.ffn_down"] = generator.permutation(weights[f"blk.{block}.ffn_down"].shape[1])
         for name, axis in (("ffn_gate", 0), ("ffn_up", 0), ("ffn_down", 1)):
             weights[f"blk.{block}.{name}"] = np.ascontiguousarray(np.take(weights[f"blk.{block}.{name}"], order, axis))
-    return dataclasses.replace(model, weights=weights)
+    return dataclasses.replace(model, weights=weights), orders
 
 
 # ---- Measures ------------------------------------------------------------------------------------------------------
@@ -195,15 +208,21 @@ def won_back(mine: Array, exact: Array, nearest: Array) -> float:
 
 
 class Results:
-    """Losses that have been measured before with the same library, in a file."""
+    """Losses that have been measured before with the same library, in a file.
 
-    def __init__(self, setting: str) -> None:
+    judged, calibrated  what the measures depend on; those of the float model and of rounding to nearest only on `judged`
+    """
+
+    def __init__(self, judged: str, calibrated: str) -> None:
         self.path = FOLDER / "results.json"
-        self.setting = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {setting}"
+        self.judged = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {judged}"
+        self.calibrated = calibrated
         self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def get(self, scheme: str, method: str, measure: Callable[[], Measured]) -> Measured:
-        key = f"{self.setting} | {scheme} | {method}"
+        key = f"{self.judged} | {scheme} | {method}"
+        if METHODS.get(method, "nearest") != "nearest":
+            key += f" | {self.calibrated}"
         if key not in self.known:
             found = measure()
             self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -217,14 +236,71 @@ def nearest_layer(name: str, weights: Array, scheme: Scheme) -> QuantizedLayer:
     return QuantizedLayer(name, int4q.quantize(weights, scheme), None, None, 0, 1.0, 1.0, 0.0)
 
 
+def counted(windows: Array) -> Array:
+    """Not the first tokens of a window: inputs of some layers are a hundred times as large there, and would be all that counts."""
+    return np.tile(np.arange(windows.shape[1]) >= 4, len(windows))
+
+
+def float_grams(model: Llama, windows: Array, threads: int) -> dict[str, GramMatrix]:
+    """Of the float model's layers; kept in a folder."""
+    folder = FOLDER / f"grams-{zlib.crc32(windows.tobytes()):08x}-{zlib.crc32(model.weights['blk.0.ffn_down'].tobytes()):08x}"
+    shared = {"attn_q": ("attn_q", "attn_k", "attn_v"), "ffn_gate": ("ffn_gate", "ffn_up")}
+    first = {part: own for own, parts in shared.items() for part in parts}
+    if not folder.is_dir():
+
+        def record(part: Array) -> Recorder:
+            recorder = Recorder()
+
+            def linear(name: str, x: Array) -> Array:
+                if name.split(".")[-1] in first.values() or name.split(".")[-1] not in first:
+                    recorder(name, x, counted(window))
+                return x @ model.weights[name].T
+
+            for begin in range(0, len(part), 4):
+                window = part[begin : begin + 4]
+                model.hidden(linear, window)
+                bar.update(len(window))
+            return recorder
+
+        with tqdm(total=len(windows), desc="Recording", leave=False, file=sys.stderr) as bar:
+            with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+                begun, *others = executor.map(record, np.array_split(windows, threads))
+        partial = folder.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        for name, gram in begun.grams.items():
+            for other in others:
+                gram.merge(other.grams[name])
+            gram.save(partial / name)
+        partial.rename(folder)
+    grams = {path.name: GramMatrix.load(path) for path in folder.iterdir()}
+    owner = lambda name: f"{name.rpartition('.')[0]}.{first.get(name.rpartition('.')[2], name.rpartition('.')[2])}"  # noqa: E731
+    return {name: grams[owner(name)] for name in model.layers}
+
+
+def permuted(gram: GramMatrix, order: Array) -> GramMatrix:
+    return GramMatrix.from_matrix(gram.matrix()[np.ix_(order, order)], gram.rows)
+
+
+def quantize_apart(model: Llama, grams: dict[str, GramMatrix], scheme: Scheme, method: str | LayerMethod,
+                   layers: Callable[[str], bool], pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
+    """Each layer with the inputs that the float model gives it."""
+    chosen = {name: values for name, values in model.layers.items() if layers(name)}
+    return {
+        name: int4q.quantize_layer(Layer(name, values, scheme, functools.partial(grams.get, name), pool=pool), method)
+        for name, values in tqdm(chosen.items(), "Quantizing", leave=False, file=sys.stderr)
+    }
+
+
 def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, batch: int, layers: Callable[[str], bool],
              pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
+    """Each layer with inputs that come through the quantized layers before it."""
     weights = {name: values for name, values in model.layers.items() if layers(name)}
     batches = [windows[begin : begin + batch] for begin in range(0, len(windows), batch)]
     every = model.layers
 
     def forward(linear, ids: Array) -> None:
-        model.hidden(lambda name, x: linear(name, x) if name in weights else x @ every[name].T, ids)
+        rows = counted(ids)
+        model.hidden(lambda name, x: linear(name, x, rows) if name in weights else x @ every[name].T, ids)
 
     with tqdm(total=len(weights), desc="Quantizing", leave=False, file=sys.stderr) as bar:
         return int4q.quantize_model(
@@ -235,29 +311,31 @@ def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: A
 def main(
     schemes: Annotated[str, typer.Option(help=f"separated by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
     methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = "round to nearest;GPTQ;GPTQ, descent",
-    window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 512,
-    windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 32,
-    calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 512,
-    calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 64,
+    window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 256,
+    windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 40,
+    calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 256,
+    calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 128,
     layers: Annotated[str, typer.Option(help=f"separated by commas: layers of a block, of {', '.join(LAYERS)}; others stay floats")] = "",
     shuffle: Annotated[bool, typer.Option("--shuffle", help="feed-forward channels in another order")] = False,
+    apart: Annotated[bool, typer.Option("--apart", help="each layer with the float model's inputs, which are recorded once: faster")] = False,
     judge: Annotated[str, typer.Option(help="debian-handbook; anarchism to tune with")] = "debian-handbook",
     threads: Annotated[int, typer.Option(help="of this process")] = 2,
 ) -> None:
-    model, tokenizer = read_model(model_path())
-    model = shuffled(model) if shuffle else model
+    plain, tokenizer = read_model(model_path())
+    model, orders = shuffled(plain) if shuffle else (plain, {})
     judged = token_windows(tokenizer, judge, window, windows)
     if judge == "anarchism":  # between those that are learned from
         judged = token_windows(tokenizer, judge, window, 2 * windows + 1)[1::2]
     calibration = token_windows(tokenizer, "anarchism", calibration_window, calibration_windows)
     chosen = layers.split(",") if layers else list(LAYERS)
-    setting = f"{judge}: {windows} windows of {window} tokens; calibrated on {calibration_windows} windows of {calibration_window} tokens"
 
     def is_chosen(name: str) -> bool:
         return name.split(".")[-1] in chosen
 
-    results = Results(f"{setting}; {','.join(chosen)}; {'shuffled' if shuffle else ''}")
-    print(f"{setting}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
+    on = f"{judge}: {windows} windows of {window} tokens"
+    by = f"calibrated on {calibration_windows} windows of {calibration_window} tokens{', layers apart' if apart else ''}"
+    results = Results(f"{on}; {','.join(chosen)}; {'shuffled' if shuffle else ''}", by)
+    print(f"{on}; {by}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
 
     with int4q.Pool(threads) as pool:
@@ -270,7 +348,12 @@ def main(
                 held |= {name: layer.dequantize() for name, layer in found.items()}
                 bits, share = bits_per_weight(found), 1.0
             elif method:
-                found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
+                if apart:
+                    grams = float_grams(plain, calibration, threads)
+                    grams |= {name: permuted(grams[name], order) for name, order in orders.items()}
+                    found = quantize_apart(model, grams, SCHEMES[scheme], METHODS[method], is_chosen, pool)
+                else:
+                    found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
                 held |= {name: layer.dequantize() for name, layer in found.items()}
                 bits, share = bits_per_weight(found), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
             made = time.perf_counter()
