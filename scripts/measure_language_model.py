@@ -236,35 +236,44 @@ def nearest_layer(name: str, weights: Array, scheme: Scheme) -> QuantizedLayer:
     return QuantizedLayer(name, int4q.quantize(weights, scheme), None, None, 0, 1.0, 1.0, 0.0)
 
 
-def counted(windows: Array) -> Array:
-    """Not the first tokens of a window: inputs of some layers are a hundred times as large there, and would be all that counts."""
-    return np.tile(np.arange(windows.shape[1]) >= 4, len(windows))
+FIRST = 4
+"""Tokens of a window at which inputs of some layers are a hundred times as large as elsewhere."""
 
 
-def float_grams(model: Llama, windows: Array, threads: int) -> dict[str, GramMatrix]:
-    """Of the float model's layers; kept in a folder."""
-    folder = FOLDER / f"grams-{zlib.crc32(windows.tobytes()):08x}-{zlib.crc32(model.weights['blk.0.ffn_down'].tobytes()):08x}"
-    shared = {"attn_q": ("attn_q", "attn_k", "attn_v"), "ffn_gate": ("ffn_gate", "ffn_up")}
-    first = {part: own for own, parts in shared.items() for part in parts}
+def tempered(first: GramMatrix, others: GramMatrix) -> GramMatrix:
+    """First tokens count less where they would be all that counts: their sum of squares is no more than the other tokens'."""
+    sums, more = others.matrix(), first.matrix()
+    return GramMatrix.from_matrix(sums + min(1, np.trace(sums) / np.trace(more)) * more, first.rows + others.rows)
+
+
+SHARED = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
+"""Layers with the same input as another."""
+
+
+def record(model: Llama, windows: Array, skipped: int, bar: tqdm) -> Recorder:
+    recorder = Recorder()
+    for begin in range(0, len(windows), 4):
+        window = windows[begin : begin + 4]
+        rows = np.tile(np.arange(window.shape[1]) >= skipped, len(window))
+
+        def linear(name: str, x: Array) -> Array:
+            if name.split(".")[-1] not in SHARED:
+                recorder(name, x, rows)
+            return x @ model.weights[name].T
+
+        model.hidden(linear, window)
+        bar.update(len(window))
+    return recorder
+
+
+def recorded(model: Llama, windows: Array, skipped: int, threads: int) -> dict[str, GramMatrix]:
+    """Gram matrices of layers' inputs in the float model, kept in a folder. A window's first tokens are left away."""
+    folder = FOLDER / f"grams-{zlib.crc32(windows.tobytes()):08x}-{skipped}"
     if not folder.is_dir():
-
-        def record(part: Array) -> Recorder:
-            recorder = Recorder()
-
-            def linear(name: str, x: Array) -> Array:
-                if name.split(".")[-1] in first.values() or name.split(".")[-1] not in first:
-                    recorder(name, x, counted(window))
-                return x @ model.weights[name].T
-
-            for begin in range(0, len(part), 4):
-                window = part[begin : begin + 4]
-                model.hidden(linear, window)
-                bar.update(len(window))
-            return recorder
-
         with tqdm(total=len(windows), desc="Recording", leave=False, file=sys.stderr) as bar:
             with concurrent.futures.ThreadPoolExecutor(threads) as executor:
-                begun, *others = executor.map(record, np.array_split(windows, threads))
+                parts = np.array_split(windows, threads)
+                begun, *others = executor.map(lambda part: record(model, part, skipped, bar), parts)
         partial = folder.with_suffix(".partial")
         partial.mkdir(exist_ok=True)
         for name, gram in begun.grams.items():
@@ -272,9 +281,16 @@ def float_grams(model: Llama, windows: Array, threads: int) -> dict[str, GramMat
                 gram.merge(other.grams[name])
             gram.save(partial / name)
         partial.rename(folder)
-    grams = {path.name: GramMatrix.load(path) for path in folder.iterdir()}
-    owner = lambda name: f"{name.rpartition('.')[0]}.{first.get(name.rpartition('.')[2], name.rpartition('.')[2])}"  # noqa: E731
-    return {name: grams[owner(name)] for name in model.layers}
+    return {path.name: GramMatrix.load(path) for path in folder.iterdir()}
+
+
+def float_grams(model: Llama, windows: Array, threads: int) -> dict[str, GramMatrix]:
+    first, others = recorded(model, windows[:, :FIRST].copy(), 0, threads), recorded(model, windows, FIRST, threads)
+    every = {name: tempered(first[name], others[name]) for name in others}
+    for name in model.layers:
+        block, part = name.rsplit(".", 1)
+        every[name] = every[f"{block}.{SHARED.get(part, part)}"]
+    return every
 
 
 def permuted(gram: GramMatrix, order: Array) -> GramMatrix:
@@ -299,8 +315,7 @@ def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: A
     every = model.layers
 
     def forward(linear, ids: Array) -> None:
-        rows = counted(ids)
-        model.hidden(lambda name, x: linear(name, x, rows) if name in weights else x @ every[name].T, ids)
+        model.hidden(lambda name, x: linear(name, x) if name in weights else x @ every[name].T, ids)
 
     with tqdm(total=len(weights), desc="Quantizing", leave=False, file=sys.stderr) as bar:
         return int4q.quantize_model(
