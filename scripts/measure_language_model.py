@@ -65,6 +65,13 @@ def q4_k(layer: Layer) -> QuantizedTensor:
     return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
 
 
+def q4_k_descent(layer: Layer) -> QuantizedTensor:
+    """Q4_K's scales and minimums with codes by coordinate descent: a Q4_K file holds the result as well."""
+    tensor = q4_k(layer)
+    int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=5)
+    return tensor
+
+
 def shrunk(method: str | LayerMethod, share: float = 0.3) -> LayerMethod:
     """The method on a Gram matrix with smaller products of different channels: few samples make them look larger than they are."""
     run = int4q.layer_method(method)
@@ -100,6 +107,7 @@ METHODS: dict[str, str | LayerMethod] = {
     "clips, GPTQ, descent, shrunk": shrunk(clip_gptq_descent(5)),
     "AWQ, GPTQ, descent": "awq+gptq+descent",
     "Q4_K": q4_k,
+    "Q4_K, descent, shrunk": shrunk(q4_k_descent),
 }
 
 
