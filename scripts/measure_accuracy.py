@@ -66,8 +66,8 @@ class Quantized:
     """What is left of rounding to nearest's loss, averaged over layers."""
 
 
-def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod, calibration: list[tuple[list[int], Array, Array]],
-             pool: int4q.Pool) -> Quantized:  # fmt: skip
+def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod,
+             calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantized:  # fmt: skip
     """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
     held = dict(weights)
     held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), method, measure=False).dequantize()

