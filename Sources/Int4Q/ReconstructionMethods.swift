@@ -128,7 +128,7 @@ public func int4q_awq_clip(_ scheme: UnsafePointer<int4q_scheme>?, _ codebook: U
 
 /// With clips of equal steps, or of the caller's list.
 @inline(never)
-func clip(_ function: StaticString, _ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64,
+func clip(_ function: Text, _ scheme: UnsafePointer<int4q_scheme>?, _ codebook: UnsafePointer<Float>?, _ n: Int64,
           _ k: Int64, _ source: UnsafeRawPointer?, _ source_type: int4q_type, _ source_stride: Int64, _ gram: UnsafeRawPointer?,
           _ gram_bytes: UInt64, _ shares: UnsafePointer<Float>?, isList: Bool, _ steps: Int32, _ tried: Int32,
           _ scratch: UnsafeMutableRawPointer?, _ scratch_bytes: UInt64, _ clips: UnsafeMutablePointer<Float>?,

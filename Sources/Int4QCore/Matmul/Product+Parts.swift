@@ -123,7 +123,7 @@ extension BlobParts {
     /// Whether x' is the same for two blobs of one shape and set of parts.
     @_optimize(speed) @inline(never)
     fileprivate func requireTurn(of other: BlobParts) throws(Failure) {
-        let mismatch = { (name: StaticString, value: Int64) in
+        let mismatch = { (name: Text, value: Int64) in
             Failure(INT4Q_ERROR_MISMATCH, name, .integer(value), expected: "what args.blob has")
         }
         if shape.rotationOrder != other.shape.rotationOrder { throw mismatch("args.up_blob (rotation_order)", shape.rotationOrder) }

@@ -127,7 +127,7 @@ public struct LearnedRounding {
     }
 
     /// A panel of G in binary32, with the part below the diagonal.
-    @_optimize(size) @inline(never)
+    @inline(never)
     private func narrow(_ panel: Int) {
         let target = square + panel &* scratch.panelStride, first = panel &* panelWidth
         for row in 0..<scratch.padded {

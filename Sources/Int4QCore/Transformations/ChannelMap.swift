@@ -36,13 +36,13 @@ public struct ChannelMap {
         }
     }
 
-    private static func bad(_ index: Int, _ value: Int64, _ expected: StaticString) -> Failure {
+    private static func bad(_ index: Int, _ value: Int64, _ expected: Text) -> Failure {
         Failure(INT4Q_ERROR_INVALID_ARGUMENT, "map.parts", .entry(index: Int64(index), value), expected: expected)
     }
 
     /// Channels have numbers of 32 bits.
     @inline(never)
-    static func requireCount(_ count: Int64, _ name: StaticString) throws(Failure) {
+    static func requireCount(_ count: Int64, _ name: Text) throws(Failure) {
         try requireAtLeast(count, 1, name)
         if count > Int64(Int32.max) {
             throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, name, .integer(count), expected: "at most", bound: UInt64(Int32.max))
