@@ -15,15 +15,17 @@ if(INT4Q_SWIFT_VERSION VERSION_LESS 6.3)
 endif()
 
 set(INT4Q_SWIFT_TARGET ${CMAKE_SYSTEM_PROCESSOR}-unknown-linux-gnu)
+# No stack protectors, as in C without the option: sizes are checked at the entry points, and 260 of them cost 10 KB.
 set(int4q_swift_flags
-  -enable-experimental-feature Embedded -wmo -parse-as-library -warnings-as-errors -Xfrontend -function-sections
+  -enable-experimental-feature Embedded -wmo -parse-as-library -warnings-as-errors -Xfrontend -function-sections -Xfrontend -disable-stack-protector
   -I ${PROJECT_SOURCE_DIR}/include -I ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include)
 
-# int4q_swift_object(OBJECT NAME [KERNELS folders...] [TARGET triple] [IMPORTS modules...] [MACHINE flags...]): sets the
+# int4q_swift_object(OBJECT NAME [KERNELS folders...] [TARGET triple] [IMPORTS modules...] [MACHINE flags...] [SMALL]): sets the
 # variable OBJECT to the object file of Sources/NAME/*.swift. KERNELS also compiles Sources/KernelsShared and those folders of
-# Sources into it, without checks: kernels' arguments have been checked. MACHINE flags go to the clang importer, which sets Swift's code generation too.
+# Sources into it, without checks: kernels' arguments have been checked; with SMALL for size. MACHINE flags go to the clang
+# importer, which sets Swift's code generation too.
 function(int4q_swift_object object name)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "TARGET" "IMPORTS;MACHINE;KERNELS")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "SMALL" "TARGET" "IMPORTS;MACHINE;KERNELS")
   if(NOT arg_TARGET)
     set(arg_TARGET ${INT4Q_SWIFT_TARGET})
   endif()
@@ -37,7 +39,11 @@ function(int4q_swift_object object name)
       file(GLOB shared CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/Sources/${folder}/*.swift)
       list(APPEND sources ${shared})
     endforeach()
-    list(APPEND flags -Ounchecked)
+    if(arg_SMALL)
+      list(APPEND flags -Osize -Xfrontend -remove-runtime-asserts)
+    else()
+      list(APPEND flags -Ounchecked)
+    endif()
   else()
     # For size: what takes the time is in kernels, or marked @_optimize(speed).
     list(APPEND flags -Osize)

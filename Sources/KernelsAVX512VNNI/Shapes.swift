@@ -4,11 +4,11 @@
 enum F32Shapes<Codes: CodeReader>: TileShapes {
     typealias Panel = FloatPanelProduct<8, 2, F32Panel<Codes>>
     typealias Tall = RegisterProductF32<8, 2, Codes>
-    typealias TallEdge = RegisterProductF32<8, 1, Codes>
+    typealias TallEdge = EachRow<8, RegisterProductF32<4, 1, Codes>>
     typealias Middle = RegisterProductF32<4, 4, Codes>
     typealias MiddleEdge = RegisterProductF32<4, 1, Codes>
     typealias Low = RegisterProductF32<2, 4, Codes>
-    typealias LowEdge = RegisterProductF32<2, 1, Codes>
+    typealias LowEdge = EachRow<2, RegisterProductF32<1, 1, Codes>>
     typealias Flat = RegisterProductF32<1, 4, Codes>
     typealias FlatEdge = RegisterProductF32<1, 1, Codes>
 }
@@ -22,11 +22,11 @@ typealias MatrixUpdate = RankUpdate<8, 2>
 enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias Panel = NoPanel
     typealias Tall = RegisterProductInt8<6, 2, Dot>
-    typealias TallEdge = RegisterProductInt8<6, 1, Dot>
+    typealias TallEdge = EachRow<6, RegisterProductInt8<1, 1, Dot>>
     typealias Middle = RegisterProductInt8<4, 4, Dot>
-    typealias MiddleEdge = RegisterProductInt8<4, 1, Dot>
+    typealias MiddleEdge = EachRow<4, RegisterProductInt8<1, 1, Dot>>
     typealias Low = RegisterProductInt8<2, 4, Dot>
-    typealias LowEdge = RegisterProductInt8<2, 1, Dot>
+    typealias LowEdge = EachRow<2, RegisterProductInt8<1, 1, Dot>>
     typealias Flat = RegisterProductInt8<1, 4, Dot>
     typealias FlatEdge = RegisterProductInt8<1, 1, Dot>
 }
@@ -35,9 +35,9 @@ enum Int8Shapes<Dot: Int8Dot>: TileShapes {
 enum FewShapes: TileShapes {
     typealias Panel = NoPanel
     typealias Tall = RegisterProductInt8<4, 4, FewDot>
-    typealias TallEdge = RegisterProductInt8<4, 1, FewDot>
+    typealias TallEdge = EachRow<4, RegisterProductInt8<1, 1, FewDot>>
     typealias Middle = RegisterProductInt8<4, 4, FewDot>
-    typealias MiddleEdge = RegisterProductInt8<4, 1, FewDot>
+    typealias MiddleEdge = EachRow<4, RegisterProductInt8<1, 1, FewDot>>
     typealias Low = RegisterProductInt8<1, 4, FewDot>
     typealias LowEdge = RegisterProductInt8<1, 1, FewDot>
     typealias Flat = RegisterProductInt8<1, 4, FewDot>
@@ -48,9 +48,9 @@ enum FewShapes: TileShapes {
 enum BinaryShapes: TileShapes {
     typealias Panel = NoPanel
     typealias Tall = RegisterProductBinary<4, 2, LaneBits>
-    typealias TallEdge = RegisterProductBinary<4, 1, LaneBits>
+    typealias TallEdge = EachRow<4, RegisterProductBinary<1, 1, LaneBits>>
     typealias Middle = RegisterProductBinary<4, 2, LaneBits>
-    typealias MiddleEdge = RegisterProductBinary<4, 1, LaneBits>
+    typealias MiddleEdge = EachRow<4, RegisterProductBinary<1, 1, LaneBits>>
     typealias Low = RegisterProductBinary<1, 4, LaneBits>
     typealias LowEdge = RegisterProductBinary<1, 1, LaneBits>
     typealias Flat = RegisterProductBinary<1, 4, LaneBits>

@@ -174,3 +174,19 @@ func centredOffset(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ 
     let offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
     return fusedMultiplyAdd(Floats(repeating: p.code_bits == 8 ? 128 : 8), scale, offset)
 }
+
+/// Several rows one after the other, for what is left over where a product of its own is not worth its code: a last odd block.
+enum EachRow<let rows: Int, Row: RegisterProduct>: RegisterProduct {
+    static var rowCount: Int { rows }
+    static var blockCount: Int { Row.blockCount }
+
+    @inline(never)
+    static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
+                    outStride: Int) {
+        var index = 0
+        while index < rows {
+            Row.run(p, row: row &+ index, block: block, step: step, groups: groups, out: out + index &* outStride, outStride: outStride)
+            index &+= Row.rowCount
+        }
+    }
+}
