@@ -6,6 +6,7 @@ import enum
 import json
 import pathlib
 import re
+from typing import Any
 
 try:
     import typer
