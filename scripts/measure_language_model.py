@@ -111,6 +111,9 @@ METHODS: dict[str, str | LayerMethod] = {
 }
 
 
+DEFAULT_METHODS = "round to nearest;clips, GPTQ, shrunk;clips, GPTQ, descent, shrunk"
+
+
 # ---- Model and texts -----------------------------------------------------------------------------------------------
 
 
@@ -346,7 +349,7 @@ def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: A
 
 def main(
     schemes: Annotated[str, typer.Option(help=f"by semicolons; of {'; '.join(SCHEMES)}")] = "symmetric g64;symmetric, row",
-    methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = "round to nearest;GPTQ;GPTQ, descent",
+    methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = DEFAULT_METHODS,
     window: Annotated[int, typer.Option(help="tokens in a window that the model is judged by")] = 256,
     windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 40,
     calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 256,
