@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import int4q
-from int4q import GramMatrix, Layer, LayerMethod, Scheme
+from int4q import GramMatrix, Layer, Scheme
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples/semantic_search"))
 from minilm import Encoder, float_encoder  # noqa: E402
@@ -50,12 +50,14 @@ def table_layer(weights: Array, scheme: Scheme, pool: int4q.Pool) -> Layer:
     return Layer(WORD_TABLE, weights, scheme, lambda: gram, pool=pool)
 
 
-METHODS: dict[str, str | LayerMethod] = {
+METHODS: dict[str, str] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
     "GPTQ": "gptq",
     "GPTQ, descent": "gptq+descent",
     "AWQ clips, descent": "clip+descent",
+    "GPTAQ, descent": "gptaq+descent",
+    "half shift, GPTQ, descent": "shift+gptq+descent",
     "AutoRound": "autoround",
     "AutoRound, descent": "autoround+descent",
 }
@@ -68,11 +70,12 @@ class Quantized:
     """What is left of rounding to nearest's loss, averaged over layers."""
 
 
-def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod,
+def quantize(weights: dict[str, Array], scheme: Scheme, method: str,
              calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantized:  # fmt: skip
     """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
     held = dict(weights)
-    held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), method, measure=False).dequantize()
+    own = method.replace("shift+", "").replace("gptaq", "gptq")  # the table comes first
+    held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), own, measure=False).dequantize()
     exact = float_encoder(held)
     linear = {name: weights[f"{name}.weight"] for name in exact.linear}
 
@@ -84,7 +87,9 @@ def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMetho
         _, ids, mask = batch
         Encoder(exact.lookup, {name: dense(product, name, mask) for name in linear}, exact.rest)(ids, mask)
 
-    found = int4q.quantize_model(forward, calibration, linear, scheme, method, correct_bias=method != "nearest", pool=pool)
+    looks_back = "gptaq" in method or "shift" in method
+    found = int4q.quantize_model(forward, calibration, linear, scheme, method, correct_bias=method != "nearest",
+                                 exact_inputs=looks_back, pool=pool)  # fmt: skip
     for name, layer in found.items():
         held[f"{name}.weight"] = layer.dequantize()
         if layer.bias is not None:

@@ -56,6 +56,10 @@ SCHEMES = {
     "max/7.5 g64": Scheme.symmetric(64, scale_rule=int4q.ScaleRule.AMAX_7_5),
     "asymmetric g64": Scheme.asymmetric(64),
     "asymmetric g128": Scheme.asymmetric(128),
+    "NF4 g64": Scheme.codebook(int4q.codebook_values(int4q.Codebook.NF4), 64),
+    "NF4 g32": Scheme.codebook(int4q.codebook_values(int4q.Codebook.NF4), 32),
+    "IQ4_NL g32": Scheme.codebook(int4q.codebook_values(int4q.Codebook.IQ4_NL), 32),
+    "offset g64": Scheme.offset(64),
 }
 
 
@@ -106,6 +110,8 @@ METHODS: dict[str, str | LayerMethod] = {
     "clips, GPTQ, shrunk": shrunk("clip+gptq"),
     "clips, GPTQ, descent, shrunk": shrunk(clip_gptq_descent(5)),
     "AWQ, GPTQ, descent": "awq+gptq+descent",
+    "AutoRound, descent, shrunk": shrunk("autoround+descent"),
+    "clips, GPTQ, AutoRound, shrunk": shrunk("clip+gptq+autoround"),
     "Q4_K": q4_k,
     "Q4_K, descent, shrunk": shrunk(q4_k_descent),
 }

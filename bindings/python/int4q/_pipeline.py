@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ._calibration import output_bias
+from ._cross import CrossMatrix, shift_weights
 from ._enums import PER_ROW, GptqOrder
 from ._pool import Pool
 from ._reconstruction import GramMatrix, gptq
@@ -41,6 +42,15 @@ class LayerInputs:
             gram.push(x, pool=self.pool)
         return gram
 
+    @functools.cached_property
+    def cross(self) -> CrossMatrix:
+        if self.exact is None:
+            raise ValueError("exact_inputs is False; expected True for methods that look at the float model's inputs")
+        cross = CrossMatrix(self.batches[0].shape[-1])
+        for x, y in zip(self.exact, self.batches):
+            cross.push(x, y, pool=self.pool)
+        return cross
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -63,6 +73,13 @@ class Layer:
     @property
     def gram(self) -> GramMatrix:
         return self.gram_of()
+
+    @property
+    def cross(self) -> CrossMatrix:
+        """Of what the float model would give the layer and what it gets."""
+        if self.inputs is None:
+            raise ValueError(f"layer {self.name!r} has no inputs of the float model to compare its own with")
+        return self.inputs.cross
 
     def scaled(self, scales: np.ndarray) -> Layer:
         """The same layer with weights times, and inputs divided by scales[k]."""
@@ -124,11 +141,26 @@ class _Work:
 
 def _gptq_step(work: _Work) -> None:
     """Clips are kept by groups that are static."""
+    _run_gptq(work)
+
+
+def _gptaq_step(work: _Work) -> None:
+    _run_gptq(work, cross=work.layer.cross)
+
+
+def _run_gptq(work: _Work, **options: Any) -> None:
     layer, is_static = work.layer, work.clipped is not None
     order = GptqOrder.ACTIVATIONS if is_static or layer.scheme.group_size == PER_ROW else GptqOrder.WITHIN_GROUPS
     work.tensor = gptq(
-        work.weights, layer.gram, layer.scheme, order=order, static_groups=is_static, measure_nearest=False, pool=layer.pool
+        work.weights, layer.gram, layer.scheme, order=order, static_groups=is_static, measure_nearest=False, pool=layer.pool, **options
     )[0]
+
+
+def _shift_step(work: _Work) -> None:
+    layer = work.layer
+    shifted = shift_weights(layer.weights, layer.gram, layer.cross, pool=layer.pool)
+    work.layer = dataclasses.replace(layer, weights=shifted)
+    work.tensor = work.clipped = None
 
 
 def _clip_step(work: _Work) -> None:
@@ -163,7 +195,9 @@ _STEPS: dict[str, Callable[[_Work], Any]] = {
     "clip": _clip_step,
     "hqq": _hqq_step,
     "awq": _awq_step,
+    "shift": _shift_step,
     "gptq": _gptq_step,
+    "gptaq": _gptaq_step,
     "autoround": _autoround_step,
     "adaround": _adaround_step,
     "descent": _descent_step,
@@ -178,6 +212,10 @@ def layer_method(method: str | LayerMethod) -> LayerMethod:
     hqq       half-quadratic quantization (OFFSET schemes)
     awq       AWQ's scales: the steps after it work on the scaled layer; alone: rounding to nearest
     gptq      GPTQ, columns of large inputs first (groups stay together)
+    gptaq     the same with GPTAQ's correction (alpha 0.25); needs exact_inputs
+    shift     the steps after it work on weights that make up half of what quantizing the layers before has changed
+              (`shift_weights`); needs exact_inputs
+    autoround, adaround  learned rounding, from the codes that the steps before have left
     descent   coordinate descent on the codes that the steps before have left, scales refitted between sweeps
 
     A callable is returned as it is.

@@ -191,6 +191,27 @@ def test_exact_inputs_are_the_float_model_s(weights: Weights, batches: list[np.n
         assert all(np.array_equal(a, b) for a, b in zip(exact[name], inputs, strict=True))
 
 
+@pytest.mark.parametrize("method", ["gptaq", "shift+gptq", "shift+gptq+descent"])
+def test_methods_of_two_models(weights: Weights, batches: list[np.ndarray], method: str) -> None:
+    """What they are made for: the outputs of the last layer beside the float model's."""
+    exact = [run(weights, x) for x in batches]
+
+    def error(method: str) -> float:
+        found = int4q.quantize_model(forward, batches, weights, SCHEME, method, exact_inputs=True)
+        values = {name: layer.dequantize() for name, layer in found.items()}
+        return float(sum(np.square(run(values, x) - y).sum() for x, y in zip(batches, exact)))
+
+    assert error(method) < 0.98 * error("gptq")
+    with pytest.raises(ValueError, match="exact_inputs is False"):
+        int4q.quantize_model(forward, batches, weights, SCHEME, method)
+
+
+@pytest.mark.parametrize("method", ["autoround", "gptq+adaround"])
+def test_learned_rounding_by_name(weights: Weights, batches: list[np.ndarray], method: str) -> None:
+    found = int4q.quantize_model(forward, batches, weights, SCHEME, method)
+    assert all(layer.loss < layer.nearest_loss for layer in found.values())
+
+
 def test_schemes_by_name(weights: Weights, batches: list[np.ndarray]) -> None:
     schemes = {"up": Scheme.asymmetric(32), "down": Scheme.symmetric(bits=8)}
     found = int4q.quantize_model(forward, batches, weights, schemes.get, "nearest")
