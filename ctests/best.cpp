@@ -487,5 +487,27 @@ TEST(BadBest, GreedyCodebook) {
     Refuse("int4q_codebook_greedy", table);
 }
 
+
+// Sizes that fit no memory, and would not fit 64 bits on the way.
+TEST(Best, ScratchOfHugeMatrices) {
+    int4q_candidate candidate{};
+    candidate.scheme = MakeScheme(INT4Q_KIND_SYMMETRIC, INT4Q_GROUP_PER_ROW, INT4Q_TYPE_F16);
+    uint64_t bytes = 7;
+    for (const int64_t k : {int64_t{1} << 31, int64_t{1} << 40, int64_t{1} << 62, std::numeric_limits<int64_t>::max()}) {
+        EXPECT_EQ(int4q_best_scratch(&candidate, 1, 1, k, 1, 1, &bytes), INT4Q_ERROR_SIZE_OVERFLOW) << k;
+        EXPECT_EQ(bytes, 7u) << k;
+    }
+}
+
+TEST(Best, CodebooksAreForTheirKindAlone) {
+    const std::vector<float> values(16, 1.0f);
+    int4q_candidate candidate{};
+    candidate.scheme = MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16);
+    candidate.codebook = values.data();
+    uint64_t bytes = 7;
+    EXPECT_EQ(int4q_best_scratch(&candidate, 1, 8, 64, 1, 0, &bytes), INT4Q_ERROR_INVALID_ARGUMENT);
+    EXPECT_EQ(bytes, 7u);
+}
+
 }  // namespace
 }  // namespace int4q_test

@@ -517,5 +517,18 @@ TEST(BadReconstructionArguments, Gptq) {
     ExpectRefused("int4q_gptq_quantize", table);
 }
 
+
+// Sizes near the end of 63 bits are sizes or refused, not traps.
+TEST(Gptq, ScratchOfHugeMatrices) {
+    const int4q_scheme scheme = MakeScheme(INT4Q_KIND_SYMMETRIC, 32, INT4Q_TYPE_F16);
+    for (const int64_t k : {int64_t{1518500144}, int64_t{1518500160}, int64_t{2147483600}, int64_t{2147483647}, int64_t{1} << 40}) {
+        uint64_t bytes = 0;
+        const int4q_status plain = int4q_gptq_scratch(&scheme, k, 1, &bytes);
+        EXPECT_TRUE(plain == INT4Q_ERROR_SIZE_OVERFLOW || (plain == INT4Q_OK && bytes > 2 * static_cast<uint64_t>(k) * k)) << k;
+        const int4q_status cross = int4q_gptq_cross_scratch(&scheme, k, 1024, &bytes);
+        EXPECT_TRUE(cross == INT4Q_ERROR_SIZE_OVERFLOW || (cross == INT4Q_OK && bytes > 2 * static_cast<uint64_t>(k) * k)) << k;
+    }
+}
+
 }  // namespace
 }  // namespace int4q_test

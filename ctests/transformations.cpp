@@ -801,5 +801,31 @@ TEST(BadTransformations, ReassemblyMaps) {
     Refuse("int4q_gram_reassemble", gram);
 }
 
+
+// Targets in order, but from -1: the first channel is not before the others.
+TEST(BadTransformations, ReassemblyMapsBeginWithTargetZero) {
+    const int4q_channel_part parts[3] = {{-1, 0, 1, 0}, {0, 0, 1, 0}, {1, 1, 1, 0}};
+    const int4q_reassembly map{sizeof map, 0, 2, 2, 3, parts};
+    const float x[2] = {1, 2};
+    float y[2] = {7, 7};
+    alignas(64) unsigned char scratch[64];
+    EXPECT_EQ(int4q_reassemble_rows(&map, INT4Q_REASSEMBLY_INPUTS, x, INT4Q_TYPE_F32, 2, y, INT4Q_TYPE_F32, 2, 1, scratch,
+                                    sizeof scratch, 0, 1),
+              INT4Q_ERROR_INVALID_ARGUMENT);
+    EXPECT_EQ(y[0], 7);
+}
+
+// The wrappers compare shapes, which the C functions cannot.
+TEST(CppTransformations, ShapesAreCompared) {
+    std::vector<float> few(32), many(64);
+    const int4q::ConstMatrix large(many.data(), INT4Q_TYPE_F32, 4, 16, 16);
+    const int4q::Matrix small(few.data(), INT4Q_TYPE_F32, 2, 16, 16);
+    EXPECT_THROW(int4q::hadamard(large, small, 16), int4q::Error);
+    int4q::LowRank factors(8, 16, 2);
+    EXPECT_THROW(factors.fit(large), int4q::Error);
+    EXPECT_THROW(factors.add(large, small), int4q::Error);
+    EXPECT_THROW(factors.subtract(large, small), int4q::Error);
+}
+
 }  // namespace
 }  // namespace int4q_test

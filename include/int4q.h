@@ -446,13 +446,13 @@ typedef struct int4q_parts {
 } int4q_parts;
 
 /* Writes how many bytes *parts take behind the blob of an n x k matrix: a multiple of 64, or 0. The blob with its parts has
- * int4q_blob_size() + *bytes. Reads no elements: pointers of parts that are there need only be not NULL. k is at most
- * 2^31 - 1 if there are parts. */
+ * int4q_blob_size() + *bytes. Reads no elements: pointers of parts that are there need only be not NULL, and aligned. k is at
+ * most 2^31 - 1 if there are parts. */
 INT4Q_API int4q_status int4q_blob_parts_size(int64_t n, int64_t k, const int4q_parts *parts, uint64_t *bytes);
 
 /* Copies *parts behind the last block of a blob whose header is there (rows from 0 on were packed; its blocks may still be
- * missing) and says so in the header. blob_bytes is at least int4q_blob_size() + int4q_blob_parts_size(). Parts that the blob
- * had are replaced; a description without any takes them away, and leaves the blob's first bytes as packing wrote them.
+ * missing) and says so in the header. blob_bytes is at least int4q_blob_size() + int4q_blob_parts_size(), and at least the
+ * blob's total_bytes as it is. Parts that the blob had are replaced; a description without any takes them away, and leaves the blob's first bytes as packing wrote them.
  * Packing row 0 anew takes them away, too. *parts must not point into the blob.
  * All is checked first: an element of the permutation or a column that is wrong is INT4Q_ERROR_INVALID_ARGUMENT, a value that
  * is not finite INT4Q_ERROR_NOT_FINITE; then the blob is as it was. */
@@ -498,8 +498,9 @@ INT4Q_API int4q_status int4q_gather_effective_rows(const void *blob, uint64_t bl
  * prepare reads the blobs, too, and x_scales are for x' (its groups are of packed columns). Modes round x' alone. With
  * INT4Q_MATMUL_GATED both blobs carry parts, with the same part_flags, part_rank, permutation, rotation order and seed
  * (INT4Q_ERROR_MISMATCH otherwise): x' is made once. Plans with experts have no parts (INT4Q_ERROR_UNSUPPORTED). Without a full
- * validation a blob's parts may hold anything within their declared sizes: an index that is out of range then counts as the
- * nearest that is not, so results may be nonsense, but nothing outside the blob is touched.
+ * validation a blob's parts may hold anything within their declared sizes: an index that is out of range then counts, as an
+ * unsigned number, as the nearest that is not, and a row as having at most k sparse elements: so results may be nonsense, but
+ * nothing outside the blob is touched.
  *
  * NaN and infinity in x: every y of that row of x (before the activation) is NaN or infinite in F32 and BF16 mode, NaN in
  * INT8 and BINARY mode; other rows are not affected. Denormals are computed as IEEE 754 says, whatever the host has set: the library
@@ -1817,7 +1818,7 @@ INT4Q_API int4q_status int4q_awq_clip(const int4q_scheme *scheme, const float *c
 /* Values of int4q_descent_options.flags. */
 enum {
     /* After each sweep each group's scale becomes that which is best for its codes, by least squares, rounded to its type, if that
-     * lowers the loss. Not with INT4Q_SCALE_ONE (INT4Q_ERROR_UNSUPPORTED). */
+     * lowers the loss. Not with INT4Q_SCALE_ONE and INT4Q_SCALE_POWER_OF_TWO (INT4Q_ERROR_UNSUPPORTED). */
     INT4Q_DESCENT_REFIT_SCALES = 1
 };
 
@@ -2377,8 +2378,8 @@ typedef struct int4q_scale_search_report {
  * one parent and one child (Frumkin et al., "CPT-V: A Contrastive Approach to Post-Training Quantization of Vision Transformers",
  * 2022, and "Jumping through Local Minima", 2023; they judge a network's outputs, here it is the layer's): in each round each
  * group of each row tries its scale times a random number, rounded to its type, with codes chosen anew, nearest; it stays if the
- * row's loss falls. Codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED, and so is INT4Q_SCALE_ONE. Scratch:
- * int4q_gram_descend_scratch(). A row whose loss is not lower in the end keeps what it had. Each row's result depends on itself,
+ * row's loss falls. Codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED, and so are INT4Q_SCALE_ONE and
+ * INT4Q_SCALE_POWER_OF_TWO. Scratch: int4q_gram_descend_scratch(). A row whose loss is not lower in the end keeps what it had. Each row's result depends on itself,
  * its number, G and the options alone. */
 INT4Q_API int4q_status int4q_gram_search_scales(const int4q_tensor *tensor, const void *source, int4q_type source_type,
                                                 int64_t source_stride, const void *gram, uint64_t gram_bytes,

@@ -960,6 +960,8 @@ inline int64_t hadamard_order(int64_t k) {
 // Rotates rows (or columns) of source into target, which may be the same matrix.
 inline void hadamard(ConstMatrix source, Matrix target, int64_t order, uint64_t seed = 0, int32_t side = INT4Q_HADAMARD_ROWS,
                      int32_t direction = INT4Q_HADAMARD_FORWARD) {
+    detail::agree(target.rows, source.rows, "hadamard", "target.rows");
+    detail::agree(target.columns, source.columns, "hadamard", "target.columns");
     uint64_t bytes = 0;
     check(int4q_hadamard_scratch(order, side, target.type, &bytes));
     Scratch scratch(bytes);
@@ -992,6 +994,8 @@ public:
     // Without a tensor A B is fitted to w itself, without a Gram matrix to the weights rather than to the outputs.
     int4q_lowrank_report fit(ConstMatrix w, const Tensor *tensor = nullptr, const Gram *gram = nullptr, Pool *pool = nullptr,
                              int32_t iterations = 4, uint64_t seed = 0) {
+        agree(w.rows, w.columns, "LowRank::fit");
+        if (tensor) agree(tensor->n, tensor->k, "LowRank::fit");
         int4q_lowrank_options options{};
         options.struct_size = sizeof options;
         options.worker_count = pool ? pool->worker_count() : 1;
@@ -1012,17 +1016,24 @@ public:
     }
     // y += (x B^T) A^T
     void add(ConstMatrix x, Matrix y) const {
+        detail::agree(x.columns, k, "LowRank::add", "x.columns"), detail::agree(y.columns, n, "LowRank::add", "y.columns");
+        detail::agree(y.rows, x.rows, "LowRank::add", "y.rows");
         const int4q_lowrank factors = view();
         check(int4q_lowrank_add(&factors, x.data, x.type, x.stride, y.data, y.type, y.stride, x.rows, 0, x.rows));
     }
     // target = source - A B
     void subtract(ConstMatrix source, Matrix target) const {
+        agree(source.rows, source.columns, "LowRank::subtract");
+        agree(target.rows, target.columns, "LowRank::subtract");
         const int4q_lowrank factors = view();
         check(int4q_lowrank_subtract(&factors, source.data, source.type, source.stride, target.data, target.type, target.stride, 0,
                                      n));
     }
 
 private:
+    void agree(int64_t rows, int64_t columns, const char *function) const {
+        detail::agree(rows, n, function, "rows"), detail::agree(columns, k, function, "columns");
+    }
     Scratch a_, b_;
 
 public:
@@ -1044,7 +1055,7 @@ inline Allocation allocate(const std::vector<double> &losses, const std::vector<
     const int64_t candidates = layers > 0 ? static_cast<int64_t>(losses.size()) / layers : 0;
     detail::agree(layers * candidates, static_cast<int64_t>(losses.size()), "allocate", "losses.size()");
     Allocation result;
-    result.choices.resize(static_cast<size_t>(layers));
+    result.choices.resize(static_cast<size_t>(layers > 0 ? layers : 0));
     result.about.struct_size = sizeof result.about;
     for (int64_t states = int64_t{1} << 16;; states *= 8) {
         uint64_t size = 0;
@@ -1087,7 +1098,8 @@ inline Best quantize_best(ConstMatrix w, const Gram &gram, double most_bits, con
     check(int4q_best_scratch(list, count, w.rows, w.columns, options.worker_count, with_scales, &bytes));
     Scratch scratch(bytes);
     std::vector<float> scales(with_scales ? static_cast<size_t>(w.columns) : 0);
-    std::vector<int4q_trial> trials(static_cast<size_t>(2 * (count ? count : 64) + 16 * options.finalists));
+    const int64_t all = count ? count : 64, finalists = options.finalists < 0 ? 0 : options.finalists;
+    std::vector<int4q_trial> trials(static_cast<size_t>(2 * all + 16 * (finalists < all ? finalists : all)));
     int4q_best_report report{};
     report.struct_size = sizeof report;
     int4q_tensor found{};

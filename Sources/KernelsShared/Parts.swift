@@ -135,12 +135,12 @@ private func addLowRank(_ p: i4q_parts_product, _ t: i4q_tile, _ block: Int, _ o
 private struct SparseRow {
     let begin, end: Int
 
-    /// Kept within the elements that there are, whatever the offsets say.
+    /// Kept within the elements that there are, and to as many as a row can have, whatever the offsets say.
     @inline(__always)
     init(_ p: i4q_parts_product, _ row: Int) {
         let offsets = p.row_offsets.unsafelyUnwrapped + row
         begin = Int(min(max(offsets[0], 0), p.sparse_count))
-        end = Int(min(max(offsets[1], Int64(begin)), p.sparse_count))
+        end = Int(min(max(offsets[1], Int64(begin)), p.sparse_count, Int64(begin) &+ p.k))
     }
 }
 

@@ -211,7 +211,7 @@ public struct BestQuantizer {
         case Int(INT4Q_METHOD_NEAREST): true
         case Int(INT4Q_METHOD_HQQ): scheme.kind == .offset && !scheme.usesGgmlRounding && !scheme.usesMlxRounding
         case Int(INT4Q_METHOD_DESCENT): scheme.width.isNibble
-        case Int(INT4Q_METHOD_SEARCH): scheme.width.isNibble && !scheme.hasUnitScale
+        case Int(INT4Q_METHOD_SEARCH): scheme.width.isNibble && scheme.hasFreeScales
         case Int(INT4Q_METHOD_CLIP): !scheme.hasUnitScale
         case Int(INT4Q_METHOD_CLIP_GPTQ): !scheme.hasUnitScale && !scheme.isFew
         // Of a group that is the whole row both orders are one.
@@ -227,7 +227,9 @@ public struct BestQuantizer {
         case Int(INT4Q_METHOD_CLIP): try spread(.clip, parallel)
         case Int(INT4Q_METHOD_HQQ): try spread(.hqq, parallel)
         case Int(INT4Q_METHOD_SEARCH): try spread(.search, parallel)
-        case Int(INT4Q_METHOD_DESCENT): try spread(.descent, parallel)
+        case Int(INT4Q_METHOD_DESCENT):
+            // Where no method has left anything there is nothing to improve.
+            if !sum(workLosses).isFinite { failures = 1 } else { try spread(.descent, parallel) }
         case Int(INT4Q_METHOD_CLIP_GPTQ):
             try spread(.clip, parallel)
             if failures != 0 { return }
@@ -315,7 +317,7 @@ public struct BestQuantizer {
     private func descent(_ tensor: QuantizedTensor, _ memory: UnsafeMutableRawPointer) throws(Failure) -> GramDescent {
         var raw = int4q_descent_options()
         raw.struct_size = UInt32(MemoryLayout<int4q_descent_options>.stride)
-        raw.flags = scheme.hasUnitScale ? 0 : UInt32(INT4Q_DESCENT_REFIT_SCALES)
+        raw.flags = scheme.hasFreeScales ? UInt32(INT4Q_DESCENT_REFIT_SCALES) : 0
         raw.sweeps = options.raw.sweeps
         return try GramDescent(tensor, source, gram, raw, try DescentScratch(scheme, k: k), memory, kernels)
     }

@@ -62,6 +62,7 @@ public struct BestScratch {
 
     @inline(never)
     public init(_ candidates: Candidates, n: Int64, k: Int64, workers: UInt32, hasScales: Bool) throws(Failure) {
+        gramBytes = try GramLayout(k: k).totalBytes // k is small enough for all that follows
         let tensor = try CheckedSize(try bestMemory(candidates, n: n, k: k), "n", argument: n).roundedUp(to: 64)
         let doubles = try CheckedSize(UInt64(n), "n").times(8).roundedUp(to: 64).value
         var size = tensor
@@ -78,7 +79,6 @@ public struct BestScratch {
         codebooks = try take(UInt64(candidates.count) * 64)
         scales = try take(hasScales ? UInt64(k) * 4 : 0)
         scaledSource = try take(hasScales ? CheckedSize(UInt64(n), "n").times(UInt64(k)).times(4).value : 0)
-        gramBytes = try GramLayout(k: k).totalBytes
         scaledGram = try take(hasScales ? gramBytes : 0)
         area = Int(size.value)
 

@@ -31,6 +31,10 @@ public struct Candidates {
             throw .invalid("scheme.scale_rule", Int64(raw.scheme.scale_rule),
                            expected: "another INT4Q_SCALE_* here: none are given")
         }
+        if scheme.kind != .codebook && raw.codebook != nil {
+            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "candidates.codebook", .pointer(UInt(bitPattern: raw.codebook)),
+                          expected: "NULL for this kind")
+        }
         if raw.reserved != 0 { throw .invalid("candidates.reserved", Int64(raw.reserved), expected: "0") }
         let needsName = scheme.kind == .codebook && raw.codebook == nil && !scheme.hasRowCodebooks
         if needsName || raw.named != 0 {

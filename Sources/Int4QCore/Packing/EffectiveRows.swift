@@ -46,7 +46,8 @@ public struct EffectiveRows {
 
     private func addSparse(_ index: Int, _ row: UnsafeMutablePointer<Float>) {
         guard let values = parts.raw.sparse_values else { return }
-        for element in parts.elements(of: index) { row[parts.column(element)] += values[element] }
+        // At most as many as a row can have, whatever the offsets say.
+        for element in parts.elements(of: index).prefix(k) { row[parts.column(element)] += values[element] }
     }
 
     private func addLowRank(_ index: Int, _ row: UnsafeMutablePointer<Float>) {

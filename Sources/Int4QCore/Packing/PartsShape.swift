@@ -103,7 +103,7 @@ public struct PartsShape {
     }
 
     private func requireOrder(_ order: Int64, _ k: Int64) throws(Failure) {
-        _ = try Hadamard(order: order, seed: rotationSeed, "parts.rotation_order")
+        try Hadamard.requireOrder(order, "parts.rotation_order")
         if k % order != 0 { throw .invalid("parts.rotation_order", order, expected: "a divisor of k,", bound: UInt64(k)) }
     }
 
@@ -135,7 +135,8 @@ public struct PartsLayout {
         }
         permutation = try take(CheckedSize(UInt64(shape.has(PartsShape.permutation) ? k : 0), "k"), 4)
         let elements = CheckedSize(UInt64(shape.sparseCount), "parts.sparse_count")
-        rowOffsets = try take(CheckedSize(UInt64(n), "n").plus(1), shape.has(PartsShape.sparse) ? 8 : 0)
+        let offsets = shape.has(PartsShape.sparse) ? try CheckedSize(UInt64(n), "n").plus(1) : CheckedSize(0, "n")
+        rowOffsets = try take(offsets, 8)
         columns = try take(elements, 4)
         values = try take(elements, 4)
         let rankBytes = UInt64(shape.rank) * UInt64(shape.elementBytes)

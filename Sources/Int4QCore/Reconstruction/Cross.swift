@@ -103,6 +103,7 @@ extension Cross {
     /// Takes a matrix that was computed elsewhere.
     @inline(never)
     public func set(_ matrix: UnsafePointer<Double>, stride: Int64, rows: Int64) throws(Failure) {
+        try RowSums.requireCountable(rows)
         let k = Int(layout.k)
         for row in 0..<k {
             for column in 0..<k where !matrix[row &* Int(stride) &+ column].isFinite {

@@ -118,11 +118,14 @@ public struct GptqScratch {
         positions = rounded(padded * 4)
         factor = positions * 2
         let triangle = try TrianglePanels.checkedCount(columns: k, "k").times(4)
-        inverses = Int(try triangle.plus(UInt64(factor)).value)
-        outcomes = inverses + padded * blockColumns * 4
-        correction = outcomes + Int(workers) * GptqScratch.tasksPerWave * 64
-        corrections = hasCross ? Int(try triangle.plus(UInt64(correction)).value) : correction
-        self.workers = hasCross ? corrections + padded * blockColumns * 4 : correction
+        let square = UInt64(padded * blockColumns * 4), waves = UInt64(workers) * UInt64(GptqScratch.tasksPerWave * 64)
+        let inverse = try triangle.plus(UInt64(factor)), outcome = try inverse.plus(square)
+        let main = try outcome.plus(waves), more = hasCross ? try triangle.plus(main.value) : main
+        inverses = Int(inverse.value)
+        outcomes = Int(outcome.value)
+        correction = Int(main.value)
+        corrections = Int(more.value)
+        self.workers = Int(hasCross ? try more.plus(square).value : main.value)
         lanes = GptqLanesLayout(padded: padded, blockColumns: blockColumns, groups: groups, hasCross: hasCross)
         workerBytes = lanes.bytes * GptqScratch.laneBlocks + blockColumns * (64 * 2 + 4) + 2048
         bytes = try CheckedSize(UInt64(workerBytes), "worker_count", argument: Int64(workers)).times(UInt64(workers))

@@ -114,6 +114,7 @@ extension Gram {
     /// Takes a matrix that was computed elsewhere.
     @inline(never)
     public func set(_ matrix: UnsafePointer<Double>, stride: Int64, rows: Int64) throws(Failure) {
+        try RowSums.requireCountable(rows)
         for row in 0..<Int(layout.k) {
             let source = matrix + row &* Int(stride)
             for column in row..<Int(layout.k) where !source[column].isFinite || (row == column && source[column] < 0) {

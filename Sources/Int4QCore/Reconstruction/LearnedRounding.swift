@@ -81,7 +81,12 @@ public struct LearnedRounding {
             let count = min(Int(options.raw.worker_count), tasks - firstTask)
             try run(.begin, count, parallel)
             // Once more, for the sake of the error.
-            if badRow != .max { try LearnedRows(&self, firstRow: badRow, slot: 0).begin() }
+            let badRow = badRow
+            if badRow != .max { // once more, for the sake of the error
+                try withUnsafeMutablePointer(to: &self) { (work) throws(Failure) in
+                    try LearnedRows(work, firstRow: badRow, slot: 0).begin()
+                }
+            }
             iterations = 0..<0
             while iterations.upperBound < each {
                 try options.reportProgress(Int64(firstTask) * each + iterations.upperBound * Int64(count), all, parallel)

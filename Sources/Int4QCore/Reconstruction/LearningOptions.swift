@@ -34,8 +34,7 @@ public struct LearningOptions {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.kind", .integer(Int64(scheme.raw.kind)),
                           expected: "SYMMETRIC, ASYMMETRIC or OFFSET, whose values are evenly spaced")
         }
-        let keepsScales = scheme.hasGivenScales || scheme.scaleRule == Int(INT4Q_SCALE_POWER_OF_TWO)
-        learnsRanges = !isAdaptive && raw.range_step > 0 && !keepsScales
+        learnsRanges = !isAdaptive && raw.range_step > 0 && scheme.hasFreeScales && !scheme.hasGivenScales
         self.raw = raw
     }
 

@@ -32,6 +32,13 @@ struct RowSums {
     /// Of rows: that many fit into binary64, and the sum of two into 63 bits.
     private static var mostRows: Int64 { 1 << 53 }
 
+    @inline(never)
+    static func requireCountable(_ rows: Int64) throws(Failure) {
+        if rows > mostRows {
+            throw Failure(INT4Q_ERROR_SIZE_OVERFLOW, "rows", .integer(rows), expected: "at most", bound: UInt64(mostRows))
+        }
+    }
+
     func add(rows: Int64, batches: Int64) {
         memory.storeBytes(of: self.rows &+ rows, toByteOffset: Field.rows, as: Int64.self)
         memory.storeBytes(of: self.batches &+ batches, toByteOffset: Field.batches, as: Int64.self)

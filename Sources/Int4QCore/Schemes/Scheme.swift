@@ -17,6 +17,8 @@ public struct Scheme {
     /// Whether each row has a codebook of its own.
     public var hasRowCodebooks: Bool { raw.codebook_scope == int32(INT4Q_CODEBOOK_PER_ROW) }
     public var hasUnitScale: Bool { raw.scale_rule == int32(INT4Q_SCALE_ONE) }
+    /// Whether any number may be a scale.
+    public var hasFreeScales: Bool { !hasUnitScale && scaleRule != Int(INT4Q_SCALE_POWER_OF_TWO) }
     /// Whether scales, zero points and offsets are the caller's.
     public var hasGivenScales: Bool { raw.scale_rule == int32(INT4Q_SCALE_GIVEN) }
     /// Of 1 or 2 bits.

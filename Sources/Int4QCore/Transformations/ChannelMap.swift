@@ -22,7 +22,7 @@ public struct ChannelMap {
         for index in 0..<parts.count {
             let part = parts[index]
             let isNext = Int64(part.target) == target || Int64(part.target) == target + 1
-            if !isNext || Int64(part.target) >= newK || (index == parts.count - 1 && Int64(part.target) != newK - 1) {
+            if part.target < 0 || !isNext || Int64(part.target) >= newK || (index == parts.count - 1 && Int64(part.target) != newK - 1) {
                 throw ChannelMap.bad(index, Int64(part.target), "targets in ascending order, each of 0 to new_k - 1")
             }
             if part.source < 0 || Int64(part.source) >= k {

@@ -23,11 +23,8 @@ public struct Hadamard {
 
     @inline(never)
     public init(order: Int64, seed: UInt64, _ name: Text = "order") throws(Failure) {
-        base = order < 1 || order > Hadamard.largestOrder ? 0 : Hadamard.base(of: Int(order))
-        if base == 0 {
-            throw .invalid(name, order, expected: "2^a, 12 * 2^a, 20 * 2^a or 28 * 2^a, at most",
-                           bound: UInt64(Hadamard.largestOrder))
-        }
+        try Hadamard.requireOrder(order, name)
+        base = Hadamard.base(of: Int(order))
         self.order = Int(order)
         self.seed = seed
         power = self.order / base
@@ -36,6 +33,13 @@ public struct Hadamard {
     }
 
     public static var largestOrder: Int64 { 1 << 24 }
+
+    @inline(never)
+    static func requireOrder(_ order: Int64, _ name: Text) throws(Failure) {
+        if order < 1 || order > largestOrder || base(of: Int(order)) == 0 {
+            throw .invalid(name, order, expected: "2^a, 12 * 2^a, 20 * 2^a or 28 * 2^a, at most", bound: UInt64(largestOrder))
+        }
+    }
 
     /// 1, 12, 20, 28.
     private static func base(_ index: Int) -> Int { index == 0 ? 1 : 8 &* index &+ 4 }

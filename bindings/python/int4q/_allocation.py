@@ -193,7 +193,7 @@ def allocate(losses: Any, sizes: Any, budget: int, weights: Any = None) -> Alloc
                 ctypes.byref(report),
             )
         except BufferTooSmallError:
-            if states > 1 << 28:
+            if states >= 1 << 28:
                 raise
             states *= 8
             continue

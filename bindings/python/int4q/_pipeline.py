@@ -16,7 +16,7 @@ import numpy as np
 
 from ._calibration import output_bias
 from ._cross import CrossMatrix, shift_weights
-from ._enums import PER_ROW, GptqOrder
+from ._enums import PER_ROW, GptqOrder, ScaleRule
 from ._pool import Pool
 from ._reconstruction import GramMatrix, gptq
 from ._reconstruction_methods import awq_clips, awq_scales, gram_descend, hqq, scale_columns
@@ -175,7 +175,8 @@ def _awq_step(work: _Work) -> None:
 
 
 def _descent_step(work: _Work) -> None:
-    gram_descend(work.started(), work.layer.weights, work.layer.gram, sweeps=20, refit_scales=True)
+    refits = work.layer.scheme.scale_rule not in (ScaleRule.ONE, ScaleRule.POWER_OF_TWO)
+    gram_descend(work.started(), work.layer.weights, work.layer.gram, sweeps=20, refit_scales=refits)
 
 
 def _autoround_step(work: _Work) -> None:
