@@ -1818,7 +1818,8 @@ INT4Q_API int4q_status int4q_awq_clip(const int4q_scheme *scheme, const float *c
 /* Values of int4q_descent_options.flags. */
 enum {
     /* After each sweep each group's scale becomes that which is best for its codes, by least squares, rounded to its type, if that
-     * lowers the loss. Not with INT4Q_SCALE_ONE and INT4Q_SCALE_POWER_OF_TWO (INT4Q_ERROR_UNSUPPORTED). */
+     * lowers the loss; of INT4Q_SCALE_POWER_OF_TWO, too, whose scales then are powers of two no longer. Not with INT4Q_SCALE_ONE
+     * (INT4Q_ERROR_UNSUPPORTED). */
     INT4Q_DESCENT_REFIT_SCALES = 1
 };
 
@@ -2378,8 +2379,8 @@ typedef struct int4q_scale_search_report {
  * one parent and one child (Frumkin et al., "CPT-V: A Contrastive Approach to Post-Training Quantization of Vision Transformers",
  * 2022, and "Jumping through Local Minima", 2023; they judge a network's outputs, here it is the layer's): in each round each
  * group of each row tries its scale times a random number, rounded to its type, with codes chosen anew, nearest; it stays if the
- * row's loss falls. Codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED, and so are INT4Q_SCALE_ONE and
- * INT4Q_SCALE_POWER_OF_TWO. Scratch: int4q_gram_descend_scratch(). A row whose loss is not lower in the end keeps what it had. Each row's result depends on itself,
+ * row's loss falls. Codes of 4 bits, others are INT4Q_ERROR_UNSUPPORTED, and so is INT4Q_SCALE_ONE. Scratch:
+ * int4q_gram_descend_scratch(). A row whose loss is not lower in the end keeps what it had. Each row's result depends on itself,
  * its number, G and the options alone. */
 INT4Q_API int4q_status int4q_gram_search_scales(const int4q_tensor *tensor, const void *source, int4q_type source_type,
                                                 int64_t source_stride, const void *gram, uint64_t gram_bytes,

@@ -123,9 +123,8 @@ private func requireSearch(_ search: int4q_scale_search, _ scheme: Scheme) throw
     if !(search.reach > 0 && search.reach < 1) {
         throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "search.reach", .number(Float(search.reach)), expected: "above 0 and below 1")
     }
-    if !scheme.hasFreeScales {
-        throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.scale_rule", .integer(Int64(scheme.raw.scale_rule)),
-                      expected: "not INT4Q_SCALE_ONE or INT4Q_SCALE_POWER_OF_TWO")
+    if scheme.hasUnitScale {
+        throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.scale_rule", .text("INT4Q_SCALE_ONE"), expected: "another rule")
     }
     if !scheme.width.isNibble {
         throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.code_bits", .integer(Int64(scheme.width.bits)),

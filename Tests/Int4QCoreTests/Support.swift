@@ -122,7 +122,7 @@ func assertFails<T>(_ status: Int, _ argument: String, file: StaticString = #fil
     XCTAssertThrowsError(try body(), "expected a failure of \(argument)", file: file, line: line) { error in
         guard let failure = error as? Failure else { return XCTFail("\(error)", file: file, line: line) }
         XCTAssertEqual(Int(failure.status), status, file: file, line: line)
-        XCTAssertEqual("\(failure.argument)", argument, file: file, line: line)
+        XCTAssertEqual(String(cString: failure.argument.characters), argument, file: file, line: line)
     }
 }
 

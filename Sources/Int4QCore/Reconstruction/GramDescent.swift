@@ -68,9 +68,9 @@ public struct GramDescent {
         if options.sweeps < 1 || options.sweeps > 10000 {
             throw .invalid("options.sweeps", options.sweeps, expected: "1 to 10000")
         }
-        if refits && !tensor.scheme.hasFreeScales {
+        if refits && tensor.scheme.hasUnitScale {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "options.flags", .text("INT4Q_DESCENT_REFIT_SCALES"),
-                          expected: "0 where scales are INT4Q_SCALE_ONE or INT4Q_SCALE_POWER_OF_TWO")
+                          expected: "0 where scales are INT4Q_SCALE_ONE")
         }
         if tensor.scheme.isFew {
             throw Failure(INT4Q_ERROR_UNSUPPORTED, "tensor.scheme.kind", .integer(Int64(tensor.scheme.raw.kind)),
