@@ -11,13 +11,11 @@ import numpy as np
 from . import _native
 from ._arrays import aligned_bytes, as_type, input_matrix, new_matrix
 from ._pool import Pool
-from ._reconstruction import GramMatrix, _Reporter, _size, _spread
-from ._rows import for_rows
-from ._saved import SavedStatistics
+from ._reconstruction import GramMatrix, SquareSums, _Reporter, _size, _spread
 from ._tensor import QuantizedTensor
 
 
-class CrossMatrix(SavedStatistics):
+class CrossMatrix(SquareSums):
     """Sums over rows of (x[i] - y[i]) * y[j]: x is a layer's input in the float model, y the same in the quantized one.
 
     Push batches of both, merge with those of other machines, save and load. Takes 8 k^2 bytes. Goes with the Gram matrix of y.
@@ -28,37 +26,9 @@ class CrossMatrix(SavedStatistics):
     [[0.25, 1.0], [0.0, 0.0]]
     """
 
+    _prefix = "int4q_cross"
     _validate = "int4q_cross_validate"
     _title = "a cross matrix"
-
-    def __init__(self, k: int) -> None:
-        self._bytes = aligned_bytes(_size("int4q_cross_size", k))
-        _native.call("int4q_cross_init", k, *self._memory)
-
-    @classmethod
-    def from_matrix(cls, matrix: Any, rows: int) -> CrossMatrix:
-        """From sums[k][k] that stand for `rows` rows and were computed elsewhere."""
-        values = np.ascontiguousarray(matrix, np.float64)
-        if values.ndim != 2 or values.shape[0] != values.shape[1]:
-            raise ValueError(f"matrix has shape {values.shape}; expected a square one")
-        cross = cls(values.shape[0])
-        _native.call("int4q_cross_set", *cross._memory, values.ctypes.data, values.shape[0], rows)
-        return cross
-
-    @property
-    def info(self) -> _native.GramInfoStruct:
-        info = _native.GramInfoStruct()
-        _native.call("int4q_cross_get_info", *self._memory, ctypes.byref(info))
-        return info
-
-    @property
-    def k(self) -> int:
-        return int(self.info.k)
-
-    @property
-    def rows(self) -> int:
-        """How many rows have been seen."""
-        return int(self.info.rows)
 
     def push(self, x: Any, y: Any, *, element_type: Any = None, pool: Pool | None = None) -> None:
         """Takes a batch x[rows][k] of the float model's inputs and y[rows][k] of the quantized model's.
@@ -88,17 +58,6 @@ class CrossMatrix(SavedStatistics):
                 host,
             )
 
-    def merge(self, other: CrossMatrix) -> None:
-        """Adds what another matrix of the same k has seen."""
-        _native.call("int4q_cross_merge", *self._memory, *other._memory)
-
-    def matrix(self) -> np.ndarray:
-        """float64[k][k]"""
-        k = self.k
-        result = np.empty((k, k))
-        _native.call("int4q_cross_matrix", *self._memory, result.ctypes.data, k, 0, k)
-        return result
-
     def loss(
         self,
         tensor: QuantizedTensor,
@@ -111,32 +70,7 @@ class CrossMatrix(SavedStatistics):
         """float64[n]: the mean over the rows of (w x - v y)^2 less that of (w x - w y)^2, w being a row of weights[n][k] and
         v what the tensor has in its place. Below 0 where v makes up for some of what has happened to x.
         """
-        source = input_matrix(weights, "weights", element_type)
-        if (source.rows, source.columns) != tensor.shape:
-            raise ValueError(f"weights has shape {source.array.shape}; expected {tensor.shape}")
-        losses = np.empty(source.rows)
-        struct = tensor.as_struct()
-        size = _size("int4q_cross_loss_scratch", source.columns)
-
-        def work(begin: int, end: int) -> None:
-            scratch = aligned_bytes(size)
-            _native.call(
-                "int4q_cross_loss",
-                ctypes.byref(struct),
-                source.pointer,
-                source.element_type,
-                source.stride,
-                *gram._memory,
-                *self._memory,
-                scratch.ctypes.data,
-                scratch.nbytes,
-                losses.ctypes.data,
-                begin,
-                end,
-            )
-
-        for_rows(work, source.rows, source.columns, threads, 16)
-        return losses
+        return self._losses(tensor, weights, element_type, threads, gram)
 
 
 def shift_weights(

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -68,38 +68,32 @@ class _Reporter:
             raise self._raised from None
 
 
-class GramMatrix(SavedStatistics):
-    """Sums over rows x of x[i] * x[j], and each channel's sum, sum of |x| and max |x|: what a layer's inputs are like.
+SquareOfSums = TypeVar("SquareOfSums", bound="SquareSums")
 
-    Push batches, merge with those of other machines, save and load. Takes 4 k^2 bytes.
 
-    >>> gram = GramMatrix(3)
-    >>> gram.push(numpy.ones((2, 3), numpy.float32))
-    >>> gram.rows, float(gram.matrix()[0, 2])
-    (2, 2.0)
-    """
+class SquareSums(SavedStatistics):
+    """What Gram and cross matrices have in common: sums[k][k] over rows. `_prefix` begins the names of a class's functions."""
 
-    _validate = "int4q_gram_validate"
-    _title = "a Gram matrix"
+    _prefix: ClassVar[str]
 
     def __init__(self, k: int) -> None:
-        self._bytes = aligned_bytes(_size("int4q_gram_size", k))
-        _native.call("int4q_gram_init", k, *self._memory)
+        self._bytes = aligned_bytes(_size(f"{self._prefix}_size", k))
+        _native.call(f"{self._prefix}_init", k, *self._memory)
 
     @classmethod
-    def from_matrix(cls, matrix: Any, rows: int) -> GramMatrix:
-        """From sums[k][k] that stand for `rows` rows and were computed elsewhere; the upper triangle is read."""
+    def from_matrix(cls: type[SquareOfSums], matrix: Any, rows: int) -> SquareOfSums:
+        """From sums[k][k] that stand for `rows` rows and were computed elsewhere; of a Gram matrix the upper triangle is read."""
         values = np.ascontiguousarray(matrix, np.float64)
         if values.ndim != 2 or values.shape[0] != values.shape[1]:
             raise ValueError(f"matrix has shape {values.shape}; expected a square one")
-        gram = cls(values.shape[0])
-        _native.call("int4q_gram_set", *gram._memory, values.ctypes.data, values.shape[0], rows)
-        return gram
+        made = cls(values.shape[0])
+        _native.call(f"{cls._prefix}_set", *made._memory, values.ctypes.data, values.shape[0], rows)
+        return made
 
     @property
     def info(self) -> _native.GramInfoStruct:
         info = _native.GramInfoStruct()
-        _native.call("int4q_gram_get_info", *self._memory, ctypes.byref(info))
+        _native.call(f"{self._prefix}_get_info", *self._memory, ctypes.byref(info))
         return info
 
     @property
@@ -110,6 +104,63 @@ class GramMatrix(SavedStatistics):
     def rows(self) -> int:
         """How many rows have been seen."""
         return int(self.info.rows)
+
+    def merge(self: SquareOfSums, other: SquareOfSums) -> None:
+        """Adds what another matrix of the same k has seen."""
+        _native.call(f"{self._prefix}_merge", *self._memory, *other._memory)
+
+    def matrix(self) -> np.ndarray:
+        """float64[k][k]: the sums, all of them."""
+        k = self.k
+        result = np.empty((k, k))
+        _native.call(f"{self._prefix}_matrix", *self._memory, result.ctypes.data, k, 0, k)
+        return result
+
+    def _losses(
+        self, tensor: QuantizedTensor, weights: Any, element_type: Any, threads: int | None, *before: SquareSums
+    ) -> np.ndarray:
+        """float64[n]; matrices `before` stand before this one among the function's arguments."""
+        source = input_matrix(weights, "weights", element_type)
+        if (source.rows, source.columns) != tensor.shape:
+            raise ValueError(f"weights has shape {source.array.shape}; expected {tensor.shape}")
+        losses = np.empty(source.rows)
+        struct = tensor.as_struct()
+        size = _size(f"{self._prefix}_loss_scratch", source.columns)
+
+        def work(begin: int, end: int) -> None:
+            scratch = aligned_bytes(size)
+            _native.call(
+                f"{self._prefix}_loss",
+                ctypes.byref(struct),
+                source.pointer,
+                source.element_type,
+                source.stride,
+                *(value for matrix in (*before, self) for value in matrix._memory),
+                scratch.ctypes.data,
+                scratch.nbytes,
+                losses.ctypes.data,
+                begin,
+                end,
+            )
+
+        for_rows(work, source.rows, source.columns, threads, 16)
+        return losses
+
+
+class GramMatrix(SquareSums):
+    """Sums over rows x of x[i] * x[j], and each channel's sum, sum of |x| and max |x|: what a layer's inputs are like.
+
+    Push batches, merge with those of other machines, save and load. Takes 4 k^2 bytes.
+
+    >>> gram = GramMatrix(3)
+    >>> gram.push(numpy.ones((2, 3), numpy.float32))
+    >>> gram.rows, float(gram.matrix()[0, 2])
+    (2, 2.0)
+    """
+
+    _prefix = "int4q_gram"
+    _validate = "int4q_gram_validate"
+    _title = "a Gram matrix"
 
     def push(self, x: Any, *, weights: Any = None, element_type: Any = None, pool: Pool | None = None) -> None:
         """Takes a batch x[rows][k]. NotFiniteError for NaN, infinity and magnitudes above 2^59; nothing is taken then.
@@ -140,52 +191,17 @@ class GramMatrix(SavedStatistics):
                 host,
             )
 
-    def merge(self, other: GramMatrix) -> None:
-        """Adds what another matrix of the same k has seen."""
-        _native.call("int4q_gram_merge", *self._memory, *other._memory)
-
     def channels(self) -> np.ndarray:
         """A structured array, CHANNEL, with one element for each column of x."""
         result = np.zeros(self.k, CHANNEL)
         _native.call("int4q_gram_channels", *self._memory, 0, len(result), result.ctypes.data)
         return result
 
-    def matrix(self) -> np.ndarray:
-        """float64[k][k]: the sums of products, both triangles."""
-        k = self.k
-        result = np.empty((k, k))
-        _native.call("int4q_gram_matrix", *self._memory, result.ctypes.data, k, 0, k)
-        return result
-
     def loss(
         self, tensor: QuantizedTensor, weights: Any, *, element_type: Any = None, threads: int | None = None
     ) -> np.ndarray:
         """float64[n]: for each row of weights[n][k] the mean square of what quantizing does to the layer's output."""
-        source = input_matrix(weights, "weights", element_type)
-        if (source.rows, source.columns) != tensor.shape:
-            raise ValueError(f"weights has shape {source.array.shape}; expected {tensor.shape}")
-        losses = np.empty(source.rows)
-        struct = tensor.as_struct()
-        size = _size("int4q_gram_loss_scratch", source.columns)
-
-        def work(begin: int, end: int) -> None:
-            scratch = aligned_bytes(size)
-            _native.call(
-                "int4q_gram_loss",
-                ctypes.byref(struct),
-                source.pointer,
-                source.element_type,
-                source.stride,
-                *self._memory,
-                scratch.ctypes.data,
-                scratch.nbytes,
-                losses.ctypes.data,
-                begin,
-                end,
-            )
-
-        for_rows(work, source.rows, source.columns, threads, 16)
-        return losses
+        return self._losses(tensor, weights, element_type, threads)
 
 
 @dataclasses.dataclass(frozen=True)
