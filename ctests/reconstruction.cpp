@@ -405,6 +405,24 @@ TEST(BadReconstructionArguments, Merge) {
     ExpectRefused("int4q_gram_merge", table);
 }
 
+struct ScaleCall : Call {
+    double weight = 0.5, shrinkage = 0.25;
+    int4q_status Run() { return int4q_gram_scale(gram, bytes, weight, shrinkage); }
+};
+TEST(BadReconstructionArguments, Scale) {
+    using C = ScaleCall;
+    BadTable<C> table;
+    AddGram(table);
+    for (double bad : {-0x1p-40, 1 + 0x1p-40, std::nan(""), std::numeric_limits<double>::infinity()}) {
+        table.push_back({"a weight of " + std::to_string(bad), [=](C &c) { c.weight = bad; }, kInvalid, "weight"});
+        table.push_back({"a shrinkage of " + std::to_string(bad), [=](C &c) { c.shrinkage = bad; }, kInvalid, "shrinkage"});
+    }
+    const double nan = std::nan("");
+    table.push_back({"a sum that is not finite", [=](C &c) { std::memcpy(static_cast<uint8_t *>(c.gram) + c.bytes - 8, &nan, 8); },
+                     kCorrupt, "gram"});
+    ExpectRefused("int4q_gram_scale", table);
+}
+
 struct ValidateCall : Call {
     int4q_status Run() { return int4q_gram_validate(gram, bytes); }
 };

@@ -1538,6 +1538,14 @@ INT4Q_API int4q_status int4q_gram_set(void *gram, uint64_t gram_bytes, const dou
  * first; nothing is changed on failure. */
 INT4Q_API int4q_status int4q_gram_merge(void *into, uint64_t into_bytes, const void *from, uint64_t from_bytes);
 
+/* As if every row had been pushed with `weight` (0..1) more, as int4q_gram_push_weighted() has it; and then products of different
+ * channels, G[i][j] with i != j, times 1 - shrinkage (0..1). For matrices that are to count less than those they are merged with:
+ * some tokens of a text have inputs a thousand times as large as others. Shrinking does for few samples, or samples of another
+ * kind than later inputs, what it does for covariances (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional
+ * covariance matrices", 2004): methods rely less on what channels happen to have in common. NaN counts as out of range.
+ * `gram` is validated before anything is changed. */
+INT4Q_API int4q_status int4q_gram_scale(void *gram, uint64_t gram_bytes, double weight, double shrinkage);
+
 /* Checks bytes from anywhere: header, sizes, and that all sums are finite, squares not negative, padding zero.
  * INT4Q_ERROR_CORRUPT, _BUFFER_TOO_SMALL, _BLOB_VERSION as for observers. gram_bytes may exceed the matrix's own size. */
 INT4Q_API int4q_status int4q_gram_validate(const void *gram, uint64_t gram_bytes);
@@ -1722,9 +1730,17 @@ INT4Q_API int4q_status int4q_cross_shift_scratch(int64_t k, uint32_t worker_coun
  *
  *     W' = W + alpha * W D H^-1,    H = G + damping * mean of its diagonal * I (dead channels: int4q_gptq_quantize())
  *
- * With alpha 1 that is where sum (W x - W' y)^2 + damping * mean * sum (W - W')^2 is least. To be given to any quantizer in place
+ * With alpha 1 that is where sum (W x - W' y)^2 + damping * mean * sum (W - W')^2 is least.
+ *
+ * Residuals: where the output is added to a stream, as in a transformer's blocks, the sum is what matters. Push rows [x, r] and
+ * [y, s] of k + n elements, r[n] being what W x is added to in the float model, s[n] in the quantized one: of a cross matrix of
+ * k + n channels the rows after the first k are E[i][j] = sum over rows of (r[i] - s[i]) * y[j], and
+ *
+ *     W' = W + alpha * (W D + E) H^-1
+ *
+ * is nearest to W x + r - s: it makes up for what earlier layers have done to the stream, too. To be given to any quantizer in place
  * of W, with the Gram matrix of y: what it minimises then is what is left of the whole. Of the options `flags` and `order` are 0;
- * `cross` is given. In binary32, rounded to the destination's type; beyond its range infinity. destination may be source, with
+ * `cross` is given, of k or k + n channels. In binary32, rounded to the destination's type; beyond its range infinity. destination may be source, with
  * its type and stride. *damping (may be NULL): what was used. Each row's result depends on that row and the matrices alone. NaN and
  * infinity in source are INT4Q_ERROR_NOT_FINITE, other failures as in int4q_gptq_quantize(); the destination's contents are
  * unspecified then. */

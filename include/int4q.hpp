@@ -725,6 +725,8 @@ public:
                                        room.bytes(), workers.count, workers.parallel_for, workers.host));
     }
     void merge(const Gram &other) { check(int4q_gram_merge(data(), bytes(), other.data(), other.bytes())); }
+    // As if rows had this weight more; products of different channels then times 1 - shrinkage.
+    void scale(double weight, double shrinkage = 0) { check(int4q_gram_scale(data(), bytes(), weight, shrinkage)); }
     int4q_gram_info info() const { return about(int4q_gram_get_info); }
     std::vector<double> matrix() const { return square(int4q_gram_matrix); }  // [k][k]
     std::vector<int4q_channel> channels() const {

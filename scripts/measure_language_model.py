@@ -40,6 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples/language_model"))
 from llama import LAYERS, Linear, Llama, read_model  # noqa: E402
 from texts import folder_text  # noqa: E402
+from writer import write  # noqa: E402
 
 console = Console(stderr=True)
 Array = np.ndarray
@@ -76,28 +77,15 @@ def q4_k_descent(layer: Layer) -> QuantizedTensor:
     return tensor
 
 
-def shrunk(method: str | LayerMethod, share: float = 0.3) -> LayerMethod:
-    """The method on a Gram matrix with smaller products of different channels: few samples make them look larger than they are."""
-    run = int4q.layer_method(method)
+def shrunk(run: Callable[[Layer], QuantizedTensor]) -> LayerMethod:
+    """What "shrink" is among the steps of a name."""
 
-    def shrink(layer: Layer) -> QuantizedTensor | tuple[QuantizedTensor, Array | None]:
-        sums = layer.gram.matrix()
-        gram = GramMatrix.from_matrix((1 - share) * sums + share * np.diag(np.diagonal(sums)), layer.gram.rows)
+    def shrink(layer: Layer) -> QuantizedTensor:
+        gram = GramMatrix.from_bytes(layer.gram.to_bytes())
+        gram.scale(shrinkage=0.3)
         return run(dataclasses.replace(layer, gram_of=lambda: gram))
 
     return shrink
-
-
-def clip_gptq_descent(sweeps: int) -> LayerMethod:
-    """Most of what descent finds, it finds in its first sweeps."""
-    start = int4q.layer_method("clip+gptq")
-
-    def run(layer: Layer) -> QuantizedTensor:
-        tensor, _ = start(layer)
-        int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=sweeps, refit_scales=True)
-        return tensor
-
-    return run
 
 
 METHODS: dict[str, str | LayerMethod] = {
@@ -107,11 +95,14 @@ METHODS: dict[str, str | LayerMethod] = {
     "GPTQ, descent": "gptq+descent",
     "clips, GPTQ": "clip+gptq",
     "clips, GPTQ, descent": "clip+gptq+descent",
-    "clips, GPTQ, shrunk": shrunk("clip+gptq"),
-    "clips, GPTQ, descent, shrunk": shrunk(clip_gptq_descent(5)),
+    "clips, GPTQ, shrunk": "shrink+clip+gptq",
+    "clips, GPTQ, descent, shrunk": "shrink+clip+gptq+descent:5",
+    "half shift, clips, GPTQ, shrunk": "shift+shrink+clip+gptq",
+    "half shift, clips, GPTQ, descent, shrunk": "shift+shrink+clip+gptq+descent:5",
+    "half shift with residuals, clips, GPTQ, descent, shrunk": "residual_shift+shrink+clip+gptq+descent:5",
     "AWQ, GPTQ, descent": "awq+gptq+descent",
-    "AutoRound, descent, shrunk": shrunk("autoround+descent"),
-    "clips, GPTQ, AutoRound, shrunk": shrunk("clip+gptq+autoround"),
+    "AutoRound, descent, shrunk": "shrink+autoround+descent:5",
+    "clips, GPTQ, AutoRound, shrunk": "shrink+clip+gptq+autoround",
     "Q4_K": q4_k,
     "Q4_K, descent, shrunk": shrunk(q4_k_descent),
 }
@@ -161,6 +152,18 @@ def token_windows(tokenizer, package: str, tokens: int, count: int) -> Array:
     return every[np.linspace(0, len(every) - 1, count).astype(int)]
 
 
+def own_windows(model: Llama, tokens: int, count: int, threads: int) -> Array:
+    """`count` windows of `tokens` that the model has written, kept in a file."""
+    saved = FOLDER / f"own-{count}-{tokens}.npy"
+    if not saved.exists():
+        say(f"Letting the model write {count} windows of {tokens} tokens")
+        sizes = [len(part) for part in np.array_split(np.arange(count), -(-count // 64))]
+        with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+            parts = executor.map(lambda part: write(model, sizes[part], tokens, part), range(len(sizes)))
+            np.save(saved, np.concatenate(list(parts)))
+    return np.load(saved)
+
+
 def shuffled(model: Llama) -> tuple[Llama, dict[str, Array]]:
     """The same function with the channels inside each feed-forward block in another order, and the order for each `ffn_down`:
     groups of Q4_1's, in which the file has its weights, then no longer are neighbours that another format could find again."""
@@ -179,10 +182,10 @@ def product(model: Llama, found: dict[str, QuantizedLayer], mode: str) -> Linear
     """Products of layers: NumPy's with the values that codes stand for ("floats"), or packed ones in a mode of the library's."""
     if mode == "floats":
         held = model.layers | {name: layer.dequantize() for name, layer in found.items()}
-        return lambda name, x: x @ held[name].T
+        return lambda name, x, residual=None: x @ held[name].T
     blobs = {name: layer.tensor.pack() for name, layer in found.items()}
 
-    def packed(name: str, x: Array) -> Array:
+    def packed(name: str, x: Array, residual: Array | None = None) -> Array:
         if name not in blobs:
             return x @ model.weights[name].T
         scales = found[name].input_scales
@@ -286,7 +289,7 @@ def record(model: Llama, windows: Array, skipped: int, bar: tqdm) -> Recorder:
         window = windows[begin : begin + 4]
         rows = np.tile(np.arange(window.shape[1]) >= skipped, len(window))
 
-        def linear(name: str, x: Array) -> Array:
+        def linear(name: str, x: Array, residual: Array | None = None) -> Array:
             if name.split(".")[-1] not in SHARED:
                 recorder(name, x, rows)
             return x @ model.weights[name].T
@@ -314,13 +317,22 @@ def recorded(model: Llama, windows: Array, skipped: int, threads: int) -> dict[s
     return {path.name: GramMatrix.load(path) for path in folder.iterdir()}
 
 
-def float_grams(model: Llama, windows: Array, threads: int) -> dict[str, GramMatrix]:
-    first, others = recorded(model, windows[:, :FIRST].copy(), 0, threads), recorded(model, windows, FIRST, threads)
+def float_grams(model: Llama, texts: list[Array], threads: int) -> dict[str, GramMatrix]:
+    first = merged([recorded(model, windows[:, :FIRST].copy(), 0, threads) for windows in texts])
+    others = merged([recorded(model, windows, FIRST, threads) for windows in texts])
     every = {name: tempered(first[name], others[name]) for name in others}
     for name in model.layers:
         block, part = name.rsplit(".", 1)
         every[name] = every[f"{block}.{SHARED.get(part, part)}"]
     return every
+
+
+def merged(parts: list[dict[str, GramMatrix]]) -> dict[str, GramMatrix]:
+    result, *others = parts
+    for part in others:
+        for name, gram in part.items():
+            result[name].merge(gram)
+    return result
 
 
 def permuted(gram: GramMatrix, order: Array) -> GramMatrix:
@@ -337,20 +349,42 @@ def quantize_apart(model: Llama, grams: dict[str, GramMatrix], scheme: Scheme, m
     }
 
 
-def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, batch: int, layers: Callable[[str], bool],
+class Tempering:
+    """`tempered` for inputs that are at hand: weights of their rows. Layers with the same input get the same array."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._last: tuple[Array, Array] | None = None
+
+    def __call__(self, x: Array) -> Array:
+        if self._last is None or self._last[0] is not x:
+            squares = np.einsum("ij,ij->i", x, x)
+            first = np.arange(len(x)) % self._window < FIRST
+            weights = np.ones(len(x), np.float32)
+            weights[first] = min(1, squares[~first].sum() / squares[first].sum())
+            self._last = x, weights
+        return self._last[1]
+
+
+def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, layers: Callable[[str], bool],
              pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
-    """Each layer with inputs that come through the quantized layers before it."""
+    """Each layer with inputs that come through the quantized layers before it, the float model's beside them."""
     weights = {name: values for name, values in model.layers.items() if layers(name)}
-    batches = [windows[begin : begin + batch] for begin in range(0, len(windows), batch)]
     every = model.layers
 
-    def forward(linear, ids: Array) -> None:
-        model.hidden(lambda name, x: linear(name, x) if name in weights else x @ every[name].T, ids)
+    def forward(linear: Linear, ids: Array) -> None:
+        temper = Tempering(ids.shape[1])
+
+        def product(name: str, x: Array, residual: Array | None = None) -> Array:
+            return linear(name, x, temper(x), residual) if name in weights else x @ every[name].T
+
+        model.hidden(product, ids)
 
     with tqdm(total=len(weights), desc="Quantizing", leave=False, file=sys.stderr) as bar:
         return int4q.quantize_model(
-            forward, batches, weights, scheme, method, at_once=pool.workers, pool=pool, progress=lambda layer: bar.update()
-        )
+            forward, np.array_split(windows, -(-len(windows) // 8)), weights, scheme, method, at_once=pool.workers, pool=pool,
+            exact_inputs=True, progress=lambda layer: bar.update(),
+        )  # fmt: skip
 
 
 def main(
@@ -360,6 +394,7 @@ def main(
     windows: Annotated[int, typer.Option(help="how many, evenly spread over the handbook")] = 40,
     calibration_window: Annotated[int, typer.Option(help="tokens in a window to calibrate with")] = 256,
     calibration_windows: Annotated[int, typer.Option(help="how many, evenly spread over the other book")] = 128,
+    own_text: Annotated[int, typer.Option(help="and how many that the model itself has written")] = 0,
     layers: Annotated[str, typer.Option(help=f"by commas, of {', '.join(LAYERS)}; others stay floats")] = "",
     shuffle: Annotated[bool, typer.Option("--shuffle", help="feed-forward channels in another order")] = False,
     apart: Annotated[bool, typer.Option("--apart", help="layers get the float model's inputs, recorded once: faster")] = False,
@@ -372,14 +407,17 @@ def main(
     judged = token_windows(tokenizer, judge, window, windows)
     if judge == "anarchism":  # between those that are learned from
         judged = token_windows(tokenizer, judge, window, 2 * windows + 1)[1::2]
-    calibration = token_windows(tokenizer, "anarchism", calibration_window, calibration_windows)
+    calibration = [token_windows(tokenizer, "anarchism", calibration_window, calibration_windows)]
+    if own_text:
+        calibration.append(own_windows(plain, calibration_window, own_text, threads))
     chosen = layers.split(",") if layers else list(LAYERS)
 
     def is_chosen(name: str) -> bool:
         return name.split(".")[-1] in chosen
 
     on = f"{judge}: {windows} windows of {window} tokens"
-    by = f"calibrated on {calibration_windows} windows of {calibration_window} tokens{', layers apart' if apart else ''}"
+    by = f"calibrated on {calibration_windows} windows of {calibration_window} tokens"
+    by += (f" and {own_text} that the model has written" if own_text else "") + (", layers apart" if apart else "")
     results = Results(f"{on}; {','.join(chosen)}; {'shuffled' if shuffle else ''}{'' if products == 'floats' else products}", by)
     print(f"{on}; {by}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
@@ -400,7 +438,7 @@ def main(
                     grams |= {name: permuted(grams[name], order) for name, order in orders.items()}
                     found = quantize_apart(model, grams, SCHEMES[scheme], METHODS[method], is_chosen, pool)
                 else:
-                    found = quantize(model, SCHEMES[scheme], METHODS[method], calibration, 8, is_chosen, pool)
+                    found = quantize(model, SCHEMES[scheme], METHODS[method], np.concatenate(calibration), is_chosen, pool)
                 bits, share = bits_per_weight(found), float(np.mean([layer.loss / layer.nearest_loss for layer in found.values()]))
             made = time.perf_counter()
             mine = losses(model, product(model, found, products if found else "floats"), judged, threads, f"{scheme} {method}")

@@ -114,6 +114,18 @@ public func int4q_gram_merge(_ into: UnsafeMutableRawPointer?, _ into_bytes: UIn
 }
 
 @c @implementation
+public func int4q_gram_scale(_ gram: UnsafeMutableRawPointer?, _ gram_bytes: UInt64, _ weight: Double,
+                             _ shrinkage: Double) -> int4q_status {
+    attempt("int4q_gram_scale") { () throws(Failure) in
+        let gram = try Gram(gram, bytes: gram_bytes, .usual)
+        try requireShare(weight, "weight")
+        try requireShare(shrinkage, "shrinkage")
+        try gram.validate("gram")
+        gram.scale(weight: weight, shrinkage: shrinkage)
+    }
+}
+
+@c @implementation
 public func int4q_gram_validate(_ gram: UnsafeRawPointer?, _ gram_bytes: UInt64) -> int4q_status {
     attempt("int4q_gram_validate") { () throws(Failure) in
         try Gram(gram, bytes: gram_bytes, .usual).validate("gram")

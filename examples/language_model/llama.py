@@ -13,8 +13,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 Array = np.ndarray
-Linear = Callable[[str, Array], Array]
-"""A layer's name and x [tokens, in] -> x W^T [tokens, out]"""
+Linear = Callable[..., Array]
+"""A layer's name and x [tokens, in] -> x W^T [tokens, out]. Layers whose products are added to the stream between blocks get that as
+`residual`, for those who want to know."""
 
 LAYERS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 """The linear layers of a block, in the order of their use."""
@@ -53,10 +54,10 @@ class Llama:
     def block(self, name: str, linear: Linear, x: Array, shape: tuple[int, ...], turns: Array) -> Array:
         normal = self.norm(f"{name}.attn_norm", x)
         query, key, value = (linear(f"{name}.attn_{part}", normal) for part in "qkv")
-        x = x + linear(f"{name}.attn_output", self.attention(query, key, value, shape, turns))
+        x = x + linear(f"{name}.attn_output", self.attention(query, key, value, shape, turns), residual=x)
         normal = self.norm(f"{name}.ffn_norm", x)
         gate, up = (linear(f"{name}.ffn_{part}", normal) for part in ("gate", "up"))
-        return x + linear(f"{name}.ffn_down", gate / (1 + np.exp(-gate)) * up)
+        return x + linear(f"{name}.ffn_down", gate / (1 + np.exp(-gate)) * up, residual=x)
 
     def norm(self, name: str, x: Array) -> Array:
         return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + self.shape.epsilon) * self.weights[name]

@@ -56,6 +56,11 @@ public func requireAtLeast(_ value: Int64, _ minimum: Int64, _ name: Text) throw
     if value < minimum { throw .invalid(name, value, expected: "at least", bound: UInt64(minimum)) }
 }
 
+@inline(never)
+public func requireShare(_ value: Double, _ name: Text) throws(Failure) {
+    if !(value >= 0 && value <= 1) { throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, name, .number(Float(value)), expected: "0 to 1") }
+}
+
 public func requireBytes(_ declared: UInt64, needed: UInt64, _ name: Text) throws(Failure) {
     if declared < needed {
         throw Failure(INT4Q_ERROR_BUFFER_TOO_SMALL, name, .unsigned(declared), expected: "at least", bound: needed)

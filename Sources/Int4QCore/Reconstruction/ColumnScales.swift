@@ -44,9 +44,7 @@ public struct SmoothFactors {
 
     @inline(never)
     public init(x: UnsafePointer<Float>, weights: UnsafePointer<Float>, alpha: Double) throws(Failure) {
-        if !(alpha >= 0 && alpha <= 1) {
-            throw Failure(INT4Q_ERROR_INVALID_ARGUMENT, "alpha", .number(Float(alpha)), expected: "0 to 1")
-        }
+        try requireShare(alpha, "alpha")
         self.x = x
         self.weights = weights
         self.alpha = alpha

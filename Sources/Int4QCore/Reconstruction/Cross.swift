@@ -56,10 +56,10 @@ public struct Cross {
     @inline(__always)
     func element(_ row: Int, _ column: Int) -> Double { panel(column / panelWidth, row: row)[column % panelWidth] }
 
-    /// That it is of the same rows as a Gram matrix.
+    /// That it is of the same rows as a Gram matrix, and of its channels; or of these and `residuals` more.
     @inline(never)
-    public func requireMatch(_ gram: Gram, _ name: Text) throws(Failure) {
-        if layout.k != gram.layout.k {
+    public func requireMatch(_ gram: Gram, _ name: Text, residuals: Int64 = 0) throws(Failure) {
+        if layout.k != gram.layout.k && layout.k - gram.layout.k != residuals {
             throw Failure(INT4Q_ERROR_MISMATCH, name, .integer(layout.k), expected: "a cross matrix of the Gram matrix's k,",
                           bound: UInt64(gram.layout.k))
         }

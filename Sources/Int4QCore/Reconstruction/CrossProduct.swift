@@ -5,6 +5,8 @@ import CInt4QShims
 /// W D of blocks of 16 rows, in binary32 with sums of 128 products continued in binary64.
 struct CrossProduct {
     let cross: Cross
+    /// Of W.
+    let columns: Int
     /// In which the columns of W stand; those of the product stand in their own.
     let order: ChannelOrder
     /// That of a DampedGram.
@@ -16,7 +18,7 @@ struct CrossProduct {
     /// Adds to out[16][16] of each block of rows a panel's product with weights [k][16]; blocks are `stride` bytes apart in both.
     @_optimize(speed) @inline(never)
     func add(_ panel: Int, _ weights: UnsafePointer<Float>, stride: Int, blocks: Int, _ out: UnsafeMutablePointer<Double>) {
-        let k = Int(cross.layout.k)
+        let k = columns
         var depth = 0
         while depth < k {
             let length = min(chainLength, k &- depth)
@@ -53,8 +55,8 @@ func addProducts(_ kernels: i4q_kernels, _ left: UnsafePointer<Float>, _ right: 
 extension Cross {
     /// That it goes with a Gram matrix, and that what is left of it in binary32 is finite.
     @inline(never)
-    func require(_ source: DampedGram) throws(Failure) {
-        try requireMatch(source.gram, "options.cross")
+    func require(_ source: DampedGram, residuals: Int64 = 0) throws(Failure) {
+        try requireMatch(source.gram, "options.cross", residuals: residuals)
         let k = Int(layout.k)
         for row in 0..<k {
             for column in 0..<k where !(element(row, column).magnitude * source.scale <= 0x1p80) {

@@ -31,7 +31,7 @@ public struct CrossShiftScratch {
     }
 }
 
-/// W + alpha W D H^-1. With H = M M^T that is two triangular systems for each row: r M^T = w D, from the last column to the first,
+/// W + alpha (W D + E) H^-1, E being what the cross matrix has of n residuals, if any. With H = M M^T that is two triangular systems for each row: r M^T = w D + e, from the last column to the first,
 /// and s M = r, from the first to the last.
 public struct CrossShift {
     let source: Matrix
@@ -62,7 +62,7 @@ public struct CrossShift {
         order.fill(gram, order: int32(INT4Q_GPTQ_ORDER_COLUMNS), groupSize: source.columns)
         let damped = try DampedGram(gram, order)
         cross = options.cross.unsafelyUnwrapped
-        try cross.require(damped)
+        try cross.require(damped, residuals: n)
         factor = TriangularFactor(source: damped, elements: (memory + scratch.factor).assumingMemoryBound(to: Float.self),
                                   kernels: kernels)
     }
@@ -95,11 +95,12 @@ public struct CrossShift {
     private func run(_ rows: Range<Int64>, _ worker: UInt32) -> Bool {
         let blocks = CrossShiftRows(task: self, memory: memory + scratch.workers + Int(worker) &* scratch.workerBytes, rows: rows)
         do throws(Failure) { try blocks.load() } catch { return false }
-        let product = CrossProduct(cross: cross, order: factor.source.order, scale: factor.source.scale, kernels: kernels,
+        let product = CrossProduct(cross: cross, columns: source.columns, order: factor.source.order, scale: factor.source.scale, kernels: kernels,
                                    room: blocks.room)
         for panel in 0..<panels {
             blocks.clearSums()
             product.add(panel, blocks.weights, stride: scratch.blockBytes, blocks: blocks.count, blocks.sums)
+            blocks.addResiduals(panel, scale: product.scale)
             blocks.take(panel)
         }
         for panel in 0..<panels { blocks.solve(panels &- 1 &- panel, isBackward: true) }
@@ -162,12 +163,25 @@ private struct CrossShiftRows {
         for block in 0..<count { (sums + block &* doubleStride).update(repeating: 0, count: 256) }
     }
 
-    /// Takes a panel's sums for what is to be solved.
+    /// The cross matrix's rows after W's channels, one for each row of W.
+    @inline(never)
+    func addResiduals(_ panel: Int, scale: Double) {
+        let k = task.source.columns
+        if task.cross.layout.k == Int64(k) { return }
+        for row in rows {
+            let index = Int(row &- rows.lowerBound)
+            let source = task.cross.panel(panel, row: k &+ Int(row)), target = sums + (index / 16 &* doubleStride &+ index % 16)
+            for column in 0..<panelWidth { target[column &* 16] += source[column] * scale }
+        }
+    }
+
+    /// Takes a panel's sums for what is to be solved. Columns after the last may be those of residuals.
     @inline(never)
     func take(_ panel: Int) {
+        let used = min(panelWidth, task.source.columns &- panel &* panelWidth) &* 16
         for block in 0..<count {
             let target = solution + (block &* floatStride &+ panel &* 256), sums = sums + block &* doubleStride
-            for place in 0..<256 { target[place] = Float(sums[place]) }
+            for place in 0..<256 { target[place] = place < used ? Float(sums[place]) : 0 }
         }
     }
 

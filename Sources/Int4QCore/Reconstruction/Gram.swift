@@ -111,6 +111,23 @@ extension Gram {
         block.add(rows: other.block.rows, batches: other.block.batches)
     }
 
+    /// As if each row had been pushed with this weight more; what different channels have in common then shrinks.
+    @inline(never)
+    public func scale(weight: Double, shrinkage: Double) {
+        let root = weight.squareRoot()
+        for channel in 0..<layout.padded {
+            sums[channel] *= root
+            magnitudes[channel] *= root
+            maxima[channel] *= Float(root)
+        }
+        let kept = weight * (1 - shrinkage)
+        for column in 0..<layout.padded {
+            for row in 0..<(column / panelWidth &+ 1) &* panelWidth {
+                products[TrianglePanels.place(row, column)] *= row == column ? weight : kept
+            }
+        }
+    }
+
     /// Takes a matrix that was computed elsewhere.
     @inline(never)
     public func set(_ matrix: UnsafePointer<Double>, stride: Int64, rows: Int64) throws(Failure) {

@@ -91,7 +91,8 @@ def shift_weights(
     W + alpha W D (G + damping * mean of G's diagonal)^-1. For any quantizer in place of W, with the same Gram matrix.
 
     gram      of the quantized model's inputs
-    cross     of the same rows
+    cross     of the same rows; or of rows [x, r] and [y, s] of k + n elements, where W x is added to r[n] in the float model and
+              to s[n] in the quantized one: outputs then make up for r - s as well
     alpha     share of the shift, 0 to 1: 1 makes the least error on the samples, less carries over to others better
     damping   share of the mean diagonal that is added to the diagonal, raised by damping_step up to attempts - 1 times
               where it is not enough

@@ -1114,6 +1114,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         ],
     ),
     "int4q_gram_set": (c_int32, [c_void_p, c_uint64, c_void_p, c_int64, c_int64]),
+    "int4q_gram_scale": (c_int32, [c_void_p, c_uint64, c_double, c_double]),
     "int4q_gram_merge": (c_int32, [c_void_p, c_uint64, c_void_p, c_uint64]),
     "int4q_gram_validate": (c_int32, [c_void_p, c_uint64]),
     "int4q_gram_get_info": (c_int32, [c_void_p, c_uint64, POINTER(GramInfoStruct)]),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import inspect
 import threading
 import time
 import zlib
@@ -29,26 +30,55 @@ from ._tensor import QuantizedTensor, quantize
 
 @dataclasses.dataclass(frozen=True)
 class LayerInputs:
-    """What layers get that share their input: a matrix [rows][k] for each batch; `exact`: what the float model would give them."""
+    """What layers get that share their input: a matrix [rows][k] for each batch; `exact`: what the float model would give them;
+    `weights`: for each batch those of its rows, or None; `residuals`, `exact_residuals`: what the layer's outputs are added to."""
 
     batches: tuple[np.ndarray, ...]
     exact: tuple[np.ndarray, ...] | None
     pool: Pool | None = None
+    weights: tuple[np.ndarray | None, ...] = ()
+    residuals: tuple[np.ndarray, ...] | None = None
+    exact_residuals: tuple[np.ndarray, ...] | None = None
+
+    def _weighted(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        for index, x in enumerate(self.batches):
+            yield index, x, self.weights[index] if self.weights else None
 
     @functools.cached_property
     def gram(self) -> GramMatrix:
         gram = GramMatrix(self.batches[0].shape[-1])
-        for x in self.batches:
-            gram.push(x, pool=self.pool)
+        for _, x, weights in self._weighted():
+            gram.push(x, weights=weights, pool=self.pool)
         return gram
 
     @functools.cached_property
+    def means(self) -> np.ndarray:
+        """float64[k]: of the rows, by their weights."""
+        sums, total = np.zeros(self.batches[0].shape[-1]), 0.0
+        for _, x, weights in self._weighted():
+            each = np.ones(len(x)) if weights is None else weights
+            sums, total = sums + each @ x, total + float(each.sum())
+        return sums / total
+
+    @functools.cached_property
     def cross(self) -> CrossMatrix:
-        if self.exact is None:
+        return self._cross(self.exact, self.batches)
+
+    @functools.cached_property
+    def cross_with_residuals(self) -> CrossMatrix:
+        """`cross` where there are no residuals."""
+        if self.exact is None or self.residuals is None or self.exact_residuals is None:
+            return self.cross
+        exact, own = zip(self.exact, self.exact_residuals), zip(self.batches, self.residuals)
+        return self._cross([np.hstack(pair) for pair in exact], [np.hstack(pair) for pair in own])
+
+    def _cross(self, exact: Sequence[np.ndarray] | None, own: Sequence[np.ndarray]) -> CrossMatrix:
+        if exact is None:
             raise ValueError("exact_inputs is False; expected True for methods that look at the float model's inputs")
-        cross = CrossMatrix(self.batches[0].shape[-1])
-        for x, y in zip(self.exact, self.batches):
-            cross.push(x, y, pool=self.pool)
+        cross = CrossMatrix(own[0].shape[-1])
+        for index, _, weights in self._weighted():
+            roots = np.float32(1) if weights is None else np.sqrt(weights)[:, None]
+            cross.push(exact[index] * roots, own[index] * roots, pool=self.pool)
         return cross
 
 
@@ -77,9 +107,23 @@ class Layer:
     @property
     def cross(self) -> CrossMatrix:
         """Of what the float model would give the layer and what it gets."""
+        return self._compared.cross
+
+    @property
+    def cross_with_residuals(self) -> CrossMatrix:
+        """The same, and of what the layer's outputs are added to, if the model has told that (see `shift_weights`)."""
+        return self._compared.cross_with_residuals
+
+    @property
+    def _compared(self) -> LayerInputs:
         if self.inputs is None:
             raise ValueError(f"layer {self.name!r} has no inputs of the float model to compare its own with")
-        return self.inputs.cross
+        return self.inputs
+
+    @property
+    def means(self) -> np.ndarray:
+        """float64[k]: of the inputs."""
+        return self.gram.channels()["sum"] / self.gram.rows if self.inputs is None else self.inputs.means
 
     def scaled(self, scales: np.ndarray) -> Layer:
         """The same layer with weights times, and inputs divided by scales[k]."""
@@ -144,8 +188,14 @@ def _gptq_step(work: _Work) -> None:
     _run_gptq(work)
 
 
-def _gptaq_step(work: _Work) -> None:
-    _run_gptq(work, cross=work.layer.cross)
+def _gptaq_step(work: _Work, alpha: float = 0.25) -> None:
+    _run_gptq(work, cross=work.layer.cross, alpha=alpha)
+
+
+def _shrink_step(work: _Work, share: float = 0.3) -> None:
+    gram = GramMatrix.from_bytes(work.layer.gram.to_bytes())
+    gram.scale(shrinkage=share)
+    work.layer = dataclasses.replace(work.layer, gram_of=lambda: gram)
 
 
 def _run_gptq(work: _Work, **options: Any) -> None:
@@ -156,9 +206,17 @@ def _run_gptq(work: _Work, **options: Any) -> None:
     )[0]
 
 
-def _shift_step(work: _Work) -> None:
+def _shift_step(work: _Work, alpha: float = 0.5) -> None:
+    _shift(work, work.layer.cross, alpha)
+
+
+def _residual_shift_step(work: _Work, alpha: float = 0.5) -> None:
+    _shift(work, work.layer.cross_with_residuals, alpha)
+
+
+def _shift(work: _Work, cross: CrossMatrix, alpha: float) -> None:
     layer = work.layer
-    shifted = shift_weights(layer.weights, layer.gram, layer.cross, pool=layer.pool)
+    shifted = shift_weights(layer.weights, layer.gram, cross, alpha=alpha, pool=layer.pool)
     work.layer = dataclasses.replace(layer, weights=shifted)
     work.tensor = work.clipped = None
 
@@ -174,9 +232,9 @@ def _awq_step(work: _Work) -> None:
     work.tensor = work.clipped = None
 
 
-def _descent_step(work: _Work) -> None:
+def _descent_step(work: _Work, sweeps: float = 20) -> None:
     refits = work.layer.scheme.scale_rule not in (ScaleRule.ONE, ScaleRule.POWER_OF_TWO)
-    gram_descend(work.started(), work.layer.weights, work.layer.gram, sweeps=20, refit_scales=refits)
+    gram_descend(work.started(), work.layer.weights, work.layer.gram, sweeps=int(sweeps), refit_scales=refits)
 
 
 def _autoround_step(work: _Work) -> None:
@@ -191,12 +249,14 @@ def _hqq_step(work: _Work) -> None:
     work.tensor = hqq(work.weights, work.layer.scheme)
 
 
-_STEPS: dict[str, Callable[[_Work], Any]] = {
+_STEPS: dict[str, Callable[..., Any]] = {
     "nearest": _Work.started,
     "clip": _clip_step,
     "hqq": _hqq_step,
     "awq": _awq_step,
+    "shrink": _shrink_step,
     "shift": _shift_step,
+    "residual_shift": _residual_shift_step,
     "gptq": _gptq_step,
     "gptaq": _gptaq_step,
     "autoround": _autoround_step,
@@ -206,7 +266,7 @@ _STEPS: dict[str, Callable[[_Work], Any]] = {
 
 
 def layer_method(method: str | LayerMethod) -> LayerMethod:
-    """A method from its name: steps joined by "+", as "nearest", "gptq", "gptq+descent", "awq+gptq", "clip+gptq+descent".
+    """A method from its name: steps joined by "+", as "nearest", "gptq", "gptq+descent", "awq+gptq", "shrink+clip+gptq+descent:5".
 
     nearest   rounding to nearest
     clip      AWQ's clips: the steps after it start from clipped weights; alone: rounding to nearest
@@ -216,25 +276,42 @@ def layer_method(method: str | LayerMethod) -> LayerMethod:
     gptaq     the same with GPTAQ's correction (alpha 0.25); needs exact_inputs
     shift     the steps after it work on weights that make up half of what quantizing the layers before has changed
               (`shift_weights`); needs exact_inputs
+    residual_shift  the same, and half of what has changed in what the layer's outputs are added to, if the model tells that
+    shrink    the steps after it rely less on what channels have in common: their products in the Gram matrix count 0.7 of what
+              they are (`GramMatrix.scale`); for few samples, or samples of another kind than later inputs
     autoround, adaround  learned rounding, from the codes that the steps before have left
     descent   coordinate descent on the codes that the steps before have left, scales refitted between sweeps
 
+    A number may follow after ":" - shrink:0.3 (the share taken off), shift:0.5 and gptaq:0.25 (alpha), descent:20 (most sweeps).
     A callable is returned as it is.
     """
     if callable(method):
         return method
-    names = method.split("+")
-    for name in names:
-        if name not in _STEPS:
-            raise ValueError(f"method is {method!r}: {name!r} is none of {', '.join(_STEPS)}")
+    steps = [_step(method, name) for name in method.split("+")]
 
     def run(layer: Layer) -> tuple[QuantizedTensor, np.ndarray | None]:
         work = _Work(layer)
-        for name in names:
-            _STEPS[name](work)
+        for step in steps:
+            step(work)
         return work.started(), work.layer.input_scales
 
     return run
+
+
+def _step(method: str, text: str) -> Callable[[_Work], Any]:
+    """"descent:5" and the like."""
+    name, colon, number = text.partition(":")
+    if name not in _STEPS:
+        raise ValueError(f"method is {method!r}: {name!r} is none of {', '.join(_STEPS)}")
+    if not colon:
+        return _STEPS[name]
+    if len(inspect.signature(_STEPS[name]).parameters) == 1:
+        raise ValueError(f"method is {method!r}: {name!r} takes no number")
+    try:
+        value = float(number)
+    except ValueError:
+        raise ValueError(f"method is {method!r}: expected a number after {name!r}") from None
+    return lambda work: _STEPS[name](work, value)
 
 
 def quantize_layer(
@@ -248,7 +325,7 @@ def quantize_layer(
     space = layer if scales is None else layer.scaled(scales)
     bias = None
     if correct_bias:
-        means = layer.gram.channels()["sum"] / layer.gram.rows
+        means = layer.means
         bias = output_bias(tensor, space.weights, means if scales is None else means / scales).astype(np.float32)
     loss = nearest_loss = np.nan
     if measure:
@@ -275,6 +352,7 @@ class _Pass:
         """The layer that the pass stands at; None when it has ended."""
         self.x: Any = None
         self.rows: Any = None
+        self.residual: Any = None
         self._forward = forward
         self._error: BaseException | None = None
         self._unwanted = False
@@ -296,12 +374,12 @@ class _Pass:
             pass
         except BaseException as error:
             self._error = error
-        self.name = self.x = self.rows = None
+        self.name = self.x = self.rows = self.residual = None
         self._stands.release()
 
-    def stop_at(self, name: str, x: Any, rows: Any = None) -> None:
+    def stop_at(self, name: str, x: Any, rows: Any = None, residual: Any = None) -> None:
         """Called by the pass."""
-        self.name, self.x, self.rows = name, x, rows
+        self.name, self.x, self.rows, self.residual = name, x, rows, residual
         self._stands.release()
         self._go.acquire()
         if self._unwanted:
@@ -352,25 +430,30 @@ def _in_step(forwards: Sequence[Callable[[], Any]], at_once: int, work: Callable
 class _Arrays(Protocol):
     """What differs between NumPy and PyTorch."""
 
-    def matrix(self, x: Any, rows: Any) -> np.ndarray:
-        """[rows][k] of a layer's input."""
+    def matrix(self, x: Any, rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """[rows][k] of a layer's input, and weights of those rows, if any."""
 
     def state(self, x: Any) -> Any:
         """Something that changes when x is written to."""
 
 
 class _NumpyArrays:
-    def matrix(self, x: Any, rows: Any) -> np.ndarray:
+    def matrix(self, x: Any, rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
         flat = np.asarray(x).reshape(-1, np.shape(x)[-1])
-        return flat if rows is None else flat[np.asarray(rows).reshape(-1)]
+        if rows is None:
+            return flat, None
+        chosen = np.asarray(rows).reshape(-1)
+        if chosen.dtype == bool:
+            return flat[chosen], None
+        return flat[chosen != 0], chosen[chosen != 0].astype(np.float32)
 
     def state(self, x: Any) -> Any:
         return zlib.crc32(np.ascontiguousarray(x))
 
 
 class _TorchArrays:
-    def matrix(self, x: Any, rows: Any) -> np.ndarray:
-        return x.detach().reshape(-1, x.shape[-1]).float().cpu().numpy()
+    def matrix(self, x: Any, rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        return x.detach().reshape(-1, x.shape[-1]).float().cpu().numpy(), None
 
     def state(self, x: Any) -> Any:
         return x._version
@@ -389,17 +472,29 @@ class _Progressing:
     """The second half of the passes are the float model's."""
     progress: Callable[[QuantizedLayer], Any] | None
     done: dict[str, QuantizedLayer] = dataclasses.field(default_factory=dict)
-    _seen: list[tuple[Any, Any, Any]] = dataclasses.field(default_factory=list)
+    _seen: list[tuple[tuple[Any, ...], Any]] = dataclasses.field(default_factory=list)
     _inputs: LayerInputs | None = None
 
     def inputs(self, passes: Sequence[_Pass]) -> LayerInputs:
         """The last layer's, if this one gets the very same arrays."""
-        seen = [(p.x, p.rows, self.arrays.state(p.x)) for p in passes]
-        same = len(seen) == len(self._seen) and all(a is c and b is d and e == f for (a, b, e), (c, d, f) in zip(seen, self._seen))
+        seen = [((p.x, p.rows, p.residual), self.arrays.state(p.x)) for p in passes]
+        same = len(seen) == len(self._seen) and all(
+            state == before and all(a is b for a, b in zip(arrays, others))
+            for (arrays, state), (others, before) in zip(seen, self._seen)
+        )
         if not same or self._inputs is None:
-            every = tuple(self.arrays.matrix(p.x, p.rows) for p in passes)
-            half = len(every) // 2 if self.doubled else len(every)
-            self._inputs = LayerInputs(every[:half], every[half:] if self.doubled else None, self.pool)
+            half = len(passes) // 2 if self.doubled else len(passes)
+            every = [self.arrays.matrix(p.x, passes[index % half].rows) for index, p in enumerate(passes)]
+            batches, weights = zip(*every[:half])
+            exact = tuple(x for x, _ in every[half:]) if self.doubled else None
+            is_weighted = any(each is not None for each in weights)
+            residuals = None
+            if all(p.residual is not None for p in passes):
+                residuals = tuple(self.arrays.matrix(p.residual, passes[index % half].rows)[0] for index, p in enumerate(passes))
+            self._inputs = LayerInputs(
+                batches, exact, self.pool, weights if is_weighted else (),
+                residuals[:half] if residuals else None, residuals[half:] if residuals and self.doubled else None,
+            )  # fmt: skip
             self._seen = seen
         return self._inputs
 
@@ -426,8 +521,9 @@ def _scheme_chooser(scheme: SchemeChoice) -> Callable[[str], Scheme | None]:
 
 
 class NumpyLinear(Protocol):
-    def __call__(self, name: str, x: np.ndarray, rows: Any = None) -> np.ndarray:
-        """x[..., k] times the layer's transposed weights. `rows`: a mask of the rows that count in calibration."""
+    def __call__(self, name: str, x: np.ndarray, rows: Any = None, residual: np.ndarray | None = None) -> np.ndarray:
+        """x[..., k] times the layer's transposed weights. `rows`: a mask of the rows that count in calibration, or how much each
+        counts (floats, at least 0). `residual`: [..., n] that the caller adds the result to, for "residual_shift"."""
 
 
 def quantize_model(
@@ -469,18 +565,18 @@ def quantize_model(
         exact_inputs, progress,
     )  # fmt: skip
 
-    def product(name: str, x: np.ndarray, rows: Any = None) -> np.ndarray:
+    def product(name: str, x: np.ndarray, rows: Any = None, residual: np.ndarray | None = None) -> np.ndarray:
         forward_pass = _Pass.current()
         if name in chosen and name not in held and forward_pass is not None:
-            forward_pass.stop_at(name, x, rows)
+            forward_pass.stop_at(name, x, rows, residual)
         y = x @ held.get(name, weights[name]).T
         return y if name not in work.done or work.done[name].bias is None else y + work.done[name].bias
 
-    def exact_product(name: str, x: np.ndarray, rows: Any = None) -> np.ndarray:
+    def exact_product(name: str, x: np.ndarray, rows: Any = None, residual: np.ndarray | None = None) -> np.ndarray:
         forward_pass = _Pass.current()
         if name in chosen and forward_pass is not None and name not in exact_seen.setdefault(forward_pass, set()):
             exact_seen[forward_pass].add(name)
-            forward_pass.stop_at(name, x, rows)
+            forward_pass.stop_at(name, x, rows, residual)
         return x @ weights[name].T
 
     def arrived(name: str, passes: list[_Pass]) -> None:
@@ -522,15 +618,15 @@ class Recorder:
         self._pool = pool
 
     def __call__(self, names: str | Sequence[str], x: np.ndarray, rows: Any = None) -> np.ndarray:
-        """Takes x[..., k], or those of its rows that the mask `rows` has; returns x."""
+        """Takes x[..., k], or those of its rows that the mask `rows` has, or each as often as `rows` says; returns x."""
         every = (names,) if isinstance(names, str) else tuple(names)
-        matrix = _NumpyArrays().matrix(x, rows)
+        matrix, weights = _NumpyArrays().matrix(x, rows)
         gram = self.grams.get(every[0])
         if gram is None:
             gram = GramMatrix(matrix.shape[1])
         if any(self.grams.setdefault(name, gram) is not gram for name in every):
             raise ValueError(f"{every} do not share one Gram matrix: they have been recorded apart before")
-        gram.push(matrix, pool=self._pool)
+        gram.push(matrix, weights=weights, pool=self._pool)
         return x
 
     @contextlib.contextmanager
@@ -549,7 +645,7 @@ class Recorder:
             first = next((other for other, gram in self.grams.items() if gram is self.grams.get(name)), name)
             if first != name:
                 raise ValueError(f"{name!r} no longer shares its input with {first!r}")
-            self(name, _TorchArrays().matrix(x, None))
+            self(name, _TorchArrays().matrix(x, None)[0])
             last.update(tensor=x, version=x._version, gram=self.grams[name])
 
         with _hooked(_linear_modules(model, layers), record):

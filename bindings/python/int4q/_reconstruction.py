@@ -191,6 +191,13 @@ class GramMatrix(SquareSums):
                 host,
             )
 
+    def scale(self, weight: float = 1, *, shrinkage: float = 0) -> None:
+        """As if every row had been pushed with `weight` (0 to 1) more; then products of different channels times 1 - shrinkage.
+
+        Shrinkage helps where samples are few, or of another kind than later inputs.
+        """
+        _native.call("int4q_gram_scale", *self._memory, weight, shrinkage)
+
     def channels(self) -> np.ndarray:
         """A structured array, CHANNEL, with one element for each column of x."""
         result = np.zeros(self.k, CHANNEL)

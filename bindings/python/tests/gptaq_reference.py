@@ -56,8 +56,10 @@ def quantize(
 
 
 def shifted(weights: np.ndarray, gram: np.ndarray, cross: np.ndarray, *, alpha: float = 1.0, damping: float = 0.01) -> np.ndarray:
-    w = weights.astype(np.float64)
-    return w + alpha * np.linalg.solve(gptq_reference.damped(gram, damping), (w @ cross).T).T
+    """Rows of `cross` after the channels' are of what outputs are added to."""
+    w, k = weights.astype(np.float64), weights.shape[1]
+    wanted = w @ cross[:k, :k] + (cross[k:, :k] if len(cross) > k else 0)
+    return w + alpha * np.linalg.solve(gptq_reference.damped(gram, damping), wanted.T).T
 
 
 def losses(weights: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -359,6 +359,34 @@ def test_shifted_weights(k: int, alpha: float, generator: np.random.Generator) -
     assert int4q.shift_weights(weights, gram, cross, dtype=np.float16).dtype == np.float16
 
 
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 16), (85, 77), (20, 300)])
+def test_shifted_weights_make_up_for_residuals(n: int, k: int, generator: np.random.Generator) -> None:
+    """Two layers' worth of it: W x + r is the float model's, V y + s the quantized one's."""
+    rows = 3 * (n + k) + 10
+    x, r = activations(generator, rows, k), generator.standard_normal((rows, n)).astype(np.float32)
+    y = disturbed(generator, x)
+    s = (r + 0.1 * y[:, :1] + 0.01 * generator.standard_normal((rows, n))).astype(np.float32)
+    gram, weights = gram_of(y), weights_of(generator, n, k)
+    cross = cross_of(np.hstack([x, r]), np.hstack([y, s]))
+    expected = gptaq_reference.shifted(weights, gram.matrix(), cross.matrix())
+    found = int4q.shift_weights(weights, gram, cross, alpha=1.0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
+    with int4q.Pool(3) as pool:
+        assert np.array_equal(int4q.shift_weights(weights, gram, cross, alpha=1.0, pool=pool), found)
+
+    def error(candidate: np.ndarray) -> float:
+        return float(np.square(x @ weights.T + r - y @ candidate.T - s, dtype=np.float64).sum())
+
+    assert error(found) < min(error(weights), error(int4q.shift_weights(weights, gram, cross_of(x, y), alpha=1.0)))
+    for other in (k - 1, k + n - 1, k + n + 1):
+        if 0 < other != k:
+            with pytest.raises(int4q.MismatchError):
+                int4q.shift_weights(weights, gram, CrossMatrix.from_matrix(np.zeros((other, other)), rows))
+    if n > 1:
+        with pytest.raises(int4q.MismatchError):
+            int4q.gptq(weights, gram, cross=cross)
+
+
 @pytest.mark.parametrize("family", ["independent", "common", "large channels", "neighbours"])
 def test_shifted_weights_are_where_the_damped_loss_is_least(family: str, generator: np.random.Generator) -> None:
     """Where little decides, weights may differ; what they leave does not."""

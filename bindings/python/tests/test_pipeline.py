@@ -160,6 +160,53 @@ def test_rows_masked_do_not_count(weights: Weights, batches: list[np.ndarray], g
     assert masked["up"].rows == rows.sum() and list(masked) == ["up"]
 
 
+def test_rows_have_weights(weights: Weights, batches: list[np.ndarray], generator: np.random.Generator) -> None:
+    """Rows that count two or three times are as good as so many copies, in all that is made of them."""
+    times = generator.integers(0, 4, 150)
+    x, weighted = batches[0], times.astype(np.float32)
+    copies = np.repeat(x, times, axis=0)
+
+    def seen(x: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+        def method(layer: Layer) -> QuantizedTensor:
+            found.append((layer.gram.matrix(), layer.cross.matrix(), layer.means))
+            return int4q.quantize(layer.weights, layer.scheme)
+
+        def model(linear: Callable[..., np.ndarray], x: np.ndarray) -> np.ndarray:
+            return linear("up", linear("out", linear("query", x, rows=rows), rows=rows), rows=rows)
+
+        int4q.quantize_model(model, [x], weights, SCHEME, method, exact_inputs=True)
+        return found[-1]
+
+    for one, other in zip(seen(x, weighted), seen(copies, None)):
+        assert other.any()
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
+    recorder = Recorder()
+    recorder("up", x, weighted)
+    np.testing.assert_allclose(recorder.grams["up"].matrix(), gram_of(copies), rtol=0, atol=1e-4 * gram_of(copies).max())
+
+
+def test_shrunk_gram_matrices(weights: Weights, batches: list[np.ndarray]) -> None:
+    found = int4q.quantize_model(forward, batches, weights, SCHEME, "shrink:0.25+gptq")
+
+    def method(layer: Layer) -> QuantizedTensor:
+        sums = layer.gram.matrix()
+        gram = GramMatrix.from_matrix(0.75 * sums + 0.25 * np.diag(np.diagonal(sums)), layer.gram.rows)
+        return int4q.gptq(layer.weights, gram, layer.scheme, order=int4q.GptqOrder.WITHIN_GROUPS)[0]
+
+    expected = int4q.quantize_model(forward, batches, weights, SCHEME, method)
+    for name, layer in found.items():
+        np.testing.assert_array_equal(layer.dequantize(), expected[name].dequantize())
+        assert layer.loss == expected[name].loss  # of the inputs as they are
+
+
+@pytest.mark.parametrize("method", ["gptq:3", "descent:many", "descent:", "wish", "gptq+shrunk"])
+def test_names_that_mean_nothing(method: str) -> None:
+    with pytest.raises(ValueError, match=f"method is {method!r}".replace("+", r"\+")):
+        int4q.layer_method(method)
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_bias_keeps_outputs_means(weights: Weights, batches: list[np.ndarray], method: str) -> None:
     batches = [x + 3 for x in batches]
@@ -204,6 +251,23 @@ def test_methods_of_two_models(weights: Weights, batches: list[np.ndarray], meth
     assert error(method) < 0.98 * error("gptq")
     with pytest.raises(ValueError, match="exact_inputs is False"):
         int4q.quantize_model(forward, batches, weights, SCHEME, method)
+
+
+def test_shifts_make_up_for_residuals(weights: Weights, batches: list[np.ndarray]) -> None:
+    """Errors of a block stay in its residual; the next block's last layer can take them back."""
+
+    def told(linear: Callable[..., np.ndarray], x: np.ndarray) -> np.ndarray:
+        x = x + linear("out", np.tanh(linear("query", x)) * linear("key", x), residual=x)
+        return x + linear("down", np.maximum(linear("up", x), 0), residual=x)
+
+    exact = [run(weights, x) for x in batches]
+
+    def error(model: Callable[..., np.ndarray]) -> float:
+        found = int4q.quantize_model(model, batches, weights, SCHEME, "residual_shift:1+gptq", exact_inputs=True)
+        values = {name: layer.dequantize() for name, layer in found.items()}
+        return float(sum(np.square(run(values, x) - y).sum() for x, y in zip(batches, exact)))
+
+    assert error(told) < 0.95 * error(forward)
 
 
 @pytest.mark.parametrize("method", ["autoround", "gptq+adaround"])

@@ -87,6 +87,25 @@ def test_gram_merge(generator: np.random.Generator) -> None:
         first.merge(GramMatrix(41))
 
 
+def test_gram_scale(generator: np.random.Generator) -> None:
+    x = activations(generator, 300, 40)
+    gram = gram_of(x)
+    gram.scale(0.25, shrinkage=0.5)
+    expected = 0.25 * gram_of(x).matrix()
+    assert np.allclose(gram.matrix(), (expected + np.diag(np.diagonal(expected))) / 2, rtol=1e-15, atol=0)
+    weighted = GramMatrix(40)
+    weighted.push(x, weights=np.full(300, 0.25, np.float32))
+    for field in ("sum", "sum_magnitudes", "sum_squares", "max_magnitude"):
+        assert np.allclose(gram.channels()[field], weighted.channels()[field], rtol=1e-6), field
+    assert gram.rows == 300
+    gram.scale(shrinkage=1)
+    assert np.array_equal(gram.matrix(), np.diag(np.diagonal(expected)))
+    gram.scale(0)
+    assert not gram.matrix().any() and not gram.channels()["max_magnitude"].any()
+    with pytest.raises(int4q.InvalidArgumentError, match="shrinkage is 1.5"):
+        gram.scale(shrinkage=1.5)
+
+
 def test_gram_from_matrix(generator: np.random.Generator) -> None:
     x = activations(generator, 100, 37).astype(np.float64)
     gram = GramMatrix.from_matrix(np.triu(x.T @ x), 100)
