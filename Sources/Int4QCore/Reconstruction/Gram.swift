@@ -96,12 +96,32 @@ extension Gram {
             }
         }
         try requireFinite(products, layout.triangle.count, name)
+        for panel in 0..<layout.triangle.panels { try validateProducts(panel, name) }
+    }
+
+    /// That a panel has zeros where there is no channel, or no row was seen, and its square on the diagonal both halves alike.
+    private func validateProducts(_ panel: Int, _ name: Text) throws(Failure) {
+        let k = Int(layout.k), isEmpty = rows == 0, first = panel &* panelWidth, end = first &+ panelWidth
+        for row in isEmpty || end > k ? 0..<end : first..<end {
+            for column in first..<end {
+                let sum = products[TrianglePanels.place(row, column)]
+                if (isEmpty || row >= k || column >= k) && sum != 0 {
+                    throw .corrupt(name, "a sum in padding", "zeros there, and before the first row")
+                }
+                if sum != products[TrianglePanels.symmetricPlace(row, column)] {
+                    throw .corrupt(name, "two sums of the same channels", "one sum, twice")
+                }
+            }
+        }
     }
 
     /// Adds what another one has seen. Both have been validated.
     @inline(never)
     public func merge(_ other: Gram) throws(Failure) {
         try block.requireRoom(for: other.block)
+        try requireFiniteSums(sums, other.sums, layout.padded)
+        try requireFiniteSums(magnitudes, other.magnitudes, layout.padded)
+        try requireFiniteSums(products, other.products, layout.triangle.count)
         for channel in 0..<layout.padded {
             sums[channel] += other.sums[channel]
             magnitudes[channel] += other.magnitudes[channel]
