@@ -71,7 +71,7 @@ struct Saved {
     const Statistics &of;
     GuardedMemory memory;
     uint64_t bytes;
-    bool has_header = false, is_valid = false;
+    bool has_header = false, is_valid = false, is_symmetric = true;
     int4q_gram_info info;
     std::vector<double> matrix;  // of few channels
     double largest = 0;
@@ -101,7 +101,7 @@ struct Saved {
 
     bool IsSmall() const { return has_header && info.k < int4q_fuzz::kTooManyChannels; }
     // What is multiplied with weights does not overflow.
-    bool IsModerate() const { return is_valid && largest <= 1e100; }
+    bool IsModerate() const { return is_valid && is_symmetric && largest <= 1e100; }
     const uint8_t *data() { return memory.data(); }
 
     static void RequireHeaderRefusal(int4q_status status, const char *name, const char *bytes_name) {
@@ -192,17 +192,30 @@ private:
         return {other.rows, other.batches};
     }
 
-    // What is valid has the sums that setting its matrix makes: zeros where there is no channel, squares on the diagonal whole.
+    // What is valid has the sums that setting its matrix makes: zeros where there is no channel or row. Only of the squares on a Gram
+    // matrix's diagonal is one half not looked at.
     void CheckCanonical() {
         const auto size = static_cast<size_t>(info.total_bytes);
         GuardedMemory again(size);
         REQUIRE(of.init(info.k, again.data(), size) == INT4Q_OK);
         if (info.rows > 0) REQUIRE(of.set(again.data(), size, matrix.data(), info.k, info.rows) == INT4Q_OK);
-        const size_t panels = (static_cast<size_t>(info.k) + 15) / 16;
-        const size_t count = of.is_gram ? panels * (panels + 1) / 2 * 256 : panels * panels * 256;
+        const size_t padded = (static_cast<size_t>(info.k) + 15) / 16 * 16;
+        size_t count = 0;
+        for (size_t first = 0; first < padded; first += 16) count += 16 * (of.is_gram ? first + 16 : padded);
         const auto *a = reinterpret_cast<const double *>(data() + size) - count;
         const auto *b = reinterpret_cast<const double *>(again.data() + size) - count;
-        for (size_t i = 0; i < count; i++) REQUIRE(a[i] == b[i]);
+        for (size_t first = 0; first < padded; first += 16) {
+            for (size_t row = 0; row < (of.is_gram ? first + 16 : padded); row++) {
+                for (size_t column = first; column < first + 16; column++, a++, b++) {
+                    const bool is_lower = of.is_gram && row > column && row < static_cast<size_t>(info.k);
+                    if (is_lower) {
+                        is_symmetric = is_symmetric && *a == *b;
+                    } else {
+                        REQUIRE(*a == *b);
+                    }
+                }
+            }
+        }
     }
 };
 
@@ -329,6 +342,37 @@ void CheckLoss(const Layer &layer, Saved &gram, Saved *cross) {
     }
 }
 
+// Where GPTQ does not improve on rounding to nearest, a row keeps its codes; to about 5 digits of the damped loss.
+void CheckNotWorse(Layer &layer, Saved &gram, double damping) {
+    const auto k = static_cast<size_t>(layer.k);
+    long double mean = 0;
+    for (size_t j = 0; j < k; j++) {
+        const double square = gram.matrix[j * (k + 1)];
+        // A dead channel counts as one of a mean square there.
+        if (square == 0) return;
+        mean += static_cast<long double>(square) / static_cast<long double>(k);
+    }
+    const auto damped = [&] {
+        std::vector<long double> sums;
+        const std::vector<float> values = layer.Values();
+        for (size_t i = 0; i < values.size(); i++) {
+            if (i % k == 0) sums.push_back(0);
+            const long double error = static_cast<long double>(layer.weights[i]) - static_cast<long double>(values[i]);
+            sums.back() += error * error * mean * static_cast<long double>(damping) / static_cast<long double>(gram.info.rows);
+        }
+        return sums;
+    };
+    const Loss after(layer, gram, nullptr);
+    const auto damped_after = damped();
+    layer.RoundToNearest();
+    const Loss nearest(layer, gram, nullptr);
+    const auto damped_nearest = damped();
+    for (size_t row = 0; row < after.losses.size(); row++) {
+        const long double whole = after.sums[row] + nearest.sums[row] + damped_after[row] + damped_nearest[row];
+        REQUIRE(after.losses[row] <= nearest.losses[row] + 1e-4L * whole);
+    }
+}
+
 void RunGptq(const Choices &choices, Layer &layer, Saved &gram, Saved *cross) {
     auto options = Options(choices, cross);
     options.flags = choices.flags;
@@ -341,13 +385,19 @@ void RunGptq(const Choices &choices, Layer &layer, Saved &gram, Saved *cross) {
     const int4q_status status =
         int4q_gptq_quantize(&layer.tensor, layer.weights.data(), INT4Q_TYPE_F32, layer.k, gram.data(), gram.bytes, &options,
                             scratch.data(), bytes, nullptr, nullptr, &report);
+    const bool is_finite =
+        std::all_of(gram.matrix.begin(), gram.matrix.end(), [](double value) { return std::isfinite(value); });
     if (status == INT4Q_OK) {
         fuzz_statistics_counts[2]++;
         layer.Values();
         REQUIRE(!gram.is_valid || (report.rows == gram.info.rows && report.nearest_rows >= 0 && report.nearest_rows <= layer.n));
-        REQUIRE(std::all_of(gram.matrix.begin(), gram.matrix.end(), [](double value) { return std::isfinite(value); }));
+        REQUIRE(is_finite);
+        if (gram.IsModerate() && gram.info.rows > 0 && !cross && !(options.flags & INT4Q_GPTQ_CLEAR_DEAD_CHANNELS)) {
+            CheckNotWorse(layer, gram, report.damping);
+        }
         return;
     }
+    REQUIRE(is_finite || status == INT4Q_ERROR_CORRUPT || status == INT4Q_ERROR_MISMATCH || status == INT4Q_ERROR_UNSUPPORTED);
     switch (status) {
         case INT4Q_ERROR_INVALID_ARGUMENT: return RequireRefusal(status, {status}, {"options.damping"});
         case INT4Q_ERROR_UNSUPPORTED: return RequireRefusal(status, {status}, {"options.order"});
@@ -400,6 +450,30 @@ void RunDescent(const Choices &choices, Layer &layer, Saved &gram) {
                                      scratch.data(), bytes, 0, layer.n, &found) == INT4Q_OK);
     layer.Values();
     REQUIRE(!gram.is_valid || !(found.loss > found.start_loss));
+}
+
+void RunLearning(const Choices &choices, Layer &layer, Saved &gram) {
+    layer.RoundToNearest();
+    uint64_t bytes = 0;
+    auto scratch = Scratch(bytes, [&](uint64_t *size) { return int4q_learn_rounding_scratch(&layer.scheme, layer.k, 1, size); });
+    auto options = New<int4q_learning_options>();
+    options.worker_count = 1;
+    options.method = choices.refits ? INT4Q_LEARN_ADAROUND : INT4Q_LEARN_AUTOROUND;
+    options.iterations = 2;
+    options.step = 0.1;
+    options.range_step = 0.1;
+    options.least_range = 0.5;
+    options.most_range = 1;
+    options.regularization = 30;
+    options.first_exponent = 20;
+    options.last_exponent = 2;
+    auto report = New<int4q_learning_report>();
+    const int4q_status status =
+        int4q_learn_rounding(&layer.tensor, layer.weights.data(), INT4Q_TYPE_F32, layer.k, gram.data(), gram.bytes, &options,
+                             scratch.data(), bytes, nullptr, nullptr, &report);
+    if (status != INT4Q_OK) return RequireRefusal(status, {gram.is_valid ? INT4Q_OK : INT4Q_ERROR_CORRUPT}, {"gram"});
+    layer.Values();
+    REQUIRE(!gram.is_valid || !(report.loss > report.start_loss));
 }
 
 void RunAwq(const Layer &layer, Saved &gram) {
@@ -539,6 +613,8 @@ void Use(const Choices &choices, Saved &gram, Saved *cross) {
     Layer layer(choices, gram.info.k);
     CheckLoss(layer, gram, nullptr);
     RunDescent(choices, layer, gram);
+    if (layer.scheme.kind != INT4Q_KIND_CODEBOOK) RunLearning(choices, layer, gram);
+    layer.RoundToNearest();
     RunAwq(layer, gram);
     RunLowRank(layer, gram);
     RunEigenvalues(gram);
@@ -546,9 +622,7 @@ void Use(const Choices &choices, Saved &gram, Saved *cross) {
     RunReassembly(choices, gram);
     Push(gram);
     RunGptq(choices, layer, gram, nullptr);
-    if (!cross) return;
-    if (!cross->IsSmall()) cross = nullptr;
-    if (!cross) return;
+    if (!cross || !cross->IsSmall()) return;
     layer.RoundToNearest();
     CheckLoss(layer, gram, cross);
     RunShift(choices, layer, gram, *cross);
