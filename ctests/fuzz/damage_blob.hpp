@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "support/blob_parts.hpp"
@@ -78,7 +80,8 @@ inline void DamageParts(Random &random, std::vector<uint8_t> &bytes) {
     const auto flags = int4q_test::GetField<uint32_t>(bytes.data(), int4q_test::kPartFlagsAt);
     const auto n = int4q_test::GetField<uint64_t>(bytes.data(), int4q_test::kNAt);
     const auto k = int4q_test::GetField<uint64_t>(bytes.data(), int4q_test::kKAt);
-    const uint64_t count = std::min<uint64_t>(int4q_test::GetField<uint64_t>(bytes.data(), int4q_test::kSparseCountAt), bytes.size());
+    const auto said = int4q_test::GetField<uint64_t>(bytes.data(), int4q_test::kSparseCountAt);
+    const uint64_t count = std::min<uint64_t>(said, bytes.size());
     const size_t sections[] = {flags & INT4Q_PART_PERMUTATION ? 4 * k : 0, flags & INT4Q_PART_SPARSE ? 8 * (n + 1) : 0, 4 * count,
                                4 * count, 0};
     // The last one, of a low-rank part's numbers, goes on to the end.

@@ -2,19 +2,20 @@
 // libFuzzer's entry: bytes from anywhere as a blob, through every function that reads one. Free of GoogleTest; what must
 // hold is checked by abort().
 //
-// An input's first byte is flags: 1 signs the blocks anew, 2 the header, 4 the parts and the header, so that mutations get past the
-// checksums; 8 and 16 choose how many rows are multiplied. The rest is the blob. No fuzzer finds a valid header by itself, so it wants
-// seeds. With clang (without the last line of options the C++ and C code alone lacks a sanitizer):
+// An input's first byte is flags: 1 signs the blocks anew, 2 the header, 4 the parts and the header, so that mutations get past
+// the checksums; 8 and 16 choose how many rows are multiplied. The rest is the blob. No fuzzer finds a valid header by itself, so
+// it wants seeds. With clang:
 //
+//     undefined='-fsanitize=undefined -fno-sanitize-recover=all'    # of C and C++: Swift traps by itself
 //     CC=clang CXX=clang++ cmake -S . -B build/fuzz -G Ninja -DINT4Q_BUILD_FUZZERS=ON -DINT4Q_SANITIZE=address
-//         -DCMAKE_C_FLAGS=-fsanitize=undefined -DCMAKE_CXX_FLAGS=-fsanitize=undefined
+//         -DCMAKE_C_FLAGS="$undefined" -DCMAKE_CXX_FLAGS="$undefined"
 //     ninja -C build/fuzz fuzz_blob fuzz_blob_replay
 //     build/fuzz/ctests/fuzz_blob_replay --write-seeds build/fuzz/blob-seeds
 //     build/fuzz/ctests/fuzz_blob -max_len=8192 -max_total_time=600 build/fuzz/blob-corpus build/fuzz/blob-seeds
 //
 // (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument.
 // replay_blob.cpp runs this entry without a fuzzer, with every test run; mutate_blob.cpp adds mutations that know a blob's fields
-// and parts. The same goes for fuzz_observer and fuzz_statistics.
+// and parts. Of saved statistics there are fuzz_observer.cpp and fuzz_statistics.cpp, built alike.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -22,8 +23,8 @@
 #include <cstring>
 #include <vector>
 
-#include "support/code_width.hpp"
 #include "fuzz/guarded_memory.hpp"
+#include "support/code_width.hpp"
 #include "support/blob_parts.hpp"
 #include "support/floats.hpp"
 #include "support/reference_packer.hpp"
@@ -148,7 +149,8 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     args.scratch_bytes = plan.scratch_bytes;
     REQUIRE(int4q_matmul(&plan, &args, nullptr, nullptr) == INT4Q_OK);
     // Rows of x are alike.
-    REQUIRE(std::memcmp(y.data(), y.data() + info.n, y.size() / static_cast<size_t>(m) * static_cast<size_t>(m - 1) * sizeof(float)) == 0 ||
+    const auto others = static_cast<size_t>((m - 1) * info.n);
+    REQUIRE(std::memcmp(y.data(), y.data() + info.n, others * sizeof(float)) == 0 ||
             std::any_of(y.begin(), y.end(), [](float v) { return v != v; }));
     if (tensor && mode != INT4Q_MODE_BINARY && !info.part_flags) CheckBound(plan, args, *tensor, x, y);
     fuzz_blob_counts[2]++;

@@ -3,7 +3,7 @@
 // through the functions that take one. Free of GoogleTest; what must hold is checked by abort().
 //
 // An input's first two bytes choose a scheme and options (Choices), and whether the headers' sizes are made to agree with one
-// another, so that mutations of k get past them. How to build and run it: fuzz_blob.cpp.
+// another, so that mutations of k get past them. How to configure: fuzz_blob.cpp.
 //
 //     ninja -C build/fuzz fuzz_statistics fuzz_statistics_replay
 //     build/fuzz/ctests/fuzz_statistics_replay --write-seeds build/fuzz/statistics-seeds
@@ -14,6 +14,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "fuzz/guarded_memory.hpp"
@@ -147,7 +148,9 @@ private:
         REQUIRE(int4q_gram_channels(data(), bytes, 0, info.k, reinterpret_cast<int4q_channel *>(room.data())) == INT4Q_OK);
         for (size_t j = 0; j < k; j++) {
             REQUIRE(std::memcmp(&channels[j].sum_squares, &matrix[j * (k + 1)], 8) == 0);
-            REQUIRE(!is_valid || (std::isfinite(channels[j].sum) && channels[j].sum_magnitudes >= 0 && channels[j].max_magnitude >= 0));
+            if (!is_valid) continue;
+            REQUIRE(std::isfinite(channels[j].sum) && std::isfinite(channels[j].sum_magnitudes));
+            REQUIRE(channels[j].sum_magnitudes >= 0 && channels[j].max_magnitude >= 0);
         }
     }
 
@@ -192,8 +195,8 @@ private:
         return {other.rows, other.batches};
     }
 
-    // What is valid has the sums that setting its matrix makes: zeros where there is no channel or row. Only of the squares on a Gram
-    // matrix's diagonal is one half not looked at.
+    // What is valid has the sums that setting its matrix makes: zeros where there is no channel or row. Only one half of the squares
+    // on a Gram matrix's diagonal is not looked at.
     void CheckCanonical() {
         const auto size = static_cast<size_t>(info.total_bytes);
         GuardedMemory again(size);
@@ -320,14 +323,14 @@ struct Loss {
 void CheckLoss(const Layer &layer, Saved &gram, Saved *cross) {
     uint64_t bytes = 0;
     auto scratch = Scratch(bytes, [&](uint64_t *size) {
-        return cross ? int4q_cross_loss_scratch(layer.k, size) : int4q_gram_loss_scratch(layer.k, size);
+        return (cross ? int4q_cross_loss_scratch : int4q_gram_loss_scratch)(layer.k, size);
     });
     GuardedMemory room(8 * static_cast<size_t>(layer.n));
     auto *losses = reinterpret_cast<double *>(room.data());
     const float *weights = layer.weights.data();
     const int4q_status status =
-        cross ? int4q_cross_loss(&layer.tensor, weights, INT4Q_TYPE_F32, layer.k, gram.data(), gram.bytes, cross->data(), cross->bytes,
-                                 scratch.data(), bytes, losses, 0, layer.n)
+        cross ? int4q_cross_loss(&layer.tensor, weights, INT4Q_TYPE_F32, layer.k, gram.data(), gram.bytes, cross->data(),
+                                 cross->bytes, scratch.data(), bytes, losses, 0, layer.n)
               : int4q_gram_loss(&layer.tensor, weights, INT4Q_TYPE_F32, layer.k, gram.data(), gram.bytes, scratch.data(), bytes,
                                 losses, 0, layer.n);
     if (cross && (cross->info.k != gram.info.k || cross->info.rows != gram.info.rows)) {
@@ -379,7 +382,7 @@ void RunGptq(const Choices &choices, Layer &layer, Saved &gram, Saved *cross) {
     options.order = choices.order;
     uint64_t bytes = 0;
     auto scratch = Scratch(bytes, [&](uint64_t *size) {
-        return cross ? int4q_gptq_cross_scratch(&layer.scheme, layer.k, 1, size) : int4q_gptq_scratch(&layer.scheme, layer.k, 1, size);
+        return (cross ? int4q_gptq_cross_scratch : int4q_gptq_scratch)(&layer.scheme, layer.k, 1, size);
     });
     auto report = New<int4q_gptq_report>();
     const int4q_status status =
@@ -591,7 +594,8 @@ void RunReassembly(const Choices &choices, Saved &gram) {
     map.parts = parts;
     const uint64_t size = kGram.Bytes(report.new_k);
     GuardedMemory target(static_cast<size_t>(size));
-    REQUIRE(int4q_gram_reassemble(&map, gram.data(), gram.bytes, target.data(), size) == (gram.is_valid ? INT4Q_OK : INT4Q_ERROR_CORRUPT));
+    // A plan is made of a valid one only.
+    REQUIRE(gram.is_valid && int4q_gram_reassemble(&map, gram.data(), gram.bytes, target.data(), size) == INT4Q_OK);
     REQUIRE(!gram.IsModerate() || int4q_gram_validate(target.data(), size) == INT4Q_OK);
 }
 
@@ -603,8 +607,8 @@ void Push(Saved &gram) {
     std::vector<float> x(static_cast<size_t>(3 * k), 0.5f);
     uint64_t bytes = 0;
     auto scratch = Scratch(bytes, [&](uint64_t *size) { return int4q_gram_push_scratch(k, size); });
-    const int4q_status status = int4q_gram_push(copy.data(), gram.info.total_bytes, x.data(), INT4Q_TYPE_F32, 3, k, k, scratch.data(),
-                                                bytes, 1, nullptr, nullptr);
+    const int4q_status status = int4q_gram_push(copy.data(), gram.info.total_bytes, x.data(), INT4Q_TYPE_F32, 3, k, k,
+                                                scratch.data(), bytes, 1, nullptr, nullptr);
     if (status != INT4Q_OK) return RequireRefusal(status, {INT4Q_ERROR_SIZE_OVERFLOW}, {"rows"});
     REQUIRE(!gram.IsModerate() || int4q_gram_validate(copy.data(), gram.info.total_bytes) == INT4Q_OK);
 }

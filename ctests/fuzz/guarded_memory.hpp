@@ -54,8 +54,8 @@ inline void RequireRefusal(int4q_status status, std::initializer_list<int4q_stat
     }));
 }
 
-// The last byte, rounded up to 64, precedes an inaccessible page; to the address sanitizer so does the first follow one, and nothing
-// is between. From Freeze() on writing is a crash.
+// The last byte, rounded up to 64, precedes an inaccessible page. To the address sanitizer all around these bytes is inaccessible.
+// From Freeze() on writing is a crash.
 class GuardedMemory {
 public:
     explicit GuardedMemory(size_t bytes) {

@@ -90,7 +90,8 @@ std::vector<int4q_fuzz::Seed> Seeds() {
     for (int32_t kind = INT4Q_KIND_SYMMETRIC; kind <= kLastSort; kind++) {
         for (int32_t group_size : kGroupSizes) {
             const int64_t n = random.Integer(1, 20), k = random.Integer(1, 48);
-            add("kind" + std::to_string(kind) + "-group" + std::to_string(group_size), RandomBlob(random, kind, group_size, n, k, 0));
+            add("kind" + std::to_string(kind) + "-group" + std::to_string(group_size),
+                RandomBlob(random, kind, group_size, n, k, 0));
         }
     }
     for (int64_t parts = 1; parts < 16; parts++) {

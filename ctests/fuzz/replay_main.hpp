@@ -46,8 +46,8 @@ struct Replay {
     void Run(const Input &input) const { LLVMFuzzerTestOneInput(input.data(), input.size()); }
 
     void Print(size_t inputs) const {
-        std::printf("%zu inputs: %" PRIu64 " valid headers, %" PRIu64 " wholly valid, %" PRIu64 " %s\n", inputs, counts[0], counts[1],
-                    counts[2], done);
+        std::printf("%zu inputs: %" PRIu64 " valid headers, %" PRIu64 " wholly valid, %" PRIu64 " %s\n", inputs, counts[0],
+                    counts[1], counts[2], done);
     }
 
     int WriteSeeds(const std::filesystem::path &folder) const {
@@ -79,7 +79,8 @@ struct Replay {
         Random random(seed);
         for (int i = 0; i < inputs; i++) Run(next(random, i));
         Print(static_cast<size_t>(inputs));
-        const bool some_of_each = counts[2] > 0 && counts[1] > 0 && counts[0] > counts[1] && counts[0] < static_cast<uint64_t>(inputs);
+        const bool some_of_each =
+            counts[2] > 0 && counts[1] > 0 && counts[0] > counts[1] && counts[0] < static_cast<uint64_t>(inputs);
         if (inputs >= 1000 && !some_of_each) {
             std::fprintf(stderr, "the inputs were all alike: nothing was tested\n");
             return 1;

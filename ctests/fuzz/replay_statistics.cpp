@@ -29,7 +29,7 @@ struct Memory {
     uint8_t *data() { return lines.front().bytes; }
 };
 
-// Statistics of a few batches, of `rows` rows each; x for a cross matrix's other rows.
+// Statistics of a few batches of the rows y; for a cross matrix x are the float model's.
 Input Pushed(const Statistics &of, int64_t k, int64_t batches, const std::vector<float> &y, const std::vector<float> &x) {
     Memory memory(of.Bytes(k));
     Must(of.init(k, memory.data(), memory.bytes));
@@ -38,10 +38,10 @@ Input Pushed(const Statistics &of, int64_t k, int64_t batches, const std::vector
     Memory scratch(bytes);
     const int64_t rows = static_cast<int64_t>(y.size()) / k;
     for (; batches > 0; batches--) {
-        Must(of.is_gram ? int4q_gram_push(memory.data(), memory.bytes, y.data(), INT4Q_TYPE_F32, rows, k, k, scratch.data(), bytes, 1,
-                                          nullptr, nullptr)
-                        : int4q_cross_push(memory.data(), memory.bytes, x.data(), INT4Q_TYPE_F32, k, y.data(), INT4Q_TYPE_F32, k, rows,
-                                           k, scratch.data(), bytes, 1, nullptr, nullptr));
+        Must(of.is_gram ? int4q_gram_push(memory.data(), memory.bytes, y.data(), INT4Q_TYPE_F32, rows, k, k, scratch.data(),
+                                          bytes, 1, nullptr, nullptr)
+                        : int4q_cross_push(memory.data(), memory.bytes, x.data(), INT4Q_TYPE_F32, k, y.data(), INT4Q_TYPE_F32, k,
+                                           rows, k, scratch.data(), bytes, 1, nullptr, nullptr));
     }
     return Input(memory.data(), memory.data() + memory.bytes);
 }
@@ -57,7 +57,7 @@ Input RandomStatistics(Random &random, int64_t k, int64_t sort) {
     }
     for (float value : x) y.push_back(value + 0.05f * random.Normal() * (value == 0 ? 0.0f : 1.0f));
     if (sort == 2) return Pushed(int4q_fuzz::kCross, k, batches, y, x);
-    Input bytes = Pushed(int4q_fuzz::kGram, k, batches, y, x);
+    Input bytes = Pushed(int4q_fuzz::kGram, k, batches, y, {});
     if (sort == 0) return bytes;
     const Input cross = Pushed(int4q_fuzz::kCross, k, batches, y, x);
     bytes.insert(bytes.end(), cross.begin(), cross.end());
@@ -98,6 +98,7 @@ int main(int argc, char **argv) {
         }
         return WithChoices(random, std::move(bytes));
     };
-    const int4q_fuzz::Replay replay{"fuzz_statistics_replay", 4000, 20241122, fuzz_statistics_counts, "quantized by GPTQ", next, Seeds};
+    const int4q_fuzz::Replay replay{"fuzz_statistics_replay", 4000, 20241122, fuzz_statistics_counts, "quantized by GPTQ", next,
+                                    Seeds};
     return replay.Main(argc, argv);
 }
