@@ -13,7 +13,8 @@
 //     build/fuzz/ctests/fuzz_blob_replay --write-seeds build/fuzz/blob-seeds
 //     build/fuzz/ctests/fuzz_blob -max_len=8192 -max_total_time=600 build/fuzz/blob-corpus build/fuzz/blob-seeds
 //
-// (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument.
+// (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument. When what
+// it found is mended it goes to regressions/blob-..., which the replay runs, too.
 // replay_blob.cpp runs this entry without a fuzzer, with every test run; mutate_blob.cpp adds mutations that know a blob's fields
 // and parts. Of saved statistics there are fuzz_observer.cpp and fuzz_statistics.cpp, built alike.
 #include <algorithm>

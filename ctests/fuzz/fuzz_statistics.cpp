@@ -195,8 +195,8 @@ private:
         return {other.rows, other.batches};
     }
 
-    // What is valid has the sums that setting its matrix makes: zeros where there is no channel or row. Only one half of the squares
-    // on a Gram matrix's diagonal is not looked at.
+    // What is valid has the sums that setting its matrix makes: zeros where there is no channel or row. Only one half of the
+    // squares on a Gram matrix's diagonal is not looked at.
     void CheckCanonical() {
         const auto size = static_cast<size_t>(info.total_bytes);
         GuardedMemory again(size);

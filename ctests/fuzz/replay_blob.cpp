@@ -3,6 +3,7 @@
 // Usage: fuzz_blob_replay [number of inputs]; the default is 20000 times INT4Q_TEST_SCALE.
 //        fuzz_blob_replay --write-seeds FOLDER: some hundred small inputs for a fuzzer to begin with, valid ones of every kind
 //        and with any parts, and damaged ones.
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -54,7 +55,9 @@ std::vector<uint8_t> RandomBlob(Random &random, int32_t kind, int32_t group_size
     tensor.offsets = offsets.empty() ? nullptr : offsets.data();
     tensor.offsets_bytes = layout.offsets_bytes;
     std::vector<float> codebook(kind == kRowCodebooks ? 16 * static_cast<size_t>(n) : 16);
-    for (float &value : codebook) value = random.Uniform(-1, 1);
+    // Some with values so small that INT8 mode makes one step of them, or nothing.
+    const int64_t range = random.Chance(0.5) ? 0 : random.Integer(1, 40);
+    for (float &value : codebook) value = std::ldexp(random.Uniform(-1, 1), -static_cast<int>(random.Integer(0, range)));
     if (tensor.scheme.kind == INT4Q_KIND_CODEBOOK) tensor.codebook = codebook.data();
     std::vector<float> source(static_cast<size_t>(tensor.n * tensor.k));
     for (float &value : source) value = random.Normal();
@@ -73,9 +76,10 @@ std::vector<uint8_t> RandomBlob(Random &random) {
     return RandomBlob(random, kind, group_size, n, k, static_cast<uint32_t>(parts));
 }
 
-// All checksums are made right, and products take 2 to 33 rows.
+// All checksums are made right; products take 2 rows as a rule, and up to 33.
 Input WithChoices(Random &random, std::vector<uint8_t> bytes, uint8_t signs = 7) {
-    bytes.insert(bytes.begin(), static_cast<uint8_t>(signs | random.Integer(0, 3) << 3));
+    const int64_t rows = random.Chance(0.8) ? 0 : random.Integer(1, 3);
+    bytes.insert(bytes.begin(), static_cast<uint8_t>(signs | rows << 3));
     return bytes;
 }
 
@@ -116,6 +120,6 @@ int main(int argc, char **argv) {
         }
         return WithChoices(random, std::move(bytes), static_cast<uint8_t>(random.Chance(0.85) ? 7 : random.Integer(0, 7)));
     };
-    const int4q_fuzz::Replay replay{"fuzz_blob_replay", 20000, 20240601, fuzz_blob_counts, "products", next, Seeds};
+    const int4q_fuzz::Replay replay{"fuzz_blob_replay", "blob-", 20000, 20240601, fuzz_blob_counts, "products", next, Seeds};
     return replay.Main(argc, argv);
 }

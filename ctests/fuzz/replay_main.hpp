@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ inline void Must(int4q_status status) {
 
 struct Replay {
     const char *name;
+    const char *fuzzed;  // how names of files in the folder regressions begin
     int count;  // of inputs, times INT4Q_TEST_SCALE
     uint64_t seed;
     // What the entry counts: inputs with a valid header, wholly valid ones, and what was done with them.
@@ -42,6 +44,18 @@ struct Replay {
     const char *done;
     std::function<Input(Random &, int)> next;
     std::function<std::vector<Seed>()> seeds;
+
+    // Also what a fuzzer has once found, as it was found.
+    std::vector<Seed> AllSeeds() const {
+        std::vector<Seed> all = seeds();
+        for (const auto &entry : std::filesystem::directory_iterator(INT4Q_FUZZ_REGRESSIONS)) {
+            const std::string file = entry.path().filename().string();
+            if (file.rfind(fuzzed, 0) != 0) continue;
+            std::ifstream stream(entry.path(), std::ios::binary);
+            all.push_back({file, Input(std::istreambuf_iterator<char>(stream), {}), false});
+        }
+        return all;
+    }
 
     void Run(const Input &input) const { LLVMFuzzerTestOneInput(input.data(), input.size()); }
 
@@ -52,7 +66,7 @@ struct Replay {
 
     int WriteSeeds(const std::filesystem::path &folder) const {
         std::filesystem::create_directories(folder);
-        const std::vector<Seed> all = seeds();
+        const std::vector<Seed> all = AllSeeds();
         uint64_t valid = 0;
         for (const Seed &seed : all) {
             std::ofstream file(folder / seed.name, std::ios::binary);
@@ -85,7 +99,7 @@ struct Replay {
             std::fprintf(stderr, "the inputs were all alike: nothing was tested\n");
             return 1;
         }
-        for (const Seed &one : seeds()) {
+        for (const Seed &one : AllSeeds()) {
             const uint64_t valid = counts[1];
             Run(one.input);
             if (one.is_valid && counts[1] == valid) {

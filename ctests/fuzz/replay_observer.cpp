@@ -88,6 +88,7 @@ int main(int argc, char **argv) {
         for (int64_t damages = index % 10 == 0 ? 0 : random.Integer(1, 3); damages > 0; damages--) Damage(random, bytes);
         return bytes;
     };
-    const int4q_fuzz::Replay replay{"fuzz_observer_replay", 10000, 20241101, fuzz_observer_counts, "merged", next, Seeds};
+    const int4q_fuzz::Replay replay{"fuzz_observer_replay", "observer-", 10000, 20241101, fuzz_observer_counts,
+                                    "merged",               next,        Seeds};
     return replay.Main(argc, argv);
 }

@@ -98,7 +98,7 @@ int main(int argc, char **argv) {
         }
         return WithChoices(random, std::move(bytes));
     };
-    const int4q_fuzz::Replay replay{"fuzz_statistics_replay", 4000, 20241122, fuzz_statistics_counts, "quantized by GPTQ", next,
-                                    Seeds};
+    const int4q_fuzz::Replay replay{"fuzz_statistics_replay", "statistics-", 4000, 20241122, fuzz_statistics_counts,
+                                    "quantized by GPTQ",      next,          Seeds};
     return replay.Main(argc, argv);
 }
