@@ -53,6 +53,10 @@ function(int4q_swift_object object name)
   endforeach()
   if(INT4Q_SANITIZE)
     list(APPEND flags -sanitize=${INT4Q_SANITIZE} -g)
+    if(INT4Q_BUILD_FUZZERS AND NOT arg_KERNELS)
+      # What libFuzzer counts. Not kernels: which of them run depends on the processor, and sums have few branches to find.
+      list(APPEND flags -sanitize-coverage=edge,inline-8bit-counters,pc-table,trace-cmp)
+    endif()
   endif()
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.h
     ${PROJECT_SOURCE_DIR}/include/module.modulemap ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include/*)

@@ -429,6 +429,13 @@ TEST(BadCrossArguments, Merge) {
     table.push_back({"rows below zero", [](C &c) { c.other_memory[39] = 0x80; }, kCorrupt, "from"});
     table.push_back({"another k", [](C &c) { EXPECT_OK(int4q_cross_init(39, c.other_memory, sizeof c.other_memory)); },
                      kMismatch, "from"});
+    table.push_back({"sums that overflow together",
+                     [](C &c) {
+                         c.square[1] = -1e308;
+                         EXPECT_OK(int4q_cross_set(c.cross_memory, c.bytes, c.square, 41, 7));
+                         EXPECT_OK(int4q_cross_set(c.other_memory, c.bytes, c.square, 41, 7));
+                     },
+                     kNotFinite, "from"});
     ExpectRefused("int4q_cross_merge", table);
 }
 

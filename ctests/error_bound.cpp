@@ -433,6 +433,31 @@ TEST_P(ErrorBound, BoundsAreNotFarFromTheLargestErrorOfGaussianData) {
     if (HasFailure()) ADD_FAILURE() << NameOfMode(mode) << "\n" << table.str();
 }
 
+// INT8 mode's integers for a codebook may be far from its values, and it is those that activations' roundings are multiplied by.
+TEST(ErrorBoundCodebooks, ActivationsAreRoundedTimesWhatIsMultiplied) {
+    Spec spec;
+    spec.k = 1024;
+    spec.mode = INT4Q_MODE_INT8;
+    spec.kind = INT4Q_KIND_CODEBOOK;
+    spec.group_size = INT4Q_GROUP_PER_ROW;
+    spec.scale_type = INT4Q_TYPE_F32;
+    Problem problem(spec);
+    const float small = 0.6f / 127;  // becomes 1 / 127
+    float codebook[16] = {0, small, 1};
+    problem.tensor.codebook = codebook;
+    problem.SetWeights([&](int64_t, int64_t column) { return column == 0 ? 1 : column == 1 ? 0 : small; });
+    // A step of 1: 75.5 becomes 76.
+    problem.SetX([](int64_t, int64_t column) { return column == 0 ? 0.0f : column == 1 ? 127.0f : 75.5f; });
+    for (int4q_isa isa : UsableIsas()) {
+        const IsaLimit limit(isa);
+        const Measurement measured(problem, "values of less than a step");
+        EXPECT_FLOAT_EQ(measured.y[0], 1022 * 76.0f / 127);
+        EXPECT_TRUE(measured.Holds());
+        EXPECT_TRUE(measured.Ordered());
+        EXPECT_LT(measured.worst[0], 1.1 * measured.off[0]);
+    }
+}
+
 // ---- Scales of the caller -------------------------------------------------------------------------------------------
 
 TEST(ErrorBoundStaticScales, WorstCaseIsNeverExceeded) {

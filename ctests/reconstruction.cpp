@@ -402,6 +402,26 @@ TEST(BadReconstructionArguments, Merge) {
     table.push_back({"rows below zero", [](C &c) { c.other_memory[39] = 0x80; }, kCorrupt, "from"});
     table.push_back({"another k", [](C &c) { EXPECT_OK(int4q_gram_init(39, c.other_memory, sizeof c.other_memory)); },
                      kMismatch, "from"});
+    // The last panel has 48 rows of 16 columns; 8 of either are padding.
+    const auto set = [](C &c, size_t from_end, double value) {
+        EXPECT_OK(int4q_gram_set(c.other_memory, c.bytes, c.square, 41, 7));
+        std::memcpy(c.other_memory + c.bytes - from_end, &value, 8);
+    };
+    table.push_back({"a sum in padding's columns", [=](C &c) { set(c, 48 * 16 * 8 - 15 * 8, 1); }, kCorrupt, "from"});
+    table.push_back({"a sum in padding's rows", [=](C &c) { set(c, 8 * 16 * 8, 1); }, kCorrupt, "from"});
+    table.push_back({"a sum of no rows",
+                     [](C &c) {
+                         const double one = 1;
+                         std::memcpy(c.other_memory + c.bytes - 48 * 16 * 8, &one, 8);
+                     },
+                     kCorrupt, "from"});
+    table.push_back({"sums that overflow together",
+                     [](C &c) {
+                         c.square[1] = -1e308;
+                         EXPECT_OK(int4q_gram_set(c.gram_memory, c.bytes, c.square, 41, 7));
+                         EXPECT_OK(int4q_gram_set(c.other_memory, c.bytes, c.square, 41, 7));
+                     },
+                     kNotFinite, "from"});
     ExpectRefused("int4q_gram_merge", table);
 }
 

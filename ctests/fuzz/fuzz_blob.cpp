@@ -2,29 +2,35 @@
 // libFuzzer's entry: bytes from anywhere as a blob, through every function that reads one. Free of GoogleTest; what must
 // hold is checked by abort().
 //
-// An input's first byte is flags: 1 signs the blocks anew, 2 the header, 4 the parts and the header, so that mutations get past the
-// checksums. The rest is the blob. No fuzzer finds a valid header by itself, so it wants seeds. With clang:
+// An input's first byte is flags: 1 signs the blocks anew, 2 the header, 4 the parts and the header, so that mutations get past
+// the checksums; 8 and 16 choose how many rows are multiplied. The rest is the blob. No fuzzer finds a valid header by itself, so
+// it wants seeds. With clang:
 //
+//     undefined='-fsanitize=undefined -fno-sanitize-recover=all'    # of C and C++: Swift traps by itself
 //     CC=clang CXX=clang++ cmake -S . -B build/fuzz -G Ninja -DINT4Q_BUILD_FUZZERS=ON -DINT4Q_SANITIZE=address
-//     ninja -C build/fuzz fuzz_blob fuzz_replay
-//     build/fuzz/ctests/fuzz_replay --write-seeds build/fuzz/seeds
-//     build/fuzz/ctests/fuzz_blob -max_len=8192 -max_total_time=600 build/fuzz/corpus build/fuzz/seeds
+//         -DCMAKE_C_FLAGS="$undefined" -DCMAKE_CXX_FLAGS="$undefined"
+//     ninja -C build/fuzz fuzz_blob fuzz_blob_replay
+//     build/fuzz/ctests/fuzz_blob_replay --write-seeds build/fuzz/blob-seeds
+//     build/fuzz/ctests/fuzz_blob -max_len=8192 -max_total_time=600 build/fuzz/blob-corpus build/fuzz/blob-seeds
 //
-// (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument.
-// replay.cpp runs this entry without a fuzzer, with every test run.
+// (The corpus' folder must exist.) An input that aborts is left as crash-...: give it to fuzz_blob as its only argument. When what
+// it found is mended it goes to regressions/blob-..., which the replay runs, too.
+// replay_blob.cpp runs this entry without a fuzzer, with every test run; mutate_blob.cpp adds mutations that know a blob's fields
+// and parts. Of saved statistics there are fuzz_observer.cpp and fuzz_statistics.cpp, built alike.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
-#include "support/code_width.hpp"
 #include "fuzz/guarded_memory.hpp"
+#include "support/code_width.hpp"
 #include "support/blob_parts.hpp"
 #include "support/floats.hpp"
 #include "support/reference_packer.hpp"
 
-// How many inputs had a valid header, passed a full validation, were multiplied. Read by replay.cpp.
+// How many inputs had a valid header, passed a full validation, were multiplied. Read by replay_blob.cpp.
 extern "C" uint64_t fuzz_blob_counts[3];
 uint64_t fuzz_blob_counts[3];
 
@@ -81,7 +87,7 @@ long double ValueOf(const int4q_tensor &tensor, int64_t row, int64_t column) {
     return scale * code + static_cast<long double>(int4q_test::LoadElement(tensor.offsets, scheme.scale_type, index));
 }
 
-// y[2][n] must be within the bound that the library has for it. Scales may be anything: y that overflowed needs a bound
+// y[m][n] must be within the bound that the library has for it. Scales may be anything: y that overflowed needs a bound
 // of infinity.
 void CheckBound(const int4q_matmul_plan &plan, const int4q_matmul_args &args, const int4q_tensor &tensor,
                 const std::vector<float> &x, const std::vector<float> &y) {
@@ -96,8 +102,7 @@ void CheckBound(const int4q_matmul_plan &plan, const int4q_matmul_args &args, co
             magnitude += std::fabs(term);
         }
         const long double slack = magnitude * static_cast<long double>(tensor.k) * 0x1p-62L;
-        for (int64_t at : {column, tensor.n + column}) {
-            const auto i = static_cast<size_t>(at);
+        for (size_t i = static_cast<size_t>(column); i < y.size(); i += static_cast<size_t>(tensor.n)) {
             REQUIRE(probable[i] >= 0 && probable[i] <= worst[i]);
             const long double off = std::fabs(static_cast<long double>(y[i]) - exact);
             REQUIRE(off <= static_cast<long double>(worst[i]) + slack || std::isinf(worst[i]));
@@ -106,13 +111,13 @@ void CheckBound(const int4q_matmul_plan &plan, const int4q_matmul_args &args, co
 }
 
 // With the tensor that was packed, if it is known to be valid, also holds y against its bound.
-void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int4q_compute_mode mode,
+void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int64_t m, int4q_compute_mode mode,
               const int4q_tensor *tensor) {
     int4q_matmul_desc desc;
     std::memset(&desc, 0, sizeof desc);
     desc.struct_size = sizeof desc;
     desc.mode = mode;
-    desc.m = 2;
+    desc.m = m;
     desc.n = info.n;
     desc.k = info.k;
     desc.scheme = info.scheme;
@@ -129,9 +134,9 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     REQUIRE(int4q_matmul_plan_init(&desc, &plan) == (unsupported ? INT4Q_ERROR_UNSUPPORTED : INT4Q_OK));
     if (unsupported) return;
     GuardedBlob scratch(static_cast<size_t>(plan.scratch_bytes));
-    std::vector<float> x(static_cast<size_t>(2 * info.k));
+    std::vector<float> x(static_cast<size_t>(m * info.k));
     for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i % static_cast<size_t>(info.k) * 7 % 13) * 0.3f - 1.7f;
-    std::vector<float> y(static_cast<size_t>(2 * info.n), -1.0f);
+    std::vector<float> y(static_cast<size_t>(m * info.n), -1.0f);
     int4q_matmul_args args;
     std::memset(&args, 0, sizeof args);
     args.struct_size = sizeof args;
@@ -144,10 +149,46 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
     args.scratch = scratch.data();
     args.scratch_bytes = plan.scratch_bytes;
     REQUIRE(int4q_matmul(&plan, &args, nullptr, nullptr) == INT4Q_OK);
-    REQUIRE(std::memcmp(y.data(), y.data() + info.n, static_cast<size_t>(info.n) * sizeof(float)) == 0 ||
+    // Rows of x are alike.
+    const auto others = static_cast<size_t>((m - 1) * info.n);
+    REQUIRE(std::memcmp(y.data(), y.data() + info.n, others * sizeof(float)) == 0 ||
             std::any_of(y.begin(), y.end(), [](float v) { return v != v; }));
     if (tensor && mode != INT4Q_MODE_BINARY && !info.part_flags) CheckBound(plan, args, *tensor, x, y);
     fuzz_blob_counts[2]++;
+}
+
+// Parts of a valid header point into the blob; whatever they say, attaching them to a copy either makes what was there, or refuses
+// and leaves the copy as it is.
+int4q_parts PartsOf(const int4q_blob_info &info, const uint8_t *blob, uint64_t bytes) {
+    int4q_parts parts;
+    std::memset(&parts, 0, sizeof parts);
+    parts.struct_size = sizeof parts;
+    REQUIRE(int4q_blob_get_parts(blob, bytes, &parts) == INT4Q_OK);
+    REQUIRE((parts.permutation != nullptr) == ((info.part_flags & INT4Q_PART_PERMUTATION) != 0));
+    REQUIRE((parts.rotation_order != 0) == ((info.part_flags & INT4Q_PART_ROTATION) != 0));
+    REQUIRE((parts.sparse_row_offsets != nullptr) == ((info.part_flags & INT4Q_PART_SPARSE) != 0));
+    REQUIRE((parts.low_rank_a != nullptr) == ((info.part_flags & INT4Q_PART_LOW_RANK) != 0));
+    const auto within = [&](const void *begin, int64_t count, int64_t size) {
+        const auto *at = static_cast<const uint8_t *>(begin);
+        REQUIRE(!begin || (count >= 0 && at >= blob + int4q_test::kHeaderBytes && at + count * size <= blob + info.total_bytes));
+    };
+    const int64_t element = parts.rank ? int4q_test::TypeBytes(parts.low_rank_type) : 0;
+    within(parts.permutation, info.k, 4);
+    within(parts.sparse_row_offsets, info.n + 1, 8);
+    within(parts.sparse_columns, parts.sparse_count, 4);
+    within(parts.sparse_values, parts.sparse_count, 4);
+    within(parts.low_rank_a, (info.n + 15) / 16 * 16 * parts.rank, element);
+    within(parts.low_rank_b, info.k * parts.rank, element);
+    GuardedBlob copy(static_cast<size_t>(info.total_bytes));
+    std::memcpy(copy.data(), blob, static_cast<size_t>(info.total_bytes));
+    const int4q_status attached = int4q_blob_attach(copy.data(), info.total_bytes, &parts);
+    if (attached == INT4Q_OK) {
+        REQUIRE(int4q_blob_validate(copy.data(), info.total_bytes, INT4Q_VALIDATE_HEADER) == INT4Q_OK);
+    } else {
+        int4q_fuzz::RequireRefusal(attached, {INT4Q_ERROR_INVALID_ARGUMENT, INT4Q_ERROR_NOT_FINITE}, {"parts."});
+        REQUIRE(std::memcmp(copy.data(), blob, static_cast<size_t>(info.total_bytes)) == 0);
+    }
+    return parts;
 }
 
 }  // namespace
@@ -155,6 +196,7 @@ void Multiply(const int4q_blob_info &info, const void *blob, uint64_t bytes, int
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0) return 0;
     const uint8_t choice = *data++;
+    const int64_t rows_of_x = std::array<int64_t, 4>{2, 5, 17, 33}[choice >> 3 & 3];
     const uint64_t bytes = --size;
     GuardedBlob blob(size);
     if (size) std::memcpy(blob.data(), data, size);
@@ -192,20 +234,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const auto *gathered = reinterpret_cast<const uint8_t *>(rows.data());
         REQUIRE(std::memcmp(gathered, gathered + 2 * row_bytes, row_bytes) == 0);  // indices 0 and 2 are equal
     }
+    const int4q_parts parts = PartsOf(info, blob.data(), bytes);
     Tensor tensor(info, blob.data(), bytes);
     const int4q_status unpacked = int4q_unpack_rows(blob.data(), bytes, &tensor.tensor, 0, info.n);
     REQUIRE(!full || unpacked == INT4Q_OK);
     for (int4q_compute_mode mode : {INT4Q_MODE_F32, INT4Q_MODE_INT8, INT4Q_MODE_BF16, INT4Q_MODE_BINARY}) {
-        Multiply(info, blob.data(), bytes, mode, full ? &tensor.tensor : nullptr);
+        Multiply(info, blob.data(), bytes, rows_of_x, mode, full ? &tensor.tensor : nullptr);
     }
     if (!full) return 0;
     fuzz_blob_counts[1]++;
     GuardedBlob again(static_cast<size_t>(info.total_bytes));
     REQUIRE(int4q_pack_rows(&tensor.tensor, again.data(), info.total_bytes, 0, info.n) == INT4Q_OK);
-    int4q_parts parts;
-    std::memset(&parts, 0, sizeof parts);
-    parts.struct_size = sizeof parts;
-    REQUIRE(int4q_blob_get_parts(blob.data(), bytes, &parts) == INT4Q_OK);
     REQUIRE(int4q_blob_attach(again.data(), info.total_bytes, &parts) == INT4Q_OK);
     REQUIRE(int4q_blob_validate(again.data(), info.total_bytes, INT4Q_VALIDATE_FULL) == INT4Q_OK);
     // What a full validation lets pass is what a packer writes. (Of a longer row's repeated scale only one is kept.)

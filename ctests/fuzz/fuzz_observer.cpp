@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // libFuzzer's entry: bytes from anywhere as an observer, through every function that takes one. Free of GoogleTest; what must
-// hold is checked by abort().
+// hold is checked by abort(). How to configure: fuzz_blob.cpp.
 //
-//     CC=clang CXX=clang++ cmake -S . -B build/fuzz -G Ninja -DINT4Q_BUILD_FUZZERS=ON -DINT4Q_SANITIZE=address
 //     ninja -C build/fuzz fuzz_observer fuzz_observer_replay
 //     build/fuzz/ctests/fuzz_observer_replay --write-seeds build/fuzz/observer-seeds
 //     build/fuzz/ctests/fuzz_observer -max_len=8192 -max_total_time=600 build/fuzz/observer-corpus build/fuzz/observer-seeds

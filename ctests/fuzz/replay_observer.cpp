@@ -2,29 +2,18 @@
 // Runs the fuzzer's entry for observers without a fuzzer: valid ones, damaged in ways that a pseudo-random sequence chooses.
 // Usage: fuzz_observer_replay [number of inputs]; the default is 10000 times INT4Q_TEST_SCALE.
 //        fuzz_observer_replay --write-seeds FOLDER: small inputs for a fuzzer to begin with.
-#include <cinttypes>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
+#include <algorithm>
 #include <string>
-#include <vector>
+#include <utility>
 
-#include "int4q.h"
-#include "support/random.hpp"
+#include "fuzz/replay_main.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 extern "C" uint64_t fuzz_observer_counts[3];
 
 namespace {
 
+using int4q_fuzz::Must;
 using int4q_test::Random;
-
-void Must(int4q_status status) {
-    if (status != INT4Q_OK) std::abort();
-}
 
 std::vector<uint8_t> RandomObserver(Random &random) {
     int4q_observer_desc desc;
@@ -78,48 +67,28 @@ void Damage(Random &random, std::vector<uint8_t> &bytes) {
     std::memcpy(bytes.data() + at, &word, sizeof word);
 }
 
-int WriteSeeds(const std::filesystem::path &folder) {
-    std::filesystem::create_directories(folder);
+std::vector<int4q_fuzz::Seed> Seeds() {
     Random random(7);
+    std::vector<int4q_fuzz::Seed> seeds;
     for (int i = 0; i < 64; i++) {
         std::vector<uint8_t> bytes = RandomObserver(random);
         if (i % 2) Damage(random, bytes);
-        std::ofstream file(folder / ("observer-" + std::to_string(i)), std::ios::binary);
-        file.write(reinterpret_cast<const char *>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-        file.close();
-        if (!file) {
-            std::fprintf(stderr, "cannot write to %s\n", folder.c_str());
-            return 1;
-        }
+        seeds.push_back({"observer-" + std::to_string(i), std::move(bytes), i % 2 == 0});
     }
-    std::printf("64 seeds in %s\n", folder.c_str());
-    return 0;
+    return seeds;
 }
 
 }  // namespace
 
 int main(int argc, char **argv) {
-    if (argc == 3 && std::strcmp(argv[1], "--write-seeds") == 0) return WriteSeeds(argv[2]);
-    if (argc > 2 || (argc == 2 && std::atoi(argv[1]) <= 0)) {
-        std::fprintf(stderr, "usage: fuzz_observer_replay [number of inputs] | --write-seeds FOLDER\n");
-        return 2;
-    }
-    const int count = argc > 1 ? std::atoi(argv[1]) : int4q_test::Samples(10000);
-    Random random(20241101);
     std::vector<uint8_t> observer;
-    for (int i = 0; i < count; i++) {
-        if (i % 10 == 0) observer = RandomObserver(random);
+    const auto next = [&](Random &random, int index) {
+        if (index % 10 == 0) observer = RandomObserver(random);
         std::vector<uint8_t> bytes = observer;
-        for (int64_t damages = i % 10 == 0 ? 0 : random.Integer(1, 3); damages > 0; damages--) Damage(random, bytes);
-        LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
-    }
-    const uint64_t *found = fuzz_observer_counts;
-    std::printf("%d inputs: %" PRIu64 " valid headers, %" PRIu64 " wholly valid, %" PRIu64 " merged\n", count, found[0], found[1],
-                found[2]);
-    const bool some_of_each = found[2] > 0 && found[1] > found[2] && found[0] > found[1] && found[0] < static_cast<uint64_t>(count);
-    if (count >= 1000 && !some_of_each) {
-        std::fprintf(stderr, "the inputs were all alike: nothing was tested\n");
-        return 1;
-    }
-    return 0;
+        for (int64_t damages = index % 10 == 0 ? 0 : random.Integer(1, 3); damages > 0; damages--) Damage(random, bytes);
+        return bytes;
+    };
+    const int4q_fuzz::Replay replay{"fuzz_observer_replay", "observer-", 10000, 20241101, fuzz_observer_counts,
+                                    "merged",               next,        Seeds};
+    return replay.Main(argc, argv);
 }

@@ -101,9 +101,11 @@ public struct ErrorBound {
                 magnitude += value.magnitude
                 followRoundings(&dot, &sum, value, code, w)
                 let weight = (w.scale * code + w.centre).magnitude
-                state.add(rounding(value, step) * weight)
+                // By what is multiplied: of a codebook in INT8 mode that may be another weight altogether.
+                let error = w.error(at: Int(codes[index]), code)
+                state.add(rounding(value, step) * (weight + error.magnitude))
                 state.addCertain(cutOff(value, step) * weight + flushed(value, w))
-                state.addSigned(value * w.error(at: Int(codes[index]), code))
+                state.addSigned(value * error)
                 if roundsWeights { followTiles(value * (w.scale * code + w.centre), begin + index, w, &state) }
             }
             begin += count

@@ -96,6 +96,7 @@ extension Cross {
     @inline(never)
     public func merge(_ other: Cross) throws(Failure) {
         try block.requireRoom(for: other.block)
+        try requireFiniteSums(products, other.products, count)
         for index in 0..<count { products[index] += other.products[index] }
         block.add(rows: other.rows, batches: other.block.batches)
     }

@@ -96,12 +96,26 @@ extension Gram {
             }
         }
         try requireFinite(products, layout.triangle.count, name)
+        // Where there is no channel, or no row was seen, nothing was added.
+        let k = Int(layout.k), isEmpty = rows == 0
+        for panel in 0..<layout.triangle.panels where isEmpty || panel == layout.triangle.panels - 1 {
+            for row in 0..<(panel + 1) * panelWidth {
+                for column in panel * panelWidth..<(panel + 1) * panelWidth where isEmpty || row >= k || column >= k {
+                    if products[TrianglePanels.place(row, column)] != 0 {
+                        throw .corrupt(name, "a sum in padding", "zeros there, and before the first row")
+                    }
+                }
+            }
+        }
     }
 
     /// Adds what another one has seen. Both have been validated.
     @inline(never)
     public func merge(_ other: Gram) throws(Failure) {
         try block.requireRoom(for: other.block)
+        try requireFiniteSums(sums, other.sums, layout.padded)
+        try requireFiniteSums(magnitudes, other.magnitudes, layout.padded)
+        try requireFiniteSums(products, other.products, layout.triangle.count)
         for channel in 0..<layout.padded {
             sums[channel] += other.sums[channel]
             magnitudes[channel] += other.magnitudes[channel]

@@ -89,3 +89,11 @@ struct RowSums {
 func requireFinite(_ sums: UnsafePointer<Double>, _ count: Int, _ name: Text) throws(Failure) {
     for index in 0..<count where !sums[index].isFinite { throw .corrupt(name, "a sum that is not finite", "finite sums") }
 }
+
+/// That two matrices can be merged: a file's sums may be finite and so large that what they are added to is lost.
+@inline(never)
+func requireFiniteSums(_ sums: UnsafePointer<Double>, _ others: UnsafePointer<Double>, _ count: Int) throws(Failure) {
+    for index in 0..<count where !(sums[index] + others[index]).isFinite {
+        throw Failure(INT4Q_ERROR_NOT_FINITE, "from", .text("a sum that is too large"), expected: "sums that stay finite")
+    }
+}
