@@ -1534,8 +1534,8 @@ INT4Q_API int4q_status int4q_gram_push_weighted(void *gram, uint64_t gram_bytes,
  * rows. Finite, no negative number on the diagonal, rows at least 1. The channels' other sums and maxima become 0. */
 INT4Q_API int4q_status int4q_gram_set(void *gram, uint64_t gram_bytes, const double *matrix, int64_t stride, int64_t rows);
 
-/* Adds to *into what *from has seen, which stays as it is. Both must be of one k, or INT4Q_ERROR_MISMATCH. Both are validated
- * first; nothing is changed on failure. */
+/* Adds to *into what *from has seen, which stays as it is. Both must be of one k, or INT4Q_ERROR_MISMATCH; sums that would overflow
+ * are INT4Q_ERROR_NOT_FINITE. Both are validated first; nothing is changed on failure. */
 INT4Q_API int4q_status int4q_gram_merge(void *into, uint64_t into_bytes, const void *from, uint64_t from_bytes);
 
 /* As if every row had been pushed with `weight` (0..1) more, as int4q_gram_push_weighted() has it; and then products of different
