@@ -65,7 +65,7 @@ def caught_inputs(names: list[str], texts: list[str], weights: dict[str, np.ndar
     def catching(name: str):
         layer = encoder.linear[name]
 
-        def apply(x: np.ndarray) -> np.ndarray:
+        def apply(x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
             caught[name].append(x[own])
             return layer(x)
 

@@ -58,6 +58,7 @@ METHODS: dict[str, str] = {
     "AWQ clips, descent": "clip+descent",
     "GPTAQ, descent": "gptaq+descent",
     "half shift, GPTQ, descent": "shift+gptq+descent",
+    "half shift with residuals, GPTQ, descent": "residual_shift+gptq+descent",
     "AutoRound": "autoround",
     "AutoRound, descent": "autoround+descent",
 }
@@ -74,13 +75,13 @@ def quantize(weights: dict[str, Array], scheme: Scheme, method: str,
              calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantized:  # fmt: skip
     """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
     held = dict(weights)
-    own = method.replace("shift+", "").replace("gptaq", "gptq")  # the table comes first
+    own = method.replace("residual_shift+", "").replace("shift+", "").replace("gptaq", "gptq")  # the table comes first
     held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), own, measure=False).dequantize()
     exact = float_encoder(held)
     linear = {name: weights[f"{name}.weight"] for name in exact.linear}
 
     def dense(product, name: str, mask: Array):
-        return lambda x: product(name, x, mask) + weights[f"{name}.bias"]
+        return lambda x, residual=None: product(name, x, mask, residual) + weights[f"{name}.bias"]
 
     def forward(product, batch: tuple[list[int], Array, Array]) -> None:
         """Padding does not count."""

@@ -88,6 +88,16 @@ def shrunk(run: Callable[[Layer], QuantizedTensor]) -> LayerMethod:
     return shrink
 
 
+def shifted(run: Callable[[Layer], QuantizedTensor]) -> LayerMethod:
+    """What "shift" is among the steps of a name."""
+
+    def shift(layer: Layer) -> QuantizedTensor:
+        weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross, alpha=0.5, pool=layer.pool)
+        return run(dataclasses.replace(layer, weights=weights))
+
+    return shift
+
+
 METHODS: dict[str, str | LayerMethod] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
@@ -105,6 +115,7 @@ METHODS: dict[str, str | LayerMethod] = {
     "clips, GPTQ, AutoRound, shrunk": "shrink+clip+gptq+autoround",
     "Q4_K": q4_k,
     "Q4_K, descent, shrunk": shrunk(q4_k_descent),
+    "half shift, Q4_K, descent, shrunk": shifted(shrunk(q4_k_descent)),
 }
 
 

@@ -22,8 +22,9 @@ def is_quantizable(name: str, value: Array) -> bool:
 class Encoder:
     lookup: Callable[[Array], Array]
     """Token ids [tokens] -> word embeddings [tokens, hidden]."""
-    linear: dict[str, Callable[[Array], Array]]
-    """By layer name: x [tokens, in] -> x W^T + bias [tokens, out]."""
+    linear: dict[str, Callable[..., Array]]
+    """By layer name: x [tokens, in] -> x W^T + bias [tokens, out]. Layers whose outputs are added to the stream between blocks get
+    that as `residual`, for those who want to know."""
     rest: dict[str, Array]
     """Position and type embeddings, layer norms."""
 
@@ -37,9 +38,11 @@ class Encoder:
         for index in range(6):
             layer = f"encoder.layer.{index}"
             context = self.attention(f"{layer}.attention.self", hidden, mask)
-            hidden = self.norm(f"{layer}.attention.output.LayerNorm", hidden + self.linear[f"{layer}.attention.output.dense"](context))
+            output = self.linear[f"{layer}.attention.output.dense"](context, residual=hidden)
+            hidden = self.norm(f"{layer}.attention.output.LayerNorm", hidden + output)
             inner = gelu(self.linear[f"{layer}.intermediate.dense"](hidden))
-            hidden = self.norm(f"{layer}.output.LayerNorm", hidden + self.linear[f"{layer}.output.dense"](inner))
+            output = self.linear[f"{layer}.output.dense"](inner, residual=hidden)
+            hidden = self.norm(f"{layer}.output.LayerNorm", hidden + output)
         return pool(hidden.reshape(*shape, -1), mask)
 
     def attention(self, name: str, hidden: Array, mask: Array) -> Array:
@@ -77,9 +80,9 @@ def pool(hidden: Array, mask: Array) -> Array:
 
 
 def float_encoder(weights: dict[str, Array]) -> Encoder:
-    def dense(name: str) -> Callable[[Array], Array]:
+    def dense(name: str) -> Callable[..., Array]:
         transposed, bias = weights[f"{name}.weight"].T, weights[f"{name}.bias"]
-        return lambda x: x @ transposed + bias
+        return lambda x, residual=None: x @ transposed + bias
 
     table = weights["embeddings.word_embeddings.weight"]
     names = [n.removesuffix(".weight") for n, w in weights.items() if is_quantizable(n, w) and n.startswith("encoder.")]

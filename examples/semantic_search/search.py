@@ -53,7 +53,7 @@ def map_model(folder: Path, mode: int4q.Mode, threads: int4q.Pool) -> Encoder:
     table = blobs.pop(WORD_TABLE)
 
     def dense(blob: int4q.Blob, bias: np.ndarray):
-        return lambda x: blob.matmul(x, mode=mode, pool=threads) + bias
+        return lambda x, residual=None: blob.matmul(x, mode=mode, pool=threads) + bias
 
     linear = {name.removesuffix(".weight"): dense(blob, rest[name.replace(".weight", ".bias")]) for name, blob in blobs.items()}
     return Encoder(table.gather, linear, rest)
