@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import int4q
-from int4q import GramMatrix, Layer, Scheme
+from int4q import GramMatrix, Layer, LayerMethod, QuantizedTensor, Scheme
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples/semantic_search"))
 from minilm import Encoder, float_encoder  # noqa: E402
@@ -35,12 +35,16 @@ from wordnet import Gloss, read_glosses, sample  # noqa: E402
 
 console = Console(stderr=True)
 Array = np.ndarray
+WIDE = 1536
+"""Inputs of the second layer of each feed-forward block."""
 
 SCHEMES = {
     "asymmetric g128": Scheme.asymmetric(128),
     "asymmetric g32": Scheme.asymmetric(32),
     "symmetric, row": Scheme.symmetric(int4q.PER_ROW),
+    "symmetric g32": Scheme.symmetric(32),
 }
+DEFAULT_SCHEMES = [name for name in SCHEMES if name != "symmetric g32"]
 
 
 def table_layer(weights: Array, scheme: Scheme, pool: int4q.Pool) -> Layer:
@@ -50,7 +54,25 @@ def table_layer(weights: Array, scheme: Scheme, pool: int4q.Pool) -> Layer:
     return Layer(WORD_TABLE, weights, scheme, lambda: gram, pool=pool)
 
 
-METHODS: dict[str, str] = {
+def q4_k(layer: Layer) -> QuantizedTensor:
+    """ggml's Q4_K, importance of a column being the mean square of its inputs."""
+    importance = np.diagonal(layer.gram.matrix()) / layer.gram.rows
+    return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
+
+
+def q4_k_descent(layer: Layer) -> QuantizedTensor:
+    """Q4_K's scales and minimums with codes by coordinate descent: a Q4_K file holds the result as well."""
+    tensor = q4_k(layer)
+    int4q.gram_descend(tensor, layer.weights, layer.gram)
+    return tensor
+
+
+def q4_k_shift_descent(layer: Layer) -> QuantizedTensor:
+    weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross_with_residuals, alpha=0.5, pool=layer.pool)
+    return q4_k_descent(dataclasses.replace(layer, weights=weights))
+
+
+METHODS: dict[str, str | LayerMethod] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
     "GPTQ": "gptq",
@@ -61,7 +83,11 @@ METHODS: dict[str, str] = {
     "half shift with residuals, GPTQ, descent": "residual_shift+gptq+descent",
     "AutoRound": "autoround",
     "AutoRound, descent": "autoround+descent",
+    "Q4_K": q4_k,
+    "Q4_K, descent": q4_k_descent,
+    "half shift with residuals, Q4_K, descent": q4_k_shift_descent,
 }
+OF_WHOLE_MODELS = [name for name in METHODS if "Q4_K" not in name]
 
 
 @dataclasses.dataclass
@@ -71,16 +97,25 @@ class Quantized:
     """What is left of rounding to nearest's loss, averaged over layers."""
 
 
-def quantize(weights: dict[str, Array], scheme: Scheme, method: str,
+def table_method(method: str) -> str:
+    """The word embedding comes first: no layer before it has changed anything."""
+    return method.replace("residual_shift+", "").replace("shift+", "").replace("gptaq", "gptq")
+
+
+def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod, is_wide_alone: bool,
              calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantized:  # fmt: skip
     """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
     held = dict(weights)
-    own = method.replace("residual_shift+", "").replace("shift+", "").replace("gptaq", "gptq")  # the table comes first
-    held[WORD_TABLE] = int4q.quantize_layer(table_layer(weights[WORD_TABLE], scheme, pool), own, measure=False).dequantize()
+    if not is_wide_alone:
+        table = table_layer(weights[WORD_TABLE], scheme, pool)
+        held[WORD_TABLE] = int4q.quantize_layer(table, table_method(str(method)), measure=False).dequantize()
     exact = float_encoder(held)
     linear = {name: weights[f"{name}.weight"] for name in exact.linear}
+    chosen = {name: values for name, values in linear.items() if not is_wide_alone or values.shape[1] == WIDE}
 
     def dense(product, name: str, mask: Array):
+        if name not in chosen:
+            return exact.linear[name]
         return lambda x, residual=None: product(name, x, mask, residual) + weights[f"{name}.bias"]
 
     def forward(product, batch: tuple[list[int], Array, Array]) -> None:
@@ -88,8 +123,8 @@ def quantize(weights: dict[str, Array], scheme: Scheme, method: str,
         _, ids, mask = batch
         Encoder(exact.lookup, {name: dense(product, name, mask) for name in linear}, exact.rest)(ids, mask)
 
-    looks_back = "gptaq" in method or "shift" in method
-    found = int4q.quantize_model(forward, calibration, linear, scheme, method, correct_bias=method != "nearest",
+    looks_back = callable(method) or "gptaq" in method or "shift" in method
+    found = int4q.quantize_model(forward, calibration, chosen, scheme, method, correct_bias=method != "nearest",
                                  exact_inputs=looks_back, pool=pool)  # fmt: skip
     for name, layer in found.items():
         held[f"{name}.weight"] = layer.dequantize()
@@ -116,8 +151,9 @@ def calibration_texts(everything: list[Gloss], asked: list[Gloss], count: int) -
 def main(
     glosses: Annotated[int, typer.Option(help="definitions, and an example of each, to judge by")] = 3000,
     samples: Annotated[int, typer.Option(help="texts to calibrate with")] = 1500,
-    schemes: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(SCHEMES),
-    methods: Annotated[str, typer.Option(help="some of them, separated by semicolons")] = ";".join(METHODS),
+    schemes: Annotated[str, typer.Option(help=f"by semicolons; of {'; '.join(SCHEMES)}")] = ";".join(DEFAULT_SCHEMES),
+    methods: Annotated[str, typer.Option(help=f"likewise; of {'; '.join(METHODS)}")] = ";".join(OF_WHOLE_MODELS),
+    wide: Annotated[bool, typer.Option("--wide", help=f"only layers of {WIDE} inputs, as Q4_K needs; the rest floats")] = False,
 ) -> None:
     weights = {n: v for n, v in load_file(get_model_path() / "model.safetensors").items() if v.dtype == np.float32}
     weights = {n: v for n, v in weights.items() if not n.startswith("pooler.")}
@@ -136,16 +172,18 @@ def main(
     print("| scheme | method | loss, of rounding's | cosine, mean | 1st percentile | recall@10 |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     print(f"| fp32 | | | 1 | 1 | {whole:.3f} ± {np.sqrt(whole * (1 - whole) / count):.3f} |", flush=True)
+    digits = 5 if wide else 4
     with int4q.Pool(2) as pool:
         for scheme_name in schemes.split(";"):
             for method_name in methods.split(";"):
                 begin = time.perf_counter()
-                found = quantize(weights, SCHEMES[scheme_name], METHODS[method_name], calibration, pool)
+                found = quantize(weights, SCHEMES[scheme_name], METHODS[method_name], wide, calibration, pool)
                 made = time.perf_counter() - begin
                 y, q = embed(found.encoder, definitions, count), embed(found.encoder, examples, count)
                 cosines = np.sum(wanted * y, axis=1)
                 share = recall(q, y, targets)
-                print(f"| {scheme_name} | {method_name} | {found.share:.3f} | {cosines.mean():.4f} | {np.percentile(cosines, 1):.4f} "
+                first = np.percentile(cosines, 1)
+                print(f"| {scheme_name} | {method_name} | {found.share:.3f} | {cosines.mean():.{digits}f} | {first:.{digits}f} "
                       f"| {share:.3f} ± {np.sqrt(share * (1 - share) / count):.3f} |", flush=True)
                 console.print(f"{scheme_name}, {method_name}: {made:.0f} s to quantize")
 

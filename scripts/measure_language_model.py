@@ -237,12 +237,17 @@ class Measured:
     share: float
     losses: Array
 
-    def line(self, exact: Array, nearest: Array | None) -> str:
+    def line(self, exact: Array, nearest: Array | None, other: Array | None) -> str:
+        """`other`: losses of a method to compare with."""
         difference = self.losses - exact
         perplexity = np.exp(self.losses.mean())
         error = perplexity * difference.std(ddof=1) / np.sqrt(len(difference))
         won = "" if nearest is None else f"{won_back(self.losses, exact, nearest):.0%}"
-        return f"| {self.scheme} | {self.method} | {self.bits:.2f} | {self.share:.3f} | {perplexity:.2f} ± {error:.2f} | {won} |"
+        line = f"| {self.scheme} | {self.method} | {self.bits:.2f} | {self.share:.3f} | {perplexity:.2f} ± {error:.2f} | {won} |"
+        if other is None:
+            return line
+        less = np.exp(other.mean()) - perplexity
+        return line + f" {less:.2f} ± {np.exp(other.mean()) * (other - self.losses).std(ddof=1) / np.sqrt(len(other)):.2f} |"
 
 
 def won_back(mine: Array, exact: Array, nearest: Array) -> float:
@@ -409,6 +414,7 @@ def main(
     layers: Annotated[str, typer.Option(help=f"by commas, of {', '.join(LAYERS)}; others stay floats")] = "",
     shuffle: Annotated[bool, typer.Option("--shuffle", help="feed-forward channels in another order")] = False,
     apart: Annotated[bool, typer.Option("--apart", help="layers get the float model's inputs, recorded once: faster")] = False,
+    beside: Annotated[str, typer.Option(help="a method among the first: how much less perplexity others have")] = "",
     judge: Annotated[str, typer.Option(help="debian-handbook; anarchism to tune with")] = "debian-handbook",
     products: Annotated[str, typer.Option(help="floats (NumPy's), or f32 or int8: the library's on packed weights")] = "floats",
     threads: Annotated[int, typer.Option(help="of this process")] = 2,
@@ -430,8 +436,9 @@ def main(
     by = f"calibrated on {calibration_windows} windows of {calibration_window} tokens"
     by += (f" and {own_text} that the model has written" if own_text else "") + (", layers apart" if apart else "")
     results = Results(f"{on}; {','.join(chosen)}; {'shuffled' if shuffle else ''}{'' if products == 'floats' else products}", by)
-    print(f"{on}; {by}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+    heads, marks = (f" less than {beside} |", " ---: |") if beside else ("", "")
+    print(f"{on}; {by}\n\n| scheme | method | bits | loss, of rounding's | perplexity | gap won back |{heads}")
+    print(f"| --- | --- | ---: | ---: | ---: | ---: |{marks}", flush=True)
 
     with int4q.Pool(threads) as pool:
 
@@ -460,11 +467,12 @@ def main(
         spread = np.exp(exact.losses.mean()) * exact.losses.std(ddof=1) / np.sqrt(windows)
         print(f"| fp32 | | 32 | 0 | {np.exp(exact.losses.mean()):.2f} (± {spread:.2f}) | |", flush=True)
         for scheme in schemes.split(";"):
-            nearest = None
+            nearest = other = None
             for method in methods.split(";"):
                 mine = results.get(scheme, method, functools.partial(measure, scheme, method))
                 nearest = mine.losses if method == "round to nearest" else nearest
-                print(mine.line(exact.losses, nearest), flush=True)
+                other = mine.losses if method == beside else other
+                print(mine.line(exact.losses, nearest, other), flush=True)
 
 
 if __name__ == "__main__":

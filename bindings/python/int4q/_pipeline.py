@@ -201,9 +201,8 @@ def _shrink_step(work: _Work, share: float = 0.3) -> None:
 def _run_gptq(work: _Work, **options: Any) -> None:
     layer, is_static = work.layer, work.clipped is not None
     order = GptqOrder.ACTIVATIONS if is_static or layer.scheme.group_size == PER_ROW else GptqOrder.WITHIN_GROUPS
-    work.tensor = gptq(
-        work.weights, layer.gram, layer.scheme, order=order, static_groups=is_static, measure_nearest=False, pool=layer.pool, **options
-    )[0]
+    options |= {"order": order, "static_groups": is_static, "measure_nearest": False, "pool": layer.pool}
+    work.tensor = gptq(work.weights, layer.gram, layer.scheme, **options)[0]
 
 
 def _shift_step(work: _Work, alpha: float = 0.5) -> None:
