@@ -257,14 +257,18 @@ def won_back(mine: Array, exact: Array, nearest: Array) -> float:
 
 
 class Results:
-    """Losses that have been measured before with the same library, in a file.
+    """Losses that have been measured before with the same library, package and script, in a file.
 
     judged, calibrated  what the measures depend on; those of the float model and of rounding to nearest only on `judged`
     """
 
     def __init__(self, judged: str, calibrated: str) -> None:
         self.path = FOLDER / "results.json"
-        self.judged = f"{zlib.crc32(pathlib.Path(int4q.library_path()).read_bytes()):08x} {judged}"
+        package = pathlib.Path(int4q.__file__).parent
+        checksum = 0
+        for file in (pathlib.Path(int4q.library_path()), pathlib.Path(__file__), *sorted(package.glob("*.py"))):
+            checksum = zlib.crc32(file.read_bytes(), checksum)
+        self.judged = f"{checksum:08x} {judged}"
         self.calibrated = calibrated
         self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
 

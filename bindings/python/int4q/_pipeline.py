@@ -214,7 +214,7 @@ def _residual_shift_step(work: _Work, alpha: float = 0.5) -> None:
 
 
 def _shift(work: _Work, cross: CrossMatrix, alpha: float) -> None:
-    """Damped more than GPTQ is: what differs between the models' inputs is small, and more noise in it."""
+    """Damped more than GPTQ is: the two models' inputs differ by little, and noise has its share in that."""
     layer = work.layer
     shifted = shift_weights(layer.weights, layer.gram, cross, alpha=alpha, damping=0.05, pool=layer.pool)
     work.layer = dataclasses.replace(layer, weights=shifted)
