@@ -68,7 +68,7 @@ def q4_k_descent(layer: Layer) -> QuantizedTensor:
 
 
 def q4_k_shift_descent(layer: Layer) -> QuantizedTensor:
-    weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross_with_residuals, alpha=0.5, damping=0.05, pool=layer.pool)
+    weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross_with_residuals, alpha=0.5, pool=layer.pool)
     return q4_k_descent(dataclasses.replace(layer, weights=weights))
 
 

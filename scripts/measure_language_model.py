@@ -92,7 +92,7 @@ def shifted(run: Callable[[Layer], QuantizedTensor]) -> LayerMethod:
     """What "shift" is among the steps of a name."""
 
     def shift(layer: Layer) -> QuantizedTensor:
-        weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross, alpha=0.5, damping=0.05, pool=layer.pool)
+        weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross, alpha=0.5, pool=layer.pool)
         return run(dataclasses.replace(layer, weights=weights))
 
     return shift

@@ -214,9 +214,8 @@ def _residual_shift_step(work: _Work, alpha: float = 0.5) -> None:
 
 
 def _shift(work: _Work, cross: CrossMatrix, alpha: float) -> None:
-    """Damped more than GPTQ is: the two models' inputs differ by little, and noise has its share in that."""
     layer = work.layer
-    shifted = shift_weights(layer.weights, layer.gram, cross, alpha=alpha, damping=0.05, pool=layer.pool)
+    shifted = shift_weights(layer.weights, layer.gram, cross, alpha=alpha, pool=layer.pool)
     work.layer = dataclasses.replace(layer, weights=shifted)
     work.tensor = work.clipped = None
 
@@ -275,7 +274,7 @@ def layer_method(method: str | LayerMethod) -> LayerMethod:
     gptq      GPTQ, columns of large inputs first (groups stay together)
     gptaq     the same with GPTAQ's correction (alpha 0.25); needs exact_inputs
     shift     the steps after it work on weights that make up half of what quantizing the layers before has changed
-              (`shift_weights`, damped 0.05); needs exact_inputs
+              (`shift_weights`); needs exact_inputs
     residual_shift  the same, and half of what has changed in what the layer's outputs are added to, if the model tells that
     shrink    the steps after it rely less on what channels have in common: their products in the Gram matrix count 0.7 of what
               they are (`GramMatrix.scale`); for few samples, or samples of another kind than later inputs
