@@ -72,13 +72,14 @@ final class ErrorBoundTests: XCTestCase {
         assertBound(product, 0x1p-8 * 0.5 * (15 + 8))
     }
 
-    /// 1 + 2^-8 is half-way between two bfloat16, and becomes 1.
+    /// 1 + 2^-8 is half-way between two bfloat16, and becomes 1. What the activation loses is multiplied by what it has become, at
+    /// most the value and its own loss.
     func testBF16LosesAsMuchOfACodebookWhereItIsRounded() {
         var product = TinyProduct(kind: INT4Q_KIND_CODEBOOK, x: [3], codes: [2], scale: 0.5)
         product.codebook[2] = 0x1.01p0
         product.mode = INT4Q_MODE_BF16
         for set in machineSets {
-            let lostOfCodebook = set.kernels.bf16_element_bytes == 2 ? 0x1p-8 * 1.5 : 0
+            let lostOfCodebook = set.kernels.bf16_element_bytes == 2 ? 0x1p-8 * 1.5 * (1 + 0x1p-8) : 0
             limited(to: set) { assertBound(product, 0x1p-8 * 1.5 * 0x1.01p0 + lostOfCodebook) }
         }
     }
@@ -95,13 +96,13 @@ final class ErrorBoundTests: XCTestCase {
         assertBound(product, 3.0 / 127 / 2 * (5.5 + 5))
     }
 
-    /// The levels are 4 / 127 apart; the value is half-way between two.
+    /// The levels are 4 / 127 apart; the value is half-way between two. The activation's half step is multiplied by a level.
     func testINT8LosesHalfALevelOfACodebook() {
         var product = TinyProduct(kind: INT4Q_KIND_CODEBOOK, x: [3], codes: [2], scale: 0.5)
         product.codebook = [4] + [Float](repeating: 0, count: 15)
         product.codebook[2] = 32.5 * 4 / 127
         product.mode = INT4Q_MODE_INT8
-        assertBound(product, 3.0 / 127 / 2 * 0.5 * (32.5 * 4 / 127) + 3 * 0.5 * 4 / 254)
+        assertBound(product, 3.0 / 127 / 2 * 0.5 * (32.5 * 4 / 127 + 4.0 / 254) + 3 * 0.5 * 4 / 254)
     }
 
     func testINT8LosesAllOfAGroupThatCountsAsZeros() {
