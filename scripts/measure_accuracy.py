@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import int4q
-from int4q import GramMatrix, Layer, LayerMethod, QuantizedTensor, Scheme
+from int4q import GramMatrix, Layer, Scheme
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples/semantic_search"))
 from minilm import Encoder, float_encoder  # noqa: E402
@@ -54,25 +54,7 @@ def table_layer(weights: Array, scheme: Scheme, pool: int4q.Pool) -> Layer:
     return Layer(WORD_TABLE, weights, scheme, lambda: gram, pool=pool)
 
 
-def q4_k(layer: Layer) -> QuantizedTensor:
-    """ggml's Q4_K, importance of a column being the mean square of its inputs."""
-    importance = np.diagonal(layer.gram.matrix()) / layer.gram.rows
-    return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
-
-
-def q4_k_descent(layer: Layer) -> QuantizedTensor:
-    """Q4_K's scales and minimums with codes by coordinate descent: a Q4_K file holds the result as well."""
-    tensor = q4_k(layer)
-    int4q.gram_descend(tensor, layer.weights, layer.gram)
-    return tensor
-
-
-def q4_k_shift_descent(layer: Layer) -> QuantizedTensor:
-    weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross_with_residuals, alpha=0.5, pool=layer.pool)
-    return q4_k_descent(dataclasses.replace(layer, weights=weights))
-
-
-METHODS: dict[str, str | LayerMethod] = {
+METHODS: dict[str, str] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
     "GPTQ": "gptq",
@@ -83,9 +65,9 @@ METHODS: dict[str, str | LayerMethod] = {
     "half shift with residuals, GPTQ, descent": "residual_shift+gptq+descent",
     "AutoRound": "autoround",
     "AutoRound, descent": "autoround+descent",
-    "Q4_K": q4_k,
-    "Q4_K, descent": q4_k_descent,
-    "half shift with residuals, Q4_K, descent": q4_k_shift_descent,
+    "Q4_K": "q4_k",
+    "Q4_K, descent": "q4_k+descent:10",
+    "half shift with residuals, Q4_K, descent": "residual_shift+q4_k+descent:10",
 }
 OF_WHOLE_MODELS = [name for name in METHODS if "Q4_K" not in name]
 
@@ -102,13 +84,13 @@ def table_method(method: str) -> str:
     return method.replace("residual_shift+", "").replace("shift+", "").replace("gptaq", "gptq")
 
 
-def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMethod, is_wide_alone: bool,
+def quantize(weights: dict[str, Array], scheme: Scheme, method: str, is_wide_alone: bool,
              calibration: list[tuple[list[int], Array, Array]], pool: int4q.Pool) -> Quantized:  # fmt: skip
     """Biases are corrected, but not after rounding to nearest, which knows of no inputs."""
     held = dict(weights)
     if not is_wide_alone:
         table = table_layer(weights[WORD_TABLE], scheme, pool)
-        held[WORD_TABLE] = int4q.quantize_layer(table, table_method(str(method)), measure=False).dequantize()
+        held[WORD_TABLE] = int4q.quantize_layer(table, table_method(method), measure=False).dequantize()
     exact = float_encoder(held)
     linear = {name: weights[f"{name}.weight"] for name in exact.linear}
     chosen = {name: values for name, values in linear.items() if not is_wide_alone or values.shape[1] == WIDE}
@@ -123,7 +105,7 @@ def quantize(weights: dict[str, Array], scheme: Scheme, method: str | LayerMetho
         _, ids, mask = batch
         Encoder(exact.lookup, {name: dense(product, name, mask) for name in linear}, exact.rest)(ids, mask)
 
-    looks_back = callable(method) or "gptaq" in method or "shift" in method
+    looks_back = "gptaq" in method or "shift" in method
     found = int4q.quantize_model(forward, calibration, chosen, scheme, method, correct_bias=method != "nearest",
                                  exact_inputs=looks_back, pool=pool)  # fmt: skip
     for name, layer in found.items():

@@ -34,7 +34,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 import int4q
-from int4q import GramMatrix, Layer, LayerMethod, QuantizedLayer, QuantizedTensor, Recorder, Scheme
+from int4q import GramMatrix, Layer, QuantizedLayer, Recorder, Scheme
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples/language_model"))
@@ -64,41 +64,7 @@ SCHEMES = {
 }
 
 
-def q4_k(layer: Layer) -> QuantizedTensor:
-    """ggml's Q4_K, importance of a column being the mean square of its inputs."""
-    importance = np.diagonal(layer.gram.matrix()) / layer.gram.rows
-    return int4q.quantize_blocks(layer.weights, "q4_k", importance=importance).to_tensor()
-
-
-def q4_k_descent(layer: Layer) -> QuantizedTensor:
-    """Q4_K's scales and minimums with codes by coordinate descent: a Q4_K file holds the result as well."""
-    tensor = q4_k(layer)
-    int4q.gram_descend(tensor, layer.weights, layer.gram, sweeps=5)
-    return tensor
-
-
-def shrunk(run: Callable[[Layer], QuantizedTensor]) -> LayerMethod:
-    """What "shrink" is among the steps of a name."""
-
-    def shrink(layer: Layer) -> QuantizedTensor:
-        gram = GramMatrix.from_bytes(layer.gram.to_bytes())
-        gram.scale(shrinkage=0.3)
-        return run(dataclasses.replace(layer, gram_of=lambda: gram))
-
-    return shrink
-
-
-def shifted(run: Callable[[Layer], QuantizedTensor]) -> LayerMethod:
-    """What "shift" is among the steps of a name."""
-
-    def shift(layer: Layer) -> QuantizedTensor:
-        weights = int4q.shift_weights(layer.weights, layer.gram, layer.cross, alpha=0.5, pool=layer.pool)
-        return run(dataclasses.replace(layer, weights=weights))
-
-    return shift
-
-
-METHODS: dict[str, str | LayerMethod] = {
+METHODS: dict[str, str] = {
     "round to nearest": "nearest",
     "AWQ clips": "clip",
     "GPTQ": "gptq",
@@ -113,9 +79,9 @@ METHODS: dict[str, str | LayerMethod] = {
     "AWQ, GPTQ, descent": "awq+gptq+descent",
     "AutoRound, descent, shrunk": "shrink+autoround+descent:5",
     "clips, GPTQ, AutoRound, shrunk": "shrink+clip+gptq+autoround",
-    "Q4_K": q4_k,
-    "Q4_K, descent, shrunk": shrunk(q4_k_descent),
-    "half shift, Q4_K, descent, shrunk": shifted(shrunk(q4_k_descent)),
+    "Q4_K": "q4_k",
+    "Q4_K, descent, shrunk": "shrink+q4_k+descent:5",
+    "half shift, Q4_K, descent, shrunk": "shift+shrink+q4_k+descent:5",
 }
 
 
@@ -359,7 +325,7 @@ def permuted(gram: GramMatrix, order: Array) -> GramMatrix:
     return GramMatrix.from_matrix(gram.matrix()[np.ix_(order, order)], gram.rows)
 
 
-def quantize_apart(model: Llama, grams: dict[str, GramMatrix], scheme: Scheme, method: str | LayerMethod,
+def quantize_apart(model: Llama, grams: dict[str, GramMatrix], scheme: Scheme, method: str,
                    layers: Callable[[str], bool], pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
     """Each layer with the inputs that the float model gives it."""
     chosen = {name: values for name, values in model.layers.items() if layers(name)}
@@ -386,7 +352,7 @@ class Tempering:
         return self._last[1]
 
 
-def quantize(model: Llama, scheme: Scheme, method: str | LayerMethod, windows: Array, layers: Callable[[str], bool],
+def quantize(model: Llama, scheme: Scheme, method: str, windows: Array, layers: Callable[[str], bool],
              pool: int4q.Pool) -> dict[str, QuantizedLayer]:  # fmt: skip
     """Each layer with inputs that come through the quantized layers before it, the float model's beside them."""
     weights = {name: values for name, values in model.layers.items() if layers(name)}

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ._blocks import quantize_blocks
 from ._calibration import output_bias
 from ._cross import CrossMatrix, shift_weights
 from ._enums import PER_ROW, GptqOrder, ScaleRule
@@ -167,11 +168,13 @@ LayerMethod = Callable[[Layer], "QuantizedTensor | tuple[QuantizedTensor, np.nda
 
 @dataclasses.dataclass
 class _Work:
-    """A layer between the steps of a method. `clipped`: its weights, clipped, where a step has done that."""
+    """A layer between the steps of a method. `clipped`: its weights, clipped, where a step has done that; `keeps_scales`: the
+    tensor's come from a format that has no others."""
 
     layer: Layer
     tensor: QuantizedTensor | None = None
     clipped: np.ndarray | None = None
+    keeps_scales: bool = False
 
     @property
     def weights(self) -> np.ndarray:
@@ -232,7 +235,7 @@ def _awq_step(work: _Work) -> None:
 
 
 def _descent_step(work: _Work, sweeps: float = 20) -> None:
-    refits = work.layer.scheme.scale_rule not in (ScaleRule.ONE, ScaleRule.POWER_OF_TWO)
+    refits = not work.keeps_scales and work.layer.scheme.scale_rule not in (ScaleRule.ONE, ScaleRule.POWER_OF_TWO)
     gram_descend(work.started(), work.layer.weights, work.layer.gram, sweeps=int(sweeps), refit_scales=refits)
 
 
@@ -248,10 +251,17 @@ def _hqq_step(work: _Work) -> None:
     work.tensor = hqq(work.weights, work.layer.scheme)
 
 
+def _q4_k_step(work: _Work) -> None:
+    gram = work.layer.gram
+    blocks = quantize_blocks(work.weights, "q4_k", importance=np.diagonal(gram.matrix()) / gram.rows)
+    work.tensor, work.keeps_scales = blocks.to_tensor(), True
+
+
 _STEPS: dict[str, Callable[..., Any]] = {
     "nearest": _Work.started,
     "clip": _clip_step,
     "hqq": _hqq_step,
+    "q4_k": _q4_k_step,
     "awq": _awq_step,
     "shrink": _shrink_step,
     "shift": _shift_step,
@@ -270,6 +280,8 @@ def layer_method(method: str | LayerMethod) -> LayerMethod:
     nearest   rounding to nearest
     clip      AWQ's clips: the steps after it start from clipped weights; alone: rounding to nearest
     hqq       half-quadratic quantization (OFFSET schemes)
+    q4_k      ggml's Q4_K, whatever the scheme; importance of a column: the mean square of its inputs. A Q4_K file can hold what
+              descent makes of it: it keeps the scales
     awq       AWQ's scales: the steps after it work on the scaled layer; alone: rounding to nearest
     gptq      GPTQ, columns of large inputs first (groups stay together)
     gptaq     the same with GPTAQ's correction (alpha 0.25); needs exact_inputs

@@ -201,6 +201,19 @@ def test_shrunk_gram_matrices(weights: Weights, batches: list[np.ndarray]) -> No
         assert layer.loss == expected[name].loss  # of the inputs as they are
 
 
+def test_q4_k_keeps_its_scales(generator: np.random.Generator) -> None:
+    weights, x = generator.standard_normal((8, 256), np.float32), generator.standard_normal((600, 256), np.float32)
+    gram = GramMatrix(256)
+    gram.push(x @ generator.standard_normal((256, 256), np.float32))
+    layer = Layer("wide", weights, SCHEME, lambda: gram)
+    importance = np.diagonal(gram.matrix()) / gram.rows
+    expected = int4q.quantize_blocks(weights, "q4_k", importance=importance).to_tensor()
+    plain, better = (int4q.quantize_layer(layer, method) for method in ("q4_k", "q4_k+descent"))
+    np.testing.assert_array_equal(plain.dequantize(), expected.dequantize())
+    np.testing.assert_array_equal(better.tensor.scales, expected.scales)
+    assert better.loss < plain.loss
+
+
 @pytest.mark.parametrize("method", ["gptq:3", "descent:many", "descent:", "wish", "gptq+shrunk"])
 def test_names_that_mean_nothing(method: str) -> None:
     with pytest.raises(ValueError, match=f"method is {method!r}".replace("+", r"\+")):
