@@ -1738,11 +1738,13 @@ INT4Q_API int4q_status int4q_cross_shift_scratch(int64_t k, uint32_t worker_coun
  *
  *     W' = W + alpha * (W D + E) H^-1
  *
- * is nearest to W x + r - s: it makes up for what earlier layers have done to the stream, too. To be given to any quantizer in place
- * of W, with the Gram matrix of y: what it minimises then is what is left of the whole. Of the options `flags` and `order` are 0;
- * `cross` is given, of k or k + n channels. In binary32, rounded to the destination's type; beyond its range infinity. destination may be source, with
- * its type and stride. *damping (may be NULL): what was used. Each row's result depends on that row and the matrices alone. NaN and
- * infinity in source are INT4Q_ERROR_NOT_FINITE, other failures as in int4q_gptq_quantize(); the destination's contents are
+ * is nearest to W x + r - s: it makes up for what earlier layers have done to the stream, too.
+ *
+ * To be given to any quantizer in place of W, with the Gram matrix of y: what it minimises then is what is left of the whole. Of
+ * the options `flags` and `order` are 0; `cross` is given, of k or k + n channels. In binary32, rounded to the destination's type;
+ * beyond its range infinity. destination may be source, with its type and stride. *damping (may be NULL): what was used. Each
+ * row's result depends on that row and the matrices alone. NaN and infinity in source are INT4Q_ERROR_NOT_FINITE, other failures as
+ * in int4q_gptq_quantize(); the destination's contents are
  * unspecified then. */
 INT4Q_API int4q_status int4q_cross_shift(const void *source, int4q_type source_type, int64_t source_stride, const void *gram,
                                          uint64_t gram_bytes, const int4q_gptq_options *options, void *scratch,

@@ -31,8 +31,8 @@ public struct CrossShiftScratch {
     }
 }
 
-/// W + alpha (W D + E) H^-1, E being what the cross matrix has of n residuals, if any. With H = M M^T that is two triangular systems for each row: r M^T = w D + e, from the last column to the first,
-/// and s M = r, from the first to the last.
+/// W + alpha (W D + E) H^-1, E being what the cross matrix has of n residuals, if any. With H = M M^T that is two triangular systems
+/// for each row: r M^T = w D + e, from the last column to the first, and s M = r, from the first to the last.
 public struct CrossShift {
     let source: Matrix
     let destination: Matrix
@@ -95,8 +95,8 @@ public struct CrossShift {
     private func run(_ rows: Range<Int64>, _ worker: UInt32) -> Bool {
         let blocks = CrossShiftRows(task: self, memory: memory + scratch.workers + Int(worker) &* scratch.workerBytes, rows: rows)
         do throws(Failure) { try blocks.load() } catch { return false }
-        let product = CrossProduct(cross: cross, columns: source.columns, order: factor.source.order, scale: factor.source.scale, kernels: kernels,
-                                   room: blocks.room)
+        let product = CrossProduct(cross: cross, columns: source.columns, order: factor.source.order, scale: factor.source.scale,
+                                   kernels: kernels, room: blocks.room)
         for panel in 0..<panels {
             blocks.clearSums()
             product.add(panel, blocks.weights, stride: scratch.blockBytes, blocks: blocks.count, blocks.sums)

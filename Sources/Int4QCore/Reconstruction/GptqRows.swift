@@ -211,7 +211,7 @@ extension GptqRows {
     /// All weights times the cross matrix: what 2 (w D) d takes up.
     @inline(never)
     private func pull(_ cross: Cross) {
-        let product = CrossProduct(cross: cross, columns: Int(cross.layout.k), order: task.pointee.order, scale: task.pointee.factor.source.scale,
+        let product = CrossProduct(cross: cross, columns: scratch.k, order: task.pointee.order, scale: task.pointee.factor.source.scale,
                                    kernels: task.pointee.kernels, room: values)
         let first = lanes(0)
         for panel in 0..<scratch.padded / 16 {
