@@ -33,16 +33,6 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
     @inline(never)
     static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
-        if rows == 1 && hasShortBlocks(p) {
-            run(p, row, block, step, groups, out, outStride, isShort: true)
-        } else {
-            run(p, row, block, step, groups, out, outStride, isShort: false)
-        }
-    }
-
-    @inline(__always)
-    private static func run(_ p: i4q_product, _ row: Int, _ block: Int, _ step: Int, _ groups: Range<Int>, _ out: UnsafeMutablePointer<Float>,
-                            _ outStride: Int, isShort: Bool) {
         let codes = Codes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
@@ -55,10 +45,10 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
             var dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
             var k = begin
             while k < end {
-                accumulate(&dots, codes, weights + k &* 8, blockBytes, isShort, x + k &* 2, xStride)
+                accumulate(&dots, p, codes, weights + k &* 8, blockBytes, x + k &* 2, xStride)
                 k &+= codeRowDepth
             }
-            if isShort { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
+            if rows == 1 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
             GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, blockBytes, sums)
         }
@@ -66,12 +56,11 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
 
     /// Eight values of k.
     @inline(__always)
-    private static func accumulate(_ dots: inout Accumulators, _ codes: Codes, _ weights: UnsafeRawPointer,
-                                   _ blockBytes: Int, _ isShort: Bool, _ x: UnsafeRawPointer, _ xStride: Int) {
+    private static func accumulate(_ dots: inout Accumulators, _ p: i4q_product, _ codes: Codes, _ weights: UnsafeRawPointer,
+                                   _ blockBytes: Int, _ x: UnsafeRawPointer, _ xStride: Int) {
         var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
         for b in 0..<blocks {
-            if isShort { i4q_prefetch_far(weights + (b &* blockBytes &+ shortBlockDistance)) }
-            if rows > 1 && rows <= 4 { i4q_prefetch(weights + (b &* blockBytes &+ prefetchDistance)) }
+            askAhead(weights + b &* blockBytes, rows: rows, isFloat: true, isShort: hasShortBlocks(p))
             packed[b] = weights.words(b &* blockBytes)
         }
         step(&dots, codes, packed, 0, x, xStride)

@@ -74,14 +74,10 @@ private func largestMagnitude(_ a: i4q_activations, _ begin: Int, _ end: Int) ->
     var index = begin
     while index < end {
         let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
-        let magnitude = bits(values) & Words(repeating: 0x7fff_ffff)
-        largest = largest.replacing(with: magnitude, where: magnitude .> largest)
+        largest = i4q_larger_magnitude(largest, values)
         index &+= lanes
     }
-    let eight = pointwiseMax(largest.lowHalf, largest.highHalf)
-    let four = pointwiseMax(eight.lowHalf, eight.highHalf)
-    let two = pointwiseMax(four.lowHalf, four.highHalf)
-    return max(two[0], two[1])
+    return i4q_largest_lane(largest)
 }
 
 /// The scale of a group of activations and what to multiply by. A row that is not finite gets a NaN scale, which makes
@@ -100,37 +96,26 @@ private func givenStep(_ step: Float, _ magnitudeBits: UInt32) -> (scale: Float,
     magnitudeBits >= 0x7f80_0000 ? (Float.nan, 0) : (step, 1 / step)
 }
 
+/// Scales of the caller may be too small for a value: hence the limits. Bytes are stored as k0 k4 k1 k5 k2 k6 k3 k7: a lane's low
+/// nibbles hold k0 k4 k1 k5, its high ones k2 k6 k3 k7 (see docs/blob-format.md for the order and its reason).
 @inline(__always)
 private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inverse: Float) -> Int32 {
     let output = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
+    if inverse == 0 {
+        zeroBytes(output, from: begin, to: end)
+        return 0
+    }
     var sums = Ints(repeating: 0)
     var index = begin
     while index < end {
-        var codes = Ints(repeating: 0)
-        if inverse != 0 {
-            let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
-            codes = roundToIntegers(clipped(values * Floats(repeating: inverse)))
-        }
+        let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
+        let steps = i4q_clip(values * Floats(repeating: inverse), Floats(repeating: -127), Floats(repeating: 127))
+        let codes = roundToIntegers(steps)
         sums &+= codes
-        let bytes = i4q_narrow_u32_u8(unsafeBitCast(codes, to: Words.self))
-        output.storeBytes(of: interleaveForNibbles(bytes), toByteOffset: index, as: SIMD16<UInt8>.self)
+        output.storeBytes(of: i4q_interleaved_bytes(codes), toByteOffset: index, as: SIMD16<UInt8>.self)
         index &+= lanes
     }
-    return sums.wrappedSum()
-}
-
-/// Scales of the caller may be too small for a value.
-@inline(__always)
-private func clipped(_ steps: Floats) -> Floats {
-    let limit = Floats(repeating: 127)
-    return steps.replacing(with: limit, where: steps .> limit).replacing(with: -limit, where: steps .< -limit)
-}
-
-/// k0 k1 .. k7 -> k0 k4 k1 k5 k2 k6 k3 k7, twice: a lane's low nibbles hold k0 k4 k1 k5, its high ones k2 k6 k3 k7
-/// (see docs/blob-format.md for the order and its reason).
-@inline(__always)
-private func interleaveForNibbles(_ v: SIMD16<UInt8>) -> SIMD16<UInt8> {
-    SIMD16<UInt8>(v[0], v[4], v[1], v[5], v[2], v[6], v[3], v[7], v[8], v[12], v[9], v[13], v[10], v[14], v[11], v[15])
+    return i4q_sum_of_lanes(sums)
 }
 
 @inline(__always)

@@ -22,16 +22,6 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
     @inline(never)
     static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
-        if rows == 1 && hasShortBlocks(p) {
-            run(p, row, block, step, groups, out, outStride, isShort: true)
-        } else {
-            run(p, row, block, step, groups, out, outStride, isShort: false)
-        }
-    }
-
-    @inline(__always)
-    private static func run(_ p: i4q_product, _ row: Int, _ block: Int, _ step: Int, _ groups: Range<Int>, _ out: UnsafeMutablePointer<Float>,
-                            _ outStride: Int, isShort: Bool) {
         let codes = Codes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
@@ -44,10 +34,10 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
             var dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
             var k = begin
             while k < end {
-                accumulate(&dots, codes, weights + k &* 8, blockBytes, isShort, x + k &* 4, xStride)
+                accumulate(&dots, p, codes, weights + k &* 8, blockBytes, x + k &* 4, xStride)
                 k &+= codeRowDepth
             }
-            if isShort { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
+            if rows == 1 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
             GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, blockBytes, sums)
         }
@@ -55,12 +45,11 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
 
     /// Eight values of k.
     @inline(__always)
-    private static func accumulate(_ dots: inout Accumulators, _ codes: Codes, _ weights: UnsafeRawPointer,
-                                   _ blockBytes: Int, _ isShort: Bool, _ x: UnsafeRawPointer, _ xStride: Int) {
+    private static func accumulate(_ dots: inout Accumulators, _ p: i4q_product, _ codes: Codes, _ weights: UnsafeRawPointer,
+                                   _ blockBytes: Int, _ x: UnsafeRawPointer, _ xStride: Int) {
         var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
         for b in 0..<blocks {
-            if isShort { i4q_prefetch_far(weights + (b &* blockBytes &+ shortBlockDistance)) }
-            if rows > 1 && rows <= 4 { i4q_prefetch(weights + (b &* blockBytes &+ prefetchDistance)) }
+            askAhead(weights + b &* blockBytes, rows: rows, isFloat: true, isShort: hasShortBlocks(p))
             packed[b] = weights.words(b &* blockBytes)
         }
         step(&dots, codes, packed, 0, x, xStride)
@@ -92,7 +81,7 @@ enum GroupScaling<let rows: Int, let blocks: Int> {
     typealias Totals = TotalsInMemory<rows, blocks>
 
     /// `sums` points at the group's sum of x for the first row.
-    @inline(__always)
+    @_transparent
     static func run(_ totals: Totals, _ dots: Dots, _ p: i4q_product, _ group: Int, _ weights: UnsafeRawPointer,
                     _ blockBytes: Int, _ sums: UnsafeRawPointer) {
         block(0, totals, dots[0], p, group, weights, sums)
@@ -101,7 +90,7 @@ enum GroupScaling<let rows: Int, let blocks: Int> {
         if blocks > 3 { block(3, totals, dots[3], p, group, weights + 3 &* blockBytes, sums) }
     }
 
-    @inline(__always)
+    @_transparent
     private static func block(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
                               _ block: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
         let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)

@@ -54,16 +54,6 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     @inline(never)
     static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
-        if rows == 1 && hasShortBlocks(p) {
-            run(p, row, block, step, groups, out, outStride, isShort: true)
-        } else {
-            run(p, row, block, step, groups, out, outStride, isShort: false)
-        }
-    }
-
-    @inline(__always)
-    private static func run(_ p: i4q_product, _ row: Int, _ block: Int, _ step: Int, _ groups: Range<Int>, _ out: UnsafeMutablePointer<Float>,
-                            _ outStride: Int, isShort: Bool) {
         let table = Dot.makeTable(p)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
@@ -80,11 +70,11 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
             var k = begin
             while k < end {
                 let count = min(end &- k, Dot.depth)
-                accumulate(&dots, p, table, weights + k &* codeBits &* 2, blockBytes, x + k, codeRows: count &* codeBits / 32, isShort)
+                accumulate(&dots, p, table, weights + k &* codeBits &* 2, blockBytes, x + k, codeRows: count &* codeBits / 32)
                 k &+= count
             }
             if Dot.bits == 0 && p.kind == Kind.binary { doubleCodes(&dots, p, parameters) }
-            if isShort || (rows > 1 && rows <= 4 && hasShortBlocks(p)) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
+            if rows <= 4 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             scaleGroup(totals, &kept, dots, p, group, weights, blockBytes, parameters)
         }
         if Totals.inRegisters { totals.store(kept) }
@@ -125,16 +115,15 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
     /// Up to Dot.depth values of k.
     @inline(__always)
     private static func accumulate(_ dots: inout Dots, _ p: i4q_product, _ table: Dot.Table, _ weights: UnsafeRawPointer,
-                                   _ blockBytes: Int, _ x: UnsafeRawPointer, codeRows: Int, _ isShort: Bool) {
-        let xStride = Int(p.prepared_row_bytes)
+                                   _ blockBytes: Int, _ x: UnsafeRawPointer, codeRows: Int) {
+        let xStride = Int(p.prepared_row_bytes), isShort = hasShortBlocks(p)
         var sums = InlineArray<blocks, InlineArray<rows, Dot>>(repeating: .init(repeating: Dot(Ints(repeating: 0))))
         for b in 0..<blocks { for r in 0..<rows { sums[b][r] = Dot(dots[b][r]) } }
         for codeRow in 0..<codeRows {
             var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
             for b in 0..<blocks {
                 let here = weights + (b &* blockBytes &+ codeRow &* codeRowBytes)
-                if rows > 2 && rows <= 4 { i4q_prefetch(here + prefetchDistance) }
-                if isShort { i4q_prefetch_far(here + shortBlockDistance) }
+                askAhead(here, rows: rows, isFloat: false, isShort: isShort)
                 packed[b] = here.words(0)
             }
             if Dot.bits == 0 {
@@ -179,7 +168,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
         }
     }
 
-    @inline(__always)
+    @_transparent
     private static func scaleGroup(_ totals: Totals, _ kept: inout Totals.Values, _ dots: Dots, _ p: i4q_product, _ group: Int,
                                    _ weights: UnsafeRawPointer, _ blockBytes: Int, _ parameters: UnsafeRawPointer) {
         scaleBlock(0, totals, &kept[0], dots[0], p, group, weights, parameters)
@@ -188,7 +177,7 @@ enum RegisterProductInt8<let rows: Int, let blocks: Int, Dot: Int8Dot>: Register
         if blocks > 3 { scaleBlock(3, totals, &kept[3], dots[3], p, group, weights + 3 &* blockBytes, parameters) }
     }
 
-    @inline(__always)
+    @_transparent
     private static func scaleBlock(_ b: Int, _ totals: Totals, _ kept: inout InlineArray<rows, Floats>, _ dots: InlineArray<rows, Ints>, _ p: i4q_product,
                                    _ group: Int, _ block: UnsafeRawPointer, _ parameters: UnsafeRawPointer) {
         let stride = Int(p.prepared_row_bytes)

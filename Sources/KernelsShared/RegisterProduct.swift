@@ -113,7 +113,7 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
     private let rowBytes: Int
     private let blockBytes: Int
 
-    static var inRegisters: Bool { rows &* blocks <= 12 }
+    static var inRegisters: Bool { rows &* blocks <= 16 }
 
     @inline(__always)
     init(_ out: UnsafeMutablePointer<Float>, stride: Int, step: Int, isFirst: Bool) {
@@ -143,15 +143,29 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
     }
 }
 
-/// How many bytes ahead weights are asked for where a few rows keep a product both computing and waiting for memory. (One row
-/// alone, and two in INT8 mode, wait so often that the processor's own prefetching was measured to be faster.)
+/// How many bytes ahead weights are asked for where their rows are all that is read.
 let prefetchDistance = 512
 
+/// Asks for weights of a block's stream ahead of their use. One row mostly waits for memory, and a short way ahead is enough; with
+/// four the processor is busy for so long that it would not look ahead far enough by itself. (Two in INT8 mode were measured to be
+/// faster without; the others at all distances from 128 to 4096 bytes, AMD Zen 4.)
+@_transparent
+func askAhead(_ weights: UnsafeRawPointer, rows: Int, isFloat: Bool, isShort: Bool) {
+    if rows > 2 && rows <= 4 {
+        i4q_prefetch(weights + 256)
+        i4q_prefetch_far(weights + 2048)
+    } else if rows == 1 {
+        i4q_prefetch(weights + 256)
+        if isShort { i4q_prefetch_far(weights + 2048) }
+    } else if rows == 2 && isFloat {
+        i4q_prefetch(weights + 512)
+    }
+}
+
 /// Whether the processor's own prefetching has hardly found a block's streams when the block ends. Then one row asks for weights
-/// this many bytes ahead, into the second-level cache, and for the next block's scales.
+/// farther ahead, too, and few rows for the next block's scales.
 @inline(__always)
 func hasShortBlocks(_ p: i4q_product) -> Bool { asksAheadInShortBlocks && p.block_bytes <= 8192 }
-let shortBlockDistance = 2048
 
 /// Asks for a line of the scales and zero points of the blocks behind these, which are read next. In a short block they are a few
 /// lines that the processor does not foresee, and each would be waited for.

@@ -81,6 +81,14 @@ I4Q_VECTOR i4q_f32x16 i4q_climb_lanes(const void *limits, const void *codes, con
     *(i4q_i32x16 *)code = chosen;
     return value;
 }
+/* Of all lanes. */
+I4Q_VECTOR uint32_t i4q_largest_lane(i4q_u32x16 v) { return __builtin_reduce_max(v); }
+I4Q_VECTOR int32_t i4q_sum_of_lanes(i4q_i32x16 v) { return __builtin_reduce_add(v); }
+/* The low bytes of lanes k0 k1 .. k7 as k0 k4 k1 k5 k2 k6 k3 k7, twice. */
+I4Q_VECTOR i4q_u8x16 i4q_interleaved_bytes(i4q_i32x16 v) {
+    const i4q_u8x16 bytes = __builtin_convertvector(v, i4q_u8x16);
+    return __builtin_shufflevector(bytes, bytes, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+}
 /* v, or 0 from the limit on. NaN becomes 0. */
 I4Q_VECTOR i4q_f32x16 i4q_below(i4q_f32x16 v, float limit) { return v < (i4q_f32x16)limit ? v : (i4q_f32x16)0.0f; }
 I4Q_VECTOR i4q_i32x16 i4q_clip_codes(i4q_i32x16 v, i4q_i32x16 low, i4q_i32x16 high) {
