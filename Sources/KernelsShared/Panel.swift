@@ -36,11 +36,12 @@ struct PanelLayout<let blocks: Int> {
         centresOffset = scalesOffset &+ groups.count &* blocks &* 64
     }
 
-    /// Groups that fit; 0 if not even one does.
+    /// Groups that fit; 0 if not even one does. Half of a first-level cache is better than all of it: rows of activations pass
+    /// through the other half.
     @inline(__always)
     static func capacity<A: PanelArithmetic>(_ arithmetic: A.Type, _ p: i4q_product) -> Int {
-        let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64
-        return Int(I4Q_PANEL_BYTES) / (group &+ 2 &* blocks &* 64)
+        let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64 &+ 2 &* blocks &* 64
+        return group > Int(I4Q_PANEL_BYTES) ? 0 : Int(I4Q_PANEL_BYTES) / group
     }
 }
 
@@ -49,6 +50,10 @@ enum PanelWriter<A: PanelArithmetic, let blocks: Int> {
     static func fill(_ panel: UnsafeMutableRawPointer, _ layout: PanelLayout<blocks>, _ p: i4q_product, block: Int) {
         let decoder = A.makeDecoder(p)
         let groupSize = Int(p.group_size)
+        // The groups that are decoded next from these blocks are asked for meanwhile.
+        let codesAhead = layout.groups.count &* groupSize &* 8
+        let scaleBytes = p.scale_type == ElementType.f32 ? 64 : 32
+        let scalesAhead = Int(p.scales_offset) &+ layout.groups.count &* scaleBytes
         for b in 0..<blocks {
             let source = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (block &+ b) &* Int(p.block_bytes)
             for group in layout.groups {
@@ -56,7 +61,9 @@ enum PanelWriter<A: PanelArithmetic, let blocks: Int> {
                 let begin = group &* groupSize, end = min(begin &+ groupSize, Int(p.k_padded))
                 var target = panel + (local &* layout.groupBytes &+ b &* 64)
                 var k = begin
+                i4q_prefetch_far(source + (scalesAhead &+ group &* scaleBytes))
                 while k < end {
+                    i4q_prefetch_far(source + (codesAhead &+ k &* 8))
                     A.decode(source.words(k &* 8), decoder, into: target, stride: blocks &* 64)
                     target += A.vectors &* blocks &* 64
                     k &+= codeRowDepth
@@ -127,6 +134,7 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* xStride
         let totals = Totals(out, stride: outStride, step: 1, isFirst: layout.groups.lowerBound == 0)
         let groupSize = Int(p.group_size)
+        var kept = totals.load()
         for group in layout.groups {
             let local = group &- layout.groups.lowerBound
             let begin = group &* groupSize, end = min(begin &+ groupSize, Int(p.k_padded))
@@ -138,8 +146,9 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
                 weights += blocks &* 64
                 activations += 4
             }
-            finish(totals, dots, p, panel + local &* blocks &* 64, layout, x + (Int(p.prepared_sums_offset) &+ group &* 4))
+            finish(&kept, dots, p, panel + local &* blocks &* 64, layout, x + (Int(p.prepared_sums_offset) &+ group &* 4))
         }
+        totals.store(kept)
     }
 
     @inline(__always)
@@ -152,30 +161,30 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
     }
 
     @inline(__always)
-    private static func finish(_ totals: Totals, _ dots: Accumulators, _ p: i4q_product, _ parameters: UnsafeRawPointer,
+    private static func finish(_ totals: inout Totals.Values, _ dots: Accumulators, _ p: i4q_product, _ parameters: UnsafeRawPointer,
                                _ layout: PanelLayout<blocks>, _ sums: UnsafeRawPointer) {
-        finish(0, totals, dots[0], p, parameters, layout, sums)
-        if blocks > 1 { finish(1, totals, dots[1], p, parameters, layout, sums) }
+        finish(0, &totals[0], dots[0], p, parameters, layout, sums)
+        if blocks > 1 { finish(1, &totals[1], dots[1], p, parameters, layout, sums) }
     }
 
     @inline(__always)
-    private static func finish(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product,
+    private static func finish(_ b: Int, _ totals: inout InlineArray<rows, Floats>, _ dots: InlineArray<rows, Floats>, _ p: i4q_product,
                                _ parameters: UnsafeRawPointer, _ layout: PanelLayout<blocks>, _ sums: UnsafeRawPointer) {
         let scale = parameters.floats(layout.scalesOffset &+ b &* 64)
         if p.kind == Kind.asymmetric {
             let shift = parameters.floats(layout.centresOffset &+ b &* 64)
             for r in 0..<rows {
                 let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r, b] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r, b])
+                totals[r] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r])
             }
         } else if p.kind == Kind.offset {
             let offset = parameters.floats(layout.centresOffset &+ b &* 64)
             for r in 0..<rows {
                 let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r, b] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r, b]))
+                totals[r] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r]))
             }
         } else {
-            for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
+            for r in 0..<rows { totals[r] = fusedMultiplyAdd(scale, dots[r], totals[r]) }
         }
     }
 }

@@ -49,7 +49,7 @@ func coverTile<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ t:
 }
 
 /// From so many rows on decoding first is faster.
-private func panelPays<Panel: PanelProduct>(_ panel: Panel.Type) -> Int { 2 &* Panel.rowCount }
+private func panelPays<Panel: PanelProduct>(_ panel: Panel.Type) -> Int { 4 &* Panel.rowCount }
 
 @inline(__always)
 private func coverRest<Shapes: TileShapes>(_ shapes: Shapes.Type, _ p: i4q_product, _ whole: i4q_tile, rows: Range<Int>,
