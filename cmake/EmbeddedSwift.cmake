@@ -20,12 +20,12 @@ set(int4q_swift_flags
   -enable-experimental-feature Embedded -wmo -parse-as-library -warnings-as-errors -Xfrontend -function-sections -Xfrontend -disable-stack-protector
   -I ${PROJECT_SOURCE_DIR}/include -I ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include)
 
-# int4q_swift_object(OBJECT NAME [KERNELS folders...] [TARGET triple] [IMPORTS modules...] [MACHINE flags...] [SMALL]): sets the
+# int4q_swift_object(OBJECT NAME [KERNELS folders...] [TARGET triple] [VARIANT name] [IMPORTS modules...] [MACHINE flags...] [SMALL]): sets the
 # variable OBJECT to the object file of Sources/NAME/*.swift. KERNELS also compiles Sources/KernelsShared and those folders of
 # Sources into it, without checks: kernels' arguments have been checked; with SMALL for size. MACHINE flags go to the clang
-# importer, which sets Swift's code generation too.
+# importer, which sets Swift's code generation too. VARIANT keeps objects of the same module with other flags apart.
 function(int4q_swift_object object name)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "SMALL" "TARGET" "IMPORTS;MACHINE;KERNELS")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "SMALL" "TARGET;VARIANT" "IMPORTS;MACHINE;KERNELS")
   if(NOT arg_TARGET)
     set(arg_TARGET ${INT4Q_SWIFT_TARGET})
   endif()
@@ -60,7 +60,7 @@ function(int4q_swift_object object name)
   endif()
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.h
     ${PROJECT_SOURCE_DIR}/include/module.modulemap ${PROJECT_SOURCE_DIR}/Sources/CInt4QShims/include/*)
-  set(folder ${CMAKE_CURRENT_BINARY_DIR}/swift-${arg_TARGET})
+  set(folder ${CMAKE_CURRENT_BINARY_DIR}/swift-${arg_TARGET}${arg_VARIANT})
   set(imports ${arg_IMPORTS})
   list(TRANSFORM imports REPLACE "(.+)" "${folder}/\\1.o")
   set(result ${folder}/${name}.o)

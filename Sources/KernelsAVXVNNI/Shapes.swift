@@ -9,7 +9,7 @@ enum Int8Shapes<Dot: Int8Dot>: TileShapes {
     typealias MiddleEdge = RegisterProductInt8<2, 1, Dot>
     typealias Low = RegisterProductInt8<2, 1, Dot>
     typealias LowEdge = RegisterProductInt8<2, 1, Dot>
-    typealias Flat = RegisterProductInt8<1, 2, Dot>
+    typealias Flat = RegisterProductInt8<1, 4, Dot>
     typealias FlatEdge = RegisterProductInt8<1, 1, Dot>
 }
 
