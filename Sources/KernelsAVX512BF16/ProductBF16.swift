@@ -48,7 +48,7 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
                 accumulate(&dots, p, codes, weights + k &* 8, blockBytes, x + k &* 2, xStride)
                 k &+= codeRowDepth
             }
-            if rows == 1 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
+            if rows <= 4 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
             GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, blockBytes, sums)
         }

@@ -8,7 +8,7 @@ import CInt4QShims
 @inline(__always)
 var prefersShortCode: Bool { true }
 
-/// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
+/// Whether few rows ask ahead for what short blocks interrupt (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { false }
 

@@ -37,7 +37,7 @@ enum RegisterProductF32<let rows: Int, let blocks: Int, Codes: CodeReader>: Regi
                 accumulate(&dots, p, codes, weights + k &* 8, blockBytes, x + k &* 4, xStride)
                 k &+= codeRowDepth
             }
-            if rows == 1 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
+            if rows <= 4 && hasShortBlocks(p) { prefetchNextParameters(p, group, weights, blockBytes, blocks) }
             let sums = x + (Int(p.prepared_sums_offset) &+ group &* 4)
             GroupScaling<rows, blocks>.run(totals, dots, p, group, weights, blockBytes, sums)
         }

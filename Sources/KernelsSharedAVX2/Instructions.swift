@@ -10,7 +10,7 @@ private func join(_ low: SIMD8<Float>, _ high: SIMD8<Float>) -> Floats { Floats(
 @inline(__always)
 var prefersShortCode: Bool { false }
 
-/// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
+/// Whether few rows ask ahead for what short blocks interrupt (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { true }
 

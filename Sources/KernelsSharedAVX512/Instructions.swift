@@ -9,7 +9,7 @@ typealias Register = SIMD8<Int64>
 @inline(__always)
 var prefersShortCode: Bool { false }
 
-/// Whether products of one row are written a second time for short blocks (RegisterProduct.swift).
+/// Whether few rows ask ahead for what short blocks interrupt (RegisterProduct.swift).
 @inline(__always)
 var asksAheadInShortBlocks: Bool { true }
 
