@@ -110,7 +110,7 @@ def functions_above_baseline(file: Path) -> dict[str, str]:
 
 def check_instructions(build: Path, library: Path) -> None:
     kernels = {f"{name}.o" for name in KERNEL_MODULES}
-    swift = list(build.glob("swift-x86_64-*/*.o"))
+    swift = list(build.glob("swift-x86_64-*-gnu/*.o"))
     objects = swift + list(build.glob("CMakeFiles/CInt4QShims.dir/**/*.o"))
     baseline = [o for o in objects if o.name not in kernels]
     if len(swift) != 3 + len(kernels) or len(baseline) < 7:
