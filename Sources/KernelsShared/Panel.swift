@@ -36,12 +36,11 @@ struct PanelLayout<let blocks: Int> {
         centresOffset = scalesOffset &+ groups.count &* blocks &* 64
     }
 
-    /// Groups that fit; 0 if not even one does. Half of a first-level cache is better than all of it: rows of activations pass
-    /// through the other half.
+    /// Groups that fit; 0 if not even one does.
     @inline(__always)
     static func capacity<A: PanelArithmetic>(_ arithmetic: A.Type, _ p: i4q_product) -> Int {
-        let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64 &+ 2 &* blocks &* 64
-        return group > Int(I4Q_PANEL_BYTES) ? 0 : Int(I4Q_PANEL_BYTES) / group
+        let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64
+        return Int(I4Q_PANEL_BYTES) / (group &+ 2 &* blocks &* 64)
     }
 }
 

@@ -143,7 +143,7 @@ struct TotalsInMemory<let rows: Int, let blocks: Int> {
     }
 }
 
-/// How many bytes ahead weights are asked for where their rows are all that is read.
+/// How many bytes ahead weights are asked for, if one distance is enough.
 let prefetchDistance = 512
 /// And into the second-level cache.
 let farDistance = 2048
@@ -160,7 +160,7 @@ func askAhead(_ weights: UnsafeRawPointer, rows: Int, isFloat: Bool, isShort: Bo
         i4q_prefetch(weights + 256)
         if isShort { i4q_prefetch_far(weights + farDistance) }
     } else if rows == 2 && isFloat {
-        i4q_prefetch(weights + 512)
+        i4q_prefetch(weights + prefetchDistance)
     }
 }
 
