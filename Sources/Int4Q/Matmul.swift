@@ -11,7 +11,7 @@ public func int4q_matmul_plan_init(_ desc: UnsafePointer<int4q_matmul_desc>?,
         let shape = try MatmulShape(try require(desc, "desc").pointee)
         let plan = try require(plan, "plan")
         let isa = try InstructionSetLimit.active()
-        try MatmulPlan(shape, bfloatBytes: isa.kernels.bf16_element_bytes).write(isa, workers: shape.workerCount, to: plan)
+        try MatmulPlan(shape, isa.kernels).write(isa, workers: shape.workerCount, to: plan)
     }
 }
 

@@ -1,30 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// What products in tiles have in common: 32 rows of x by two blocks of 16 columns at a time, in four tiles of sums. A tile's
-// step is 64 bytes of each row of x by 16 rows of weights, 64 bytes each, of a panel:
-//
-//     panel:  [block][step][16 rows] 64 bytes each
+// What products in tiles have in common: up to 32 rows of x by two blocks of 16 columns at a time, in four tiles of sums. A
+// tile's step is up to 64 bytes of each row of x by a quarter as many rows of weights, 64 bytes each, of a panel (TilePanel.swift).
 
-/// Rows of x that tiles hold at a time.
+/// Rows of x that tiles hold at a time, and blocks.
 let tileRows = 32
 let tileBlocks = 2
-let tileBytes = 1024
+/// Bytes of a row of a tile.
+let tileRowBytes = 64
 
+/// A mode's products, of integers or of floats.
 protocol TileArithmetic {
+    /// Bytes of an activation, and of a weight in a panel.
+    static var elementBytes: Int { get }
     /// Adds to tile `sum`.
     @inline(__always) static func multiply(_ sum: Int32)
 }
 
-/// How many rows the tiles have. Configuring costs as much as tens of products, so it is done only for another number of rows.
+/// Four signed bytes by four signed bytes.
+enum SignedBytes: TileArithmetic {
+    static var elementBytes: Int { 1 }
+    @inline(__always) static func multiply(_ sum: Int32) { i4q_tile_multiply_int8(sum) }
+}
+
+enum BFloatPairs: TileArithmetic {
+    static var elementBytes: Int { 2 }
+    @inline(__always) static func multiply(_ sum: Int32) { i4q_tile_multiply_bf16(sum) }
+}
+
+/// What tiles are configured for. Configuring costs as much as tens of products, so it is done only for another shape.
 struct TileConfiguration {
     private var rows = 0
+    private var stepBytes = 0
 
     @inline(__always)
-    mutating func set(rows wanted: Int) {
-        if wanted == rows { return }
+    mutating func set(rows wanted: Int, stepBytes bytes: Int) {
+        if wanted == rows && bytes == stepBytes { return }
         rows = wanted
-        i4q_tiles_configure(Int64(min(wanted, 16)), Int64(max(wanted &- 16, 0)))
+        stepBytes = bytes
+        i4q_tiles_configure(Int64(min(wanted, 16)), Int64(max(wanted &- 16, 0)), Int64(bytes))
     }
 
     /// Tiles that are in use make every switch of threads dearer, and the host may not expect them.
@@ -32,45 +47,60 @@ struct TileConfiguration {
     func release() { i4q_tiles_release() }
 }
 
-/// Products and sums of up to 16 (one row tile) or 32 rows by one or two blocks.
-enum TileProduct<Arithmetic: TileArithmetic, let rowTiles: Int, let blocks: Int> {
-    @inline(__always)
-    static func zero() {
-        i4q_tile_zero(0)
-        if blocks > 1 { i4q_tile_zero(1) }
-        if rowTiles > 1 { i4q_tile_zero(2) }
-        if rowTiles > 1 && blocks > 1 { i4q_tile_zero(3) }
-    }
-
-    /// Sums from rows of `stride` bytes.
-    @inline(__always)
-    static func load(_ sums: UnsafeRawPointer, _ stride: Int) {
-        i4q_tile_load(0, sums, Int64(stride))
-        if blocks > 1 { i4q_tile_load(1, sums + 64, Int64(stride)) }
-        if rowTiles > 1 { i4q_tile_load(2, sums + 16 &* stride, Int64(stride)) }
-        if rowTiles > 1 && blocks > 1 { i4q_tile_load(3, sums + (16 &* stride &+ 64), Int64(stride)) }
-    }
+/// Rows of prepared activations, row after row or 32 of them interleaved.
+struct TileActivations {
+    private let base: UnsafeRawPointer
+    private let rowBytes: Int
+    /// From one row to the next of up to 32 from a multiple of 32 on, and from one line of a row to the next.
+    let rowStride: Int
+    let lineStride: Int
 
     @inline(__always)
-    static func store(_ sums: UnsafeMutableRawPointer, _ stride: Int) {
-        i4q_tile_store(0, sums, Int64(stride))
-        if blocks > 1 { i4q_tile_store(1, sums + 64, Int64(stride)) }
-        if rowTiles > 1 { i4q_tile_store(2, sums + 16 &* stride, Int64(stride)) }
-        if rowTiles > 1 && blocks > 1 { i4q_tile_store(3, sums + (16 &* stride &+ 64), Int64(stride)) }
+    init(_ p: i4q_product) {
+        base = UnsafeRawPointer(p.prepared.unsafelyUnwrapped)
+        rowBytes = Int(p.prepared_row_bytes)
+        lineStride = Int(p.prepared_line_stride)
+        rowStride = lineStride == tileRowBytes ? rowBytes : tileRowBytes
     }
 
-    @inline(__always)
-    static func add(_ x: UnsafeRawPointer, _ xStride: Int, _ panel: UnsafeRawPointer, blockBytes: Int, steps: Int) {
-        for step in 0..<steps {
-            let rows = x + step &* 64, weights = panel + step &* tileBytes
-            i4q_tile_load(6, weights, 64)
-            if blocks > 1 { i4q_tile_load(7, weights + blockBytes, 64) }
-            i4q_tile_load(4, rows, Int64(xStride))
-            if rowTiles > 1 { i4q_tile_load(5, rows + 16 &* xStride, Int64(xStride)) }
-            Arithmetic.multiply(0)
-            if blocks > 1 { Arithmetic.multiply(1) }
-            if rowTiles > 1 { Arithmetic.multiply(2) }
-            if rowTiles > 1 && blocks > 1 { Arithmetic.multiply(3) }
-        }
+    /// `row` is a multiple of 32 unless rows stand one after the other.
+    @_transparent
+    func at(row: Int, _ offset: Int) -> UnsafeRawPointer {
+        base + ((row & ~31) &* rowBytes &+ (row & 31) &* rowStride &+ (offset &>> 6) &* lineStride &+ (offset & 63))
+    }
+}
+
+/// Which of the four sums there are: tile 2 r + b is that of the rows' half r and of block b.
+struct TileShape {
+    let rows: Int
+    let hasSecondBlock: Bool
+
+    @_transparent var hasSecondHalf: Bool { rows > 16 }
+    @_transparent var sums: Int { (hasSecondHalf ? 2 : 1) &* (hasSecondBlock ? 2 : 1) }
+
+    /// Each of them: its tile, half and block.
+    @_transparent
+    func eachSum(_ body: (_ tile: Int32, _ half: Int, _ block: Int) -> Void) {
+        body(0, 0, 0)
+        if hasSecondBlock { body(1, 0, 1) }
+        if hasSecondHalf { body(2, 1, 0) }
+        if hasSecondHalf && hasSecondBlock { body(3, 1, 1) }
+    }
+
+    /// A step's activations, from rows `stride` bytes apart, and weights.
+    @_transparent
+    func load(_ x: UnsafeRawPointer, _ stride: Int, _ weights: UnsafeRawPointer) {
+        i4q_tile_load(6, weights, Int64(tileRowBytes))
+        if hasSecondBlock { i4q_tile_load(7, weights + panelBlockBytes, Int64(tileRowBytes)) }
+        i4q_tile_load(4, x, Int64(stride))
+        if hasSecondHalf { i4q_tile_load(5, x + 16 &* stride, Int64(stride)) }
+    }
+
+    @_transparent
+    func multiply<Arithmetic: TileArithmetic>(_ arithmetic: Arithmetic.Type) {
+        Arithmetic.multiply(0)
+        if hasSecondBlock { Arithmetic.multiply(1) }
+        if hasSecondHalf { Arithmetic.multiply(2) }
+        if hasSecondHalf && hasSecondBlock { Arithmetic.multiply(3) }
     }
 }

@@ -1,26 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-/// How two neighbours in k of each packed lane become bfloat16, the even one in the low half.
-protocol BFloatReader {
-    init(codebook: UnsafePointer<Float>?)
-    @inline(__always) func bfloats(_ words: Words, pair: UInt32) -> Register
-}
-
-extension LinearCodes: BFloatReader {}
-
-/// A caller's codebook, rounded to bfloat16.
-struct BFloatTable: BFloatReader {
-    private let table: Register
-    @inline(__always)
-    init(codebook: UnsafePointer<Float>?) { table = bfloatTable(UnsafeRawPointer(codebook.unsafelyUnwrapped).floats(0)) }
-
-    @inline(__always)
-    func bfloats(_ words: Words, pair: UInt32) -> Register {
-        i4q_avx512_permute_halves(unsafeBitCast(words &>> Words(repeating: 4 &* pair), to: Register.self), table)
-    }
-}
-
 /// BF16 mode with vdpbf16ps: codes are exact in bfloat16, so only activations (and codebooks) are rounded. One
 /// permutation decodes 32 codes. Groups are scaled as in F32 mode.
 enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: RegisterProduct {

@@ -12,59 +12,109 @@ func sumLanes(_ v: Floats) -> Float {
     return two[0] + two[1]
 }
 
-func prepareF32(_ a: i4q_activations) { prepareFloats(a) { $0 } }
+/// Where a row's bytes stand: lines of 64, perhaps with other rows' between them.
+private struct RowPlaces {
+    private let base: UnsafeMutableRawPointer
+    private let lineStride: Int
+
+    @inline(__always)
+    init(_ a: i4q_activations) {
+        base = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
+        lineStride = Int(a.line_stride)
+    }
+
+    @inline(__always)
+    func at(_ offset: Int) -> UnsafeMutableRawPointer { base + ((offset &>> 6) &* lineStride &+ (offset & 63)) }
+
+    /// Multiples of 16.
+    @inline(__always)
+    func zero(from: Int, to: Int) {
+        var offset = from
+        while offset < to {
+            at(offset).storeBytes(of: SIMD16<UInt8>(repeating: 0), as: SIMD16<UInt8>.self)
+            offset &+= 16
+        }
+    }
+}
+
+/// What becomes of activations in the modes of floats.
+private protocol ActivationFormat {
+    associatedtype Stored
+    static var bytes: Int { get }
+    static func stored(_ values: Floats) -> Stored
+    static func floats(_ stored: Stored) -> Floats
+}
+
+private enum AsTheyAre: ActivationFormat {
+    static var bytes: Int { 4 }
+    @inline(__always) static func stored(_ values: Floats) -> Floats { values }
+    @inline(__always) static func floats(_ stored: Floats) -> Floats { stored }
+}
+
+private enum RoundedToBFloats: ActivationFormat {
+    static var bytes: Int { 4 }
+    @inline(__always) static func stored(_ values: Floats) -> Floats { widenBFloats(narrowToBFloats(values)) }
+    @inline(__always) static func floats(_ stored: Floats) -> Floats { stored }
+}
+
+private enum BFloats: ActivationFormat {
+    static var bytes: Int { 2 }
+    @inline(__always) static func stored(_ values: Floats) -> Halves { narrowToBFloats(values) }
+    @inline(__always) static func floats(_ stored: Halves) -> Floats { widenBFloats(stored) }
+}
+
+func prepareF32(_ a: i4q_activations) { prepareFloats(a, AsTheyAre.self) }
 
 /// BF16 mode where F32's kernels do the rest.
-func prepareRounded(_ a: i4q_activations) { prepareFloats(a) { widenBFloats(narrowToBFloats($0)) } }
-
-@inline(__always)
-private func prepareFloats(_ a: i4q_activations, _ rounded: (Floats) -> Floats) {
-    prepareGroups(a, elementBytes: 4, rounded) { values, pointer in pointer.storeBytes(of: values, as: Floats.self) }
-}
+func prepareRounded(_ a: i4q_activations) { prepareFloats(a, RoundedToBFloats.self) }
 
 /// BF16 mode with products of bfloat16.
-func prepareBFloats(_ a: i4q_activations) {
-    prepareGroups(a, elementBytes: 2, { widenBFloats(narrowToBFloats($0)) }) { values, pointer in
-        pointer.storeBytes(of: narrowToBFloats(values), as: Halves.self)
-    }
-}
+func prepareBFloats(_ a: i4q_activations) { prepareFloats(a, BFloats.self) }
 
 @inline(__always)
-private func prepareGroups(_ a: i4q_activations, elementBytes: Int, _ rounded: (Floats) -> Floats,
-                           _ store: (Floats, UnsafeMutableRawPointer) -> Void) {
-    let source = a.source.unsafelyUnwrapped
-    let prepared = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
-    let k = Int(a.k), padded = Int(a.k_padded), groupSize = Int(a.group_size)
-    let sums = prepared + Int(a.sums_offset)
-    for group in 0..<Int(a.group_count) {
-        var partial = Floats(repeating: 0)
-        var index = group &* groupSize
-        let end = min(index &+ groupSize, padded)
-        while index < end {
-            let values = rounded(loadElements(source, a.source_type, index, count: max(k &- index, 0)))
-            partial += values
-            store(values, prepared + index &* elementBytes)
-            index &+= lanes
+private func prepareFloats<Format: ActivationFormat>(_ a: i4q_activations, _ format: Format.Type) {
+    let places = RowPlaces(a), padded = Int(a.k_padded), groupSize = Int(a.group_size)
+    let end = min(Int(a.group_count) &* groupSize, padded)
+    if a.sums_offset < 0 {
+        _ = store(a, 0..<end, format)
+    } else {
+        for group in 0..<Int(a.group_count) {
+            let begin = group &* groupSize
+            let sum = sumLanes(store(a, begin..<min(begin &+ groupSize, end), format))
+            places.at(Int(a.sums_offset) &+ group &* 4).storeBytes(of: sum, as: Float.self)
         }
-        sums.storeBytes(of: sumLanes(partial), toByteOffset: group &* 4, as: Float.self)
     }
-    zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded) &* elementBytes, to: padded &* elementBytes)
+    places.zero(from: end &* Format.bytes, to: padded &* Format.bytes)
+}
+
+/// Stores a range of k; returns the 16 partial sums of what was stored.
+@inline(__always)
+private func store<Format: ActivationFormat>(_ a: i4q_activations, _ range: Range<Int>, _ format: Format.Type) -> Floats {
+    let source = a.source.unsafelyUnwrapped, places = RowPlaces(a)
+    var partial = Floats(repeating: 0)
+    var index = range.lowerBound
+    while index < range.upperBound {
+        let stored = Format.stored(loadElements(source, a.source_type, index, count: max(Int(a.k) &- index, 0)))
+        places.at(index &* Format.bytes).storeBytes(of: stored, as: Format.Stored.self)
+        partial += Format.floats(stored)
+        index &+= lanes
+    }
+    return partial
 }
 
 func prepareInt8(_ a: i4q_activations) {
-    let prepared = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
-    let padded = Int(a.k_padded), groupSize = Int(a.group_size)
-    let parameters = prepared + Int(a.scales_offset)
+    let places = RowPlaces(a), padded = Int(a.k_padded), groupSize = Int(a.group_size)
     for group in 0..<Int(a.group_count) {
         let begin = group &* groupSize
         let end = min(begin &+ groupSize, padded)
         let magnitude = largestMagnitude(a, begin, end)
         let step = a.steps.map { givenStep($0[group &* Int(a.steps_stride)], magnitude) } ?? quantizationStep(magnitude)
         let sum = quantizeGroup(a, begin, end, inverse: step.inverse)
-        parameters.storeBytes(of: step.scale, toByteOffset: group &* 8, as: Float.self)
-        parameters.storeBytes(of: sum &* a.share_factor, toByteOffset: group &* 8 &+ 4, as: Int32.self)
+        let parameters = places.at(Int(a.scales_offset) &+ group &* 8)
+        parameters.storeBytes(of: step.scale, as: Float.self)
+        parameters.storeBytes(of: sum &* a.share_factor, toByteOffset: 4, as: Int32.self)
     }
-    zeroBytes(prepared, from: min(Int(a.group_count) &* groupSize, padded), to: padded)
+    places.zero(from: min(Int(a.group_count) &* groupSize, padded), to: padded)
 }
 
 /// The largest |x| as a bit pattern: among patterns without a sign, infinity and then NaN are the largest.
@@ -100,9 +150,9 @@ private func givenStep(_ step: Float, _ magnitudeBits: UInt32) -> (scale: Float,
 /// nibbles hold k0 k4 k1 k5, its high ones k2 k6 k3 k7 (see docs/blob-format.md for the order and its reason).
 @inline(__always)
 private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inverse: Float) -> Int32 {
-    let output = UnsafeMutableRawPointer(a.prepared.unsafelyUnwrapped)
+    let places = RowPlaces(a)
     if inverse == 0 {
-        zeroBytes(output, from: begin, to: end)
+        places.zero(from: begin, to: end)
         return 0
     }
     var sums = Ints(repeating: 0)
@@ -112,7 +162,7 @@ private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inver
         let steps = i4q_clip(values * Floats(repeating: inverse), Floats(repeating: -127), Floats(repeating: 127))
         let codes = roundToIntegers(steps)
         sums &+= codes
-        output.storeBytes(of: i4q_interleaved_bytes(codes), toByteOffset: index, as: SIMD16<UInt8>.self)
+        places.at(index).storeBytes(of: i4q_interleaved_bytes(codes), as: SIMD16<UInt8>.self)
         index &+= lanes
     }
     return i4q_sum_of_lanes(sums)

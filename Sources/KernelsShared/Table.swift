@@ -35,6 +35,9 @@ extension i4q_kernels {
     /// Rows of activations, and what is added to products beside a blob's codes.
     @inline(__always)
     mutating func fillPreparing() {
+        largest_tile_rows = 128
+        largest_tile_blocks = 4
+        interleaves_rows = 0
         prepare_f32 = { prepareF32($0.unsafelyUnwrapped.pointee) }
         prepare_int8 = { prepareInt8($0.unsafelyUnwrapped.pointee) }
         prepare_bf16 = { prepareRounded($0.unsafelyUnwrapped.pointee) }

@@ -33,7 +33,7 @@ func narrowToHalves(_ values: Floats) -> Halves {
 /// One permutation of 16-bit words reads two codes of each lane as bfloat16, whose 16 values -8..7 are exact; a float is
 /// a bfloat16 with zeros below. The permutation reads five bits of each index, so the table holds its values twice
 /// and no mask is needed.
-struct LinearCodes: CodeReader {
+struct LinearCodes: CodeReader, BFloatReader {
     private let table: Register
     @inline(__always)
     init(codebook: UnsafePointer<Float>?) {
@@ -59,6 +59,24 @@ struct LinearCodes: CodeReader {
 func bfloatTable(_ values: Floats) -> Register {
     let halves = narrowToBFloats(values)
     return unsafeBitCast(SIMD32<UInt16>(lowHalf: halves, highHalf: halves), to: Register.self)
+}
+
+/// How two neighbours in k of each packed lane become bfloat16, the even one in the low half.
+protocol BFloatReader {
+    init(codebook: UnsafePointer<Float>?)
+    @inline(__always) func bfloats(_ words: Words, pair: UInt32) -> Register
+}
+
+/// A caller's codebook, rounded to bfloat16.
+struct BFloatTable: BFloatReader {
+    private let table: Register
+    @inline(__always)
+    init(codebook: UnsafePointer<Float>?) { table = bfloatTable(UnsafeRawPointer(codebook.unsafelyUnwrapped).floats(0)) }
+
+    @inline(__always)
+    func bfloats(_ words: Words, pair: UInt32) -> Register {
+        i4q_avx512_permute_halves(unsafeBitCast(words &>> Words(repeating: 4 &* pair), to: Register.self), table)
+    }
 }
 
 /// Any table of floats; the permutation reads the low four bits of each index.

@@ -179,7 +179,7 @@ private final class PreparedRow {
         let table = elements(steps ?? [0], INT4Q_TYPE_F32)
         var activations = i4q_activations(
             source: source.base, source_type: Int64(type), k: Int64(x.count), k_padded: Int64(padded), group_size: Int64(group),
-            group_count: Int64(groups), prepared: memory.pointer(to: UInt8.self, at: Self.margin), scales_offset: behind,
+            group_count: Int64(groups), prepared: memory.pointer(to: UInt8.self, at: Self.margin), line_stride: 64, scales_offset: behind,
             sums_offset: behind, steps: steps == nil ? nil : UnsafePointer(table.pointer(to: Float.self)),
             steps_stride: Int64(stepsStride), share_factor: shareFactor, code_bits: 4)
         function!(&activations)
@@ -191,7 +191,7 @@ private final class PreparedRow {
         let behind = Int64(padded * bits / 8)
         var activations = i4q_activations(
             source: source.base, source_type: Int64(type), k: Int64(x.count), k_padded: Int64(padded), group_size: Int64(group),
-            group_count: Int64(groups), prepared: memory.pointer(to: UInt8.self, at: Self.margin), scales_offset: behind,
+            group_count: Int64(groups), prepared: memory.pointer(to: UInt8.self, at: Self.margin), line_stride: 64, scales_offset: behind,
             sums_offset: behind, steps: nil, steps_stride: 0, share_factor: 0, code_bits: Int32(bits))
         function!(&activations)
     }

@@ -37,8 +37,9 @@ typedef struct i4q_activations {
     int64_t group_size;      /* multiple of 16 */
     int64_t group_count;
     uint8_t *prepared;       /* aligned to 64 */
+    int64_t line_stride;     /* from one 64 bytes of the row to the next: 64, or more in F32, BF16 and INT8 mode. Offsets do not count it */
     int64_t scales_offset;   /* bytes from `prepared`, to the pairs; INT8 and BINARY only */
-    int64_t sums_offset;     /* F32 and BF16 only */
+    int64_t sums_offset;     /* F32 and BF16 only; negative: nobody asks for sums */
     const float *steps;      /* INT8: the caller's scales; NULL: found here */
     int64_t steps_stride;    /* 1, or 0 if all groups have the same */
     int32_t share_factor;    /* INT8: -128, -8 or -1 */
@@ -61,6 +62,7 @@ typedef struct i4q_product {
     int64_t codebooks_offset;     /* within a block: [code][16 columns] floats, CODEBOOK with one for each row; else 0 */
     const uint8_t *prepared;      /* prepared activations, row 0 */
     int64_t prepared_row_bytes;
+    int64_t prepared_line_stride; /* 64: row after row; 2048: of 32 rows at a time first all their first 64 bytes, then the next */
     int64_t prepared_scales_offset;
     int64_t prepared_sums_offset;
     const int8_t *int8_codebook;  /* INT8 mode with a codebook: its 16 values as integers, */
@@ -283,7 +285,9 @@ typedef struct i4q_kernels {
     const char *tile_bf16_name;
     const char *tile_binary_name;
     int64_t bf16_element_bytes; /* of prepared activations: 2 or 4 */
-    int64_t bf16_rounds_weights; /* whether dequantized weights are rounded to bfloat16, too */
+    int64_t largest_tile_rows;   /* of INT8 and BF16 mode, for many rows; F32 and BINARY: 128 rows, 4 blocks */
+    int64_t largest_tile_blocks;
+    int64_t interleaves_rows;    /* whether INT8 and BF16 mode want many rows of activations by lines (prepared_line_stride) */
 
     /* Activations and products. */
     void (*prepare_f32)(const i4q_activations *activations);

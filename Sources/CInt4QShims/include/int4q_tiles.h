@@ -25,14 +25,16 @@ typedef struct i4q_tiles_config {
     uint8_t rows[16];
 } __attribute__((aligned(64))) i4q_tiles_config;
 
-/* Up to 16 rows of x for tiles 4, 0 and 1; up to 16 more for 5, 2 and 3, or none: then those are not there. */
-static inline i4q_tiles_config i4q_tiles_config_of(int64_t upper_rows, int64_t lower_rows) {
+/* Up to 16 rows of x for tiles 4, 0 and 1; up to 16 more for 5, 2 and 3, or none: then those are not there. A step takes step_bytes
+ * of each row of x, a multiple of 4, and a quarter as many rows of weights. */
+static inline i4q_tiles_config i4q_tiles_config_of(int64_t upper_rows, int64_t lower_rows, int64_t step_bytes) {
     i4q_tiles_config config = {.palette = 1};
     for (int tile = 0; tile < I4Q_TILE_COUNT; tile++) {
         const int is_lower = tile == 2 || tile == 3 || tile == 5;
-        const int64_t rows = tile >= 6 ? I4Q_TILE_ROWS : is_lower ? lower_rows : upper_rows;
+        const int64_t rows = tile >= 6 ? step_bytes / 4 : is_lower ? lower_rows : upper_rows;
+        const int64_t row_bytes = tile == 4 || tile == 5 ? step_bytes : I4Q_TILE_ROW_BYTES;
         config.rows[tile] = (uint8_t)rows;
-        config.row_bytes[tile] = rows ? I4Q_TILE_ROW_BYTES : 0;
+        config.row_bytes[tile] = (uint16_t)(rows ? row_bytes : 0);
     }
     return config;
 }
@@ -54,10 +56,11 @@ static inline void i4q_tiles_require(int condition) {
     if (!condition) __builtin_trap();
 }
 
-static inline void i4q_tiles_configure(int64_t upper_rows, int64_t lower_rows) {
+static inline void i4q_tiles_configure(int64_t upper_rows, int64_t lower_rows, int64_t step_bytes) {
     i4q_tiles_require(upper_rows >= 1 && upper_rows <= I4Q_TILE_ROWS && lower_rows >= 0 && lower_rows <= I4Q_TILE_ROWS);
+    i4q_tiles_require(step_bytes >= 4 && step_bytes <= I4Q_TILE_ROW_BYTES && step_bytes % 4 == 0);
     __builtin_memset(i4q_tiles(), 0, sizeof(i4q_tiles_model));
-    i4q_tiles()->config = i4q_tiles_config_of(upper_rows, lower_rows);
+    i4q_tiles()->config = i4q_tiles_config_of(upper_rows, lower_rows, step_bytes);
 }
 
 static inline void i4q_tiles_release(void) { __builtin_memset(i4q_tiles(), 0, sizeof(i4q_tiles_model)); }
@@ -139,8 +142,8 @@ static inline void i4q_tile_multiply_int8(int sum) {
 
 #elif defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__)
 
-I4Q_VECTOR void i4q_tiles_configure(int64_t upper_rows, int64_t lower_rows) {
-    const i4q_tiles_config config = i4q_tiles_config_of(upper_rows, lower_rows);
+I4Q_VECTOR void i4q_tiles_configure(int64_t upper_rows, int64_t lower_rows, int64_t step_bytes) {
+    const i4q_tiles_config config = i4q_tiles_config_of(upper_rows, lower_rows, step_bytes);
     /* Some compilers do not know that ldtilecfg reads memory, and drop what was stored there. */
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);

@@ -6,7 +6,7 @@ import CInt4QShims
 public func describeDispatch(_ shape: MatmulShape, _ writer: inout TextWriter) throws(Failure) {
     let isa = try InstructionSetLimit.active()
     let kernels = isa.kernels
-    let plan = try MatmulPlan(shape, bfloatBytes: kernels.bf16_element_bytes)
+    let plan = try MatmulPlan(shape, kernels)
     let kernel = switch shape.mode {
     case .f32: kernels.tile_f32_name
     case .bf16: kernels.tile_bf16_name

@@ -33,12 +33,16 @@ public struct MatmulPlan {
     var partRank: Int64
     // Of prepared activations.
     var preparedRowBytes: Int64
+    /// From one 64 bytes of a row to the next: 64, or 64 for each of the rows that are interleaved.
+    var preparedLineStride: Int64
     var preparedScalesOffset: Int64
     var preparedSumsOffset: Int64
     var rowsPerPrepare: Int64
     // Of tiles.
     var rowsPerTile: Int64
     var blocksPerTile: Int64
+    /// Floats from one row of a tile's totals to the next.
+    var totalsStride: Int64
     var expertsOffset: Int64
     var partsOffset: Int64
     var sparseOffset: Int64
@@ -47,11 +51,32 @@ public struct MatmulPlan {
     var workerBytes: Int64
 
     static let panelBytes = Int64(I4Q_PANEL_BYTES)
-    static let longestTile: Int64 = 128
     static let widestTile: Int64 = 64
+    static let interleavedRows: Int64 = 32
+
+    /// What kernels want of many rows: the largest tile's rows and blocks of columns, and how activations stand.
+    public struct TileLimit {
+        public var rows: Int64
+        public var blocks: Int64
+        public var interleavesRows: Bool
+
+        public init(rows: Int64 = 128, blocks: Int64 = 4, interleavesRows: Bool = false) {
+            self.rows = rows
+            self.blocks = blocks
+            self.interleavesRows = interleavesRows
+        }
+    }
+
+    /// As some kernels want it.
+    public init(_ shape: MatmulShape, _ kernels: i4q_kernels) throws(Failure) {
+        let hasOwnLimit = shape.mode == .int8 || shape.mode == .bf16
+        let limit = hasOwnLimit ? TileLimit(rows: kernels.largest_tile_rows, blocks: kernels.largest_tile_blocks,
+                                              interleavesRows: kernels.interleaves_rows != 0) : TileLimit()
+        try self.init(shape, bfloatBytes: kernels.bf16_element_bytes, limit)
+    }
 
     /// `bfloatBytes` is what a prepared activation takes in BF16 mode.
-    public init(_ shape: MatmulShape, bfloatBytes: Int64) throws(Failure) {
+    public init(_ shape: MatmulShape, bfloatBytes: Int64, _ limit: TileLimit = TileLimit()) throws(Failure) {
         let layout = shape.layout
         mode = shape.mode.raw
         m = shape.m
@@ -82,34 +107,56 @@ public struct MatmulPlan {
         let hasPairs = shape.mode == .int8 || shape.mode == .binary
         let codes = try CheckedSize(UInt64(layout.kPadded / 8), "desc.k", argument: layout.k).times(UInt64(bits))
         let groups = try CheckedSize(UInt64(layout.groupCount), "desc.k", argument: layout.k).times(hasPairs ? 8 : 4)
-        let row = try codes.plus(groups.value).roundedUp(to: 64)
-        preparedRowBytes = Int64(row.value)
+        let row = try codes.plus(groups.value).roundedUp(to: 64).plus(64)
+        preparedRowBytes = MatmulPlan.spread(Int64(row.value) - 64, rows: shape.m)
+        let isInterleaved = limit.interleavesRows && shape.m >= 16 && shape.expertCount == 0
+        preparedLineStride = isInterleaved ? 64 * MatmulPlan.interleavedRows : 64
         preparedScalesOffset = Int64(codes.value)
         preparedSumsOffset = Int64(codes.value)
         let hasSparse = shape.partFlags & PartsShape.sparse != 0
         // Rows that share lines of the sparse part's operand belong to one task.
         rowsPerPrepare = shape.m >= (hasSparse ? 16 : 64) && partFlags != 0 ? 16 : max(1, 16384 / layout.kPadded)
 
-        rowsPerTile = min(shape.m, MatmulPlan.longestTile)
-        blocksPerTile = MatmulPlan.blocksPerTile(m: shape.m, blocks: layout.blockCount, workers: Int64(shape.workerCount))
-        expertsOffset = Int64(try CheckedSize(UInt64(shape.m), "desc.m").times(row.value).value)
+        rowsPerTile = MatmulPlan.rowsPerTile(m: shape.m, limit)
+        blocksPerTile = MatmulPlan.blocksPerTile(m: shape.m, blocks: layout.blockCount, workers: Int64(shape.workerCount), limit,
+                                                 rowTiles: (shape.m - 1) / rowsPerTile + 1)
+        let rows = isInterleaved ? (shape.m + MatmulPlan.interleavedRows - 1) / MatmulPlan.interleavedRows * MatmulPlan.interleavedRows : shape.m
+        expertsOffset = Int64(try CheckedSize(UInt64(rows), "desc.m").times(UInt64(preparedRowBytes)).value)
         let experts = shape.expertCount == 0 ? 0 : ExpertRows.bytes(rows: shape.m, experts: Int64(shape.expertCount), rowsPerTile: rowsPerTile)
         partsOffset = Int64(try CheckedSize(UInt64(expertsOffset), "desc.m", argument: shape.m).plus(UInt64(experts)).value)
         sparseOffset = partsOffset
         projectedOffset = partsOffset
         workersOffset = partsOffset
-        workerBytes = rowsPerTile * blocksPerTile * 64 * (shape.isGated ? 2 : 1) + MatmulPlan.panelBytes
+        totalsStride = MatmulPlan.spread(blocksPerTile * 64, rows: rowsPerTile) / 4
+        workerBytes = rowsPerTile * totalsStride * 4 * (shape.isGated ? 2 : 1) + MatmulPlan.panelBytes
         if partFlags != 0 { try makeRoomForParts() }
         _ = try CheckedSize(UInt64(workerBytes), "desc.m", argument: m).times(UInt64(shape.workerCount)).plus(UInt64(workersOffset))
         _ = try CheckedSize(UInt64(rowTiles), "desc.m", argument: m).times(UInt64(blockTiles))
     }
 
-    /// Few rows: wide tiles, whose streams are long, but at least four for each of several workers. Many rows: 64 columns, which leaves
-    /// the decoded weights in the first-level cache.
-    private static func blocksPerTile(m: Int64, blocks: Int64, workers: Int64) -> Int64 {
-        if m > 8 { return min(4, blocks) }
-        let share = workers == 1 ? blocks : blocks / (4 * workers) / 4 * 4
-        return min(max(share, 4), min(widestTile, blocks))
+    /// Tiles of more rows than are usual are of equal height, but for the last.
+    private static func rowsPerTile(m: Int64, _ limit: TileLimit) -> Int64 {
+        if limit.rows <= TileLimit().rows { return min(m, limit.rows) }
+        let tiles = (m - 1) / limit.rows + 1
+        return min(m, ((m - 1) / tiles + 32) / 32 * 32)
+    }
+
+    /// Few rows: wide tiles, whose streams are long, but at least four for each of several workers. Many rows: as the kernels want it,
+    /// and again at least four, if they want more than 64 columns, which leave decoded weights in the first-level cache.
+    private static func blocksPerTile(m: Int64, blocks: Int64, workers: Int64, _ limit: TileLimit, rowTiles: Int64) -> Int64 {
+        let widest = m > 8 ? limit.blocks : widestTile
+        let share = workers == 1 ? blocks : blocks * (m > 8 ? rowTiles : 1) / (4 * workers) / 4 * 4
+        return min(max(share, 4), min(widest, blocks))
+    }
+
+    /// Lines of 64 bytes from one row to the next are odd in number where many rows are used at a time: then neighbouring rows do not
+    /// meet in a few sets of a cache.
+    private static func spread(_ bytes: Int64, rows: Int64) -> Int64 { rows > 8 ? bytes | 64 : bytes }
+
+    /// Where a prepared row begins.
+    func preparedOffset(_ row: Int) -> Int {
+        let isInterleaved = preparedLineStride != 64, rows = Int(MatmulPlan.interleavedRows)
+        return isInterleaved ? row / rows * rows * Int(preparedRowBytes) + row % rows * 64 : row * Int(preparedRowBytes)
     }
 
     public var blockCount: Int64 { (n - 1) / BlobLayout.blockRows + 1 }

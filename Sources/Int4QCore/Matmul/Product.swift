@@ -44,9 +44,6 @@ public struct Product {
         }
     }
 
-    /// Whether BF16 mode rounds weights as well as activations.
-    var roundsWeights: Bool { kernels.bf16_rounds_weights != 0 }
-
     var experts: ExpertRows? { plan.expertCount == 0 ? nil : ExpertRows(plan, in: scratch) }
 
     /// As BlobLayout has them.
@@ -89,12 +86,14 @@ public struct Product {
 
     private func describe(_ source: UnsafeRawPointer, _ type: Int64, _ slot: Int) -> i4q_activations {
         let sizes = groups
+        // Of what has neither zero points nor offsets, sums of x are not asked for.
+        let isCentred = plan.kind != Int64(INT4Q_KIND_ASYMMETRIC) && plan.kind != Int64(INT4Q_KIND_OFFSET)
         let isShifted = plan.kind == Int64(INT4Q_KIND_SYMMETRIC) || plan.kind == Int64(INT4Q_KIND_OFFSET)
         return i4q_activations(
             source: source, source_type: type, k: plan.k, k_padded: sizes.kPadded, group_size: sizes.size,
             group_count: sizes.count,
-            prepared: (scratch + slot * Int(plan.preparedRowBytes)).assumingMemoryBound(to: UInt8.self),
-            scales_offset: plan.preparedScalesOffset, sums_offset: plan.preparedSumsOffset, steps: steps,
+            prepared: (scratch + plan.preparedOffset(slot)).assumingMemoryBound(to: UInt8.self), line_stride: plan.preparedLineStride,
+            scales_offset: plan.preparedScalesOffset, sums_offset: isCentred ? -1 : plan.preparedSumsOffset, steps: steps,
             steps_stride: plan.groupSizeField == Int64(INT4Q_GROUP_PER_ROW) ? 0 : 1,
             share_factor: isShifted ? -(1 << Int32(plan.codeBits - 1)) : -1, code_bits: Int32(plan.codeBits))
     }
@@ -111,7 +110,7 @@ public struct Product {
             let block = index / plan.rowTiles * plan.blocksPerTile
             var tile = i4q_tile(row_begin: rows.first, row_count: rows.count, block_begin: block,
                                 block_count: min(plan.blocksPerTile, plan.blockCount - block), out: out,
-                                out_stride: plan.blocksPerTile * BlobLayout.blockRows, panel: panel)
+                                out_stride: plan.totalsStride, panel: panel)
             multiply(weights.gate(rows.expert), weights.layout, weights.integers, &tile)
             if let parts { addParts(parts, &tile) }
             if plan.isGated != 0 {
@@ -169,7 +168,7 @@ public struct Product {
             k_padded: layout.kPadded, group_size: layout.groupSize, group_count: layout.groupCount,
             codebook: hasTensorCodebook ? codebook(of: blob) : nil, codebooks_offset: Int64(layout.codebooksOffset),
             prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
-            prepared_row_bytes: plan.preparedRowBytes, prepared_scales_offset: plan.preparedScalesOffset,
+            prepared_row_bytes: plan.preparedRowBytes, prepared_line_stride: plan.preparedLineStride, prepared_scales_offset: plan.preparedScalesOffset,
             prepared_sums_offset: plan.preparedSumsOffset, int8_codebook: nil, int8_codebook_step: 1)
         switch plan.mode {
         case Int64(INT4Q_MODE_F32): kernels.tile_f32.unsafelyUnwrapped(&product, &tile)

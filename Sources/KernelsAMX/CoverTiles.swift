@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+import CInt4QShims
+
+/// How a mode's codes come into the panel.
+protocol TileUnpacker {
+    associatedtype Arithmetic: TileArithmetic
+    init(_ p: i4q_product)
+    /// Before a group of a block, or a part of it, is unpacked.
+    mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
+    /// `count` values of k, a multiple of 16.
+    func unpack(_ block: UnsafeRawPointer, k: Int, count: Int, _ panel: UnsafeMutableRawPointer)
+    /// What a group's sums are scaled by.
+    func columns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> (scale: Floats, extra: Words)
+}
+
+extension TileUnpacker {
+    @_transparent static var bytesOfK: Int { 16 &* Arithmetic.elementBytes }
+
+    @inline(__always)
+    func setColumns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ panel: TilePanel, _ place: Int, _ b: Int) {
+        let own = columns(p, block, group, loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type))
+        panel.setColumns(place, b, scale: own.scale, extra: own.extra)
+    }
+}
+
+/// A tile of the result: pieces of weights are unpacked, and each is used for all rows.
+enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Arithmetic == Scaling.Arithmetic {
+    typealias Arithmetic = Scaling.Arithmetic
+
+    @inline(__always)
+    static func run(_ p: i4q_product, _ t: i4q_tile) {
+        var configuration = TileConfiguration()
+        let isLong = Int(p.group_size) > TilePanel.depth(Arithmetic.self)
+        if Int(t.row_count) <= tileRows || isLong && p.group_count > 1 {
+            coverFewRows(p, t, &configuration)
+        } else if isLong {
+            coverLongGroup(p, t, &configuration)
+        } else {
+            coverGroups(p, t, &configuration)
+        }
+        configuration.release()
+    }
+
+    /// The two blocks of a pair lie apart, so that each is a stream from memory that goes on into the block behind it.
+    @inline(never)
+    private static func coverFewRows(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
+        let blocks = Int(t.block_count), pairs = blocks / tileBlocks, bytes = stepBytes(p)
+        var row = 0
+        while row < Int(t.row_count) {
+            let rows = min(tileRows, Int(t.row_count) &- row)
+            configuration.set(rows: rows, stepBytes: bytes)
+            for pair in 0..<pairs { FewRowTiles<Unpacker, Scaling>.run(p, t, row: row, rows: rows, block: pair, step: pairs, stepBytes: bytes) }
+            if pairs &* tileBlocks < blocks {
+                FewRowTiles<Unpacker, Scaling>.run(p, t, row: row, rows: rows, block: blocks &- 1, step: 0, stepBytes: bytes)
+            }
+            row &+= tileRows
+        }
+    }
+
+    /// A piece of x stays in the cache for all blocks.
+    @inline(never)
+    private static func coverGroups(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
+        let capacity = TilePanel.depth(Arithmetic.self) / Int(p.group_size), groupCount = Int(p.group_count)
+        var group = 0
+        while group < groupCount {
+            let groups = group..<min(group &+ capacity, groupCount)
+            let k = group &* Int(p.group_size)..<groupEnd(p, groups.upperBound &- 1)
+            var block = 0
+            while block < Int(t.block_count) {
+                let piece = TilePiece(k: k, block: block, blocks: min(tileBlocks, Int(t.block_count) &- block), groups: groups)
+                coverPiece(p, t, piece, &configuration)
+                block &+= tileBlocks
+            }
+            group = groups.upperBound
+        }
+    }
+
+    @inline(__always)
+    private static func coverPiece(_ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece, _ configuration: inout TileConfiguration) {
+        fillPanel(Unpacker.self, p, t, piece)
+        let rows = Int(t.row_count), full = rows / tileRows &* tileRows, bytes = stepBytes(p)
+        configuration.set(rows: tileRows, stepBytes: bytes)
+        GroupTiles<Scaling>.run(p, t, piece, rows: 0..<full, rowsAtATime: tileRows, stepBytes: bytes)
+        if full == rows { return }
+        configuration.set(rows: rows &- full, stepBytes: bytes)
+        GroupTiles<Scaling>.run(p, t, piece, rows: full..<rows, rowsAtATime: rows &- full, stepBytes: bytes)
+    }
+
+    /// All of k is one group.
+    @inline(never)
+    private static func coverLongGroup(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
+        let end = groupEnd(p, 0)
+        var block = 0
+        while block < Int(t.block_count) {
+            let blocks = min(tileBlocks, Int(t.block_count) &- block)
+            var k = 0
+            while k < end {
+                let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(Arithmetic.self), end), block: block, blocks: blocks, groups: 0..<1)
+                fillPanel(Unpacker.self, p, t, piece)
+                LongGroupTiles<Scaling>.run(p, t, piece, ends: piece.k.upperBound == end, &configuration)
+                k = piece.k.upperBound
+            }
+            block &+= tileBlocks
+        }
+    }
+
+    /// Bytes of each row of x that a tile takes at a time: no more than a group has. (A row that is one short group has more behind it,
+    /// which meets zeros.)
+    @inline(__always)
+    private static func stepBytes(_ p: i4q_product) -> Int { min(tileRowBytes, Int(p.group_size) &* Arithmetic.elementBytes) }
+
+    @inline(__always)
+    private static func groupEnd(_ p: i4q_product, _ group: Int) -> Int { min((group &+ 1) &* Int(p.group_size), Int(p.k_padded)) }
+}
+
+/// Unpacks groups or a part of one, block after block; what is behind the last group's values is multiplied, too, and so set to
+/// zero: there x has other values than activations.
+@inline(never)
+func fillPanel<Unpacker: TileUnpacker>(_ type: Unpacker.Type, _ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece) {
+    var unpacker = Unpacker(p)
+    let groupSize = Int(p.group_size), panel = TilePanel(t)
+    for b in 0..<piece.blocks {
+        let block = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ piece.block &+ b) &* Int(p.block_bytes)
+        let target = panel.base + b &* panelBlockBytes
+        for group in piece.groups {
+            let begin = max(group &* groupSize, piece.k.lowerBound), end = min((group &+ 1) &* groupSize, piece.k.upperBound)
+            unpacker.enter(p, block, group)
+            unpacker.unpack(block, k: begin, count: end &- begin, target + (begin &- piece.k.lowerBound) &* Unpacker.bytesOfK)
+            unpacker.setColumns(p, block, group, panel, group &- piece.groups.lowerBound, b)
+        }
+        let bytes = piece.k.count &* Unpacker.bytesOfK, step = tileRowBytes &* 16
+        zeroBytes(target, from: bytes, to: (bytes &+ step &- 1) / step &* step)
+    }
+}
