@@ -4,6 +4,8 @@ import CInt4QShims
 /// How a mode's codes come into the panel.
 protocol TileUnpacker {
     associatedtype Arithmetic: TileArithmetic
+    /// Whether few rows have code of their own for it.
+    static var isCommon: Bool { get }
     init(_ p: i4q_product)
     /// Before a group of a block, or a part of it, is unpacked.
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
@@ -31,10 +33,10 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ari
     static func run(_ p: i4q_product, _ t: i4q_tile) {
         var configuration = TileConfiguration()
         let isLong = Int(p.group_size) > TilePanel.depth(Arithmetic.self)
-        if Int(t.row_count) <= tileRows || isLong && p.group_count > 1 {
+        if Unpacker.isCommon && Scaling.isCommon && Int(t.row_count) <= tileRows {
             coverFewRows(p, t, &configuration)
         } else if isLong {
-            coverLongGroup(p, t, &configuration)
+            coverLongGroups(p, t, &configuration)
         } else {
             coverGroups(p, t, &configuration)
         }
@@ -45,16 +47,9 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ari
     @inline(never)
     private static func coverFewRows(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
         let blocks = Int(t.block_count), pairs = blocks / tileBlocks, bytes = stepBytes(p)
-        var row = 0
-        while row < Int(t.row_count) {
-            let rows = min(tileRows, Int(t.row_count) &- row)
-            configuration.set(rows: rows, stepBytes: bytes)
-            for pair in 0..<pairs { FewRowTiles<Unpacker, Scaling>.run(p, t, row: row, rows: rows, block: pair, step: pairs, stepBytes: bytes) }
-            if pairs &* tileBlocks < blocks {
-                FewRowTiles<Unpacker, Scaling>.run(p, t, row: row, rows: rows, block: blocks &- 1, step: 0, stepBytes: bytes)
-            }
-            row &+= tileRows
-        }
+        configuration.set(rows: Int(t.row_count), stepBytes: bytes)
+        for pair in 0..<pairs { FewRowTiles<Unpacker, Scaling>.run(p, t, block: pair, step: pairs, stepBytes: bytes) }
+        if pairs &* tileBlocks < blocks { FewRowTiles<Unpacker, Scaling>.run(p, t, block: blocks &- 1, step: 0, stepBytes: bytes) }
     }
 
     /// A piece of x stays in the cache for all blocks.
@@ -79,28 +74,40 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ari
     private static func coverPiece(_ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece, _ configuration: inout TileConfiguration) {
         fillPanel(Unpacker.self, p, t, piece)
         let rows = Int(t.row_count), full = rows / tileRows &* tileRows, bytes = stepBytes(p)
-        configuration.set(rows: tileRows, stepBytes: bytes)
-        GroupTiles<Scaling>.run(p, t, piece, rows: 0..<full, rowsAtATime: tileRows, stepBytes: bytes)
+        if full > 0 {
+            configuration.set(rows: tileRows, stepBytes: bytes)
+            GroupTiles<Scaling>.run(p, t, piece, rows: 0..<full, rowsAtATime: tileRows, stepBytes: bytes)
+        }
         if full == rows { return }
         configuration.set(rows: rows &- full, stepBytes: bytes)
         GroupTiles<Scaling>.run(p, t, piece, rows: full..<rows, rowsAtATime: rows &- full, stepBytes: bytes)
     }
 
-    /// All of k is one group.
     @inline(never)
-    private static func coverLongGroup(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
-        let end = groupEnd(p, 0)
+    private static func coverLongGroups(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
+        let rowsAtATime = p.group_count == 1 ? Int(t.row_count) : tileRows
         var block = 0
         while block < Int(t.block_count) {
-            let blocks = min(tileBlocks, Int(t.block_count) &- block)
-            var k = 0
-            while k < end {
-                let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(Arithmetic.self), end), block: block, blocks: blocks, groups: 0..<1)
-                fillPanel(Unpacker.self, p, t, piece)
-                LongGroupTiles<Scaling>.run(p, t, piece, ends: piece.k.upperBound == end, &configuration)
-                k = piece.k.upperBound
+            var row = 0
+            while row < Int(t.row_count) {
+                let rows = row..<min(row &+ rowsAtATime, Int(t.row_count))
+                for group in 0..<Int(p.group_count) { coverLongGroup(p, t, block, rows, group, &configuration) }
+                row &+= rowsAtATime
             }
             block &+= tileBlocks
+        }
+    }
+
+    @inline(__always)
+    private static func coverLongGroup(_ p: i4q_product, _ t: i4q_tile, _ block: Int, _ rows: Range<Int>, _ group: Int,
+                                       _ configuration: inout TileConfiguration) {
+        let begin = group &* Int(p.group_size), end = groupEnd(p, group), blocks = min(tileBlocks, Int(t.block_count) &- block)
+        var k = begin
+        while k < end {
+            let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(Arithmetic.self), end), block: block, blocks: blocks, groups: group..<group &+ 1)
+            fillPanel(Unpacker.self, p, t, piece)
+            LongGroupTiles<Scaling>.run(p, t, piece, rows: rows, starts: k == begin, ends: piece.k.upperBound == end, &configuration)
+            k = piece.k.upperBound
         }
     }
 

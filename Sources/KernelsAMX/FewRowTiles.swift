@@ -14,9 +14,9 @@ enum FewRowTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ar
 
     /// Two blocks `step` apart, or one if `step` is 0.
     @inline(never)
-    static func run(_ p: i4q_product, _ t: i4q_tile, row: Int, rows: Int, block: Int, step: Int, stepBytes: Int) {
-        let shape = TileShape(rows: rows, hasSecondBlock: step > 0)
-        let panel = TilePanel(t), activations = TileActivations(p), firstRow = Int(t.row_begin) &+ row
+    static func run(_ p: i4q_product, _ t: i4q_tile, block: Int, step: Int, stepBytes: Int) {
+        let shape = TileShape(rows: Int(t.row_count), hasSecondBlock: step > 0)
+        let panel = TilePanel(t), activations = TileActivations(p), firstRow = Int(t.row_begin)
         let first = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
         let second = first + step &* Int(p.block_bytes)
         let depth = stepBytes / Arithmetic.elementBytes, groupSize = Int(p.group_size)
@@ -43,13 +43,13 @@ enum FewRowTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ar
                 place &+= 1
                 k = next
             }
-            if group > 0 { scale(p, t, panel, activations, row, shape, block, step, group &- 1) }
+            if group > 0 { scale(p, t, panel, activations, shape, block, step, group &- 1) }
             unpacker.setColumns(p, first, group, panel, group & 1, 0)
             if shape.hasSecondBlock { other.setColumns(p, second, group, panel, group & 1, 1) }
             let sums = panel.sums(group), stride = tileBlocks &* tileRowBytes
             shape.eachSum { tile, half, block in i4q_tile_store(tile, sums + (half &* 16 &* stride &+ block &* tileRowBytes), Int64(stride)) }
         }
-        scale(p, t, panel, activations, row, shape, block, step, Int(p.group_count) &- 1)
+        scale(p, t, panel, activations, shape, block, step, Int(p.group_count) &- 1)
     }
 
     @inline(__always)
@@ -73,16 +73,16 @@ enum FewRowTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ar
     }
 
     @inline(__always)
-    private static func scale(_ p: i4q_product, _ t: i4q_tile, _ panel: TilePanel, _ activations: TileActivations, _ row: Int, _ shape: TileShape,
+    private static func scale(_ p: i4q_product, _ t: i4q_tile, _ panel: TilePanel, _ activations: TileActivations, _ shape: TileShape,
                               _ block: Int, _ step: Int, _ group: Int) {
         let stride = Int(t.out_stride) &* 4, parameters = Scaling.rowParameters(p), isFirst = group == 0
-        let totals = UnsafeMutableRawPointer(t.out.unsafelyUnwrapped) + (row &* stride &+ block &* tileRowBytes)
+        let totals = UnsafeMutableRawPointer(t.out.unsafelyUnwrapped) + block &* tileRowBytes
         GroupSums(sums: UnsafeRawPointer(panel.sums(group)), sumsStride: tileBlocks &* tileRowBytes, totals: totals, totalsStride: stride,
                   secondTotals: step &* tileRowBytes, before: isFirst ? panel.zeros : UnsafeRawPointer(totals),
                   beforeStride: isFirst ? 0 : stride, secondBefore: isFirst ? 0 : step &* tileRowBytes,
                   columns: UnsafeRawPointer(panel.columns(group & 1)),
-                  row: activations.at(row: Int(t.row_begin) &+ row, parameters.offset &+ group &* parameters.bytes),
+                  row: activations.at(row: Int(t.row_begin), parameters.offset &+ group &* parameters.bytes),
                   rowStride: activations.rowStride)
-            .scale(Scaling.self, 0..<shape.rows, hasSecondBlock: shape.hasSecondBlock)
+            .scale(Scaling(p), 0..<shape.rows, hasSecondBlock: shape.hasSecondBlock)
     }
 }

@@ -33,7 +33,7 @@ enum GroupTiles<Scaling: TileScaling> {
     @inline(never)
     static func run(_ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece, rows: Range<Int>, rowsAtATime: Int, stepBytes: Int) {
         let shape = TileShape(rows: rowsAtATime, hasSecondBlock: piece.blocks > 1)
-        let panel = TilePanel(t), activations = TileActivations(p), groups = piece.groups.count
+        let panel = TilePanel(t), activations = TileActivations(p), scaling = Scaling(p), groups = piece.groups.count
         let turns = rows.count / rowsAtATime &* groups
         let share = (rowsAtATime &+ shape.sums &- 1) / shape.sums
         let groupBytes = Int(p.group_size) &* Arithmetic.elementBytes, pieceBytes = piece.k.count &* Arithmetic.elementBytes
@@ -53,17 +53,17 @@ enum GroupTiles<Scaling: TileScaling> {
             if multiplies { shape.load(activations.at(row: Int(t.row_begin) &+ multiplied.row, offset), activations.rowStride, weights) }
             var next = 0
             slot(0, target, 0, stores, multiplies)
-            next = scale(work, next, share, shape, scales)
+            next = scale(scaling, work, next, share, shape, scales)
             if shape.hasSecondBlock {
                 slot(1, target, tileRowBytes, stores, multiplies)
-                next = scale(work, next, share, shape, scales)
+                next = scale(scaling, work, next, share, shape, scales)
             }
             if shape.hasSecondHalf {
                 slot(2, target, 16 &* tileBlocks &* tileRowBytes, stores, multiplies)
-                next = scale(work, next, share, shape, scales)
+                next = scale(scaling, work, next, share, shape, scales)
                 if shape.hasSecondBlock {
                     slot(3, target, (16 &* tileBlocks &+ 1) &* tileRowBytes, stores, multiplies)
-                    next = scale(work, next, share, shape, scales)
+                    next = scale(scaling, work, next, share, shape, scales)
                 }
             }
             var step = 1
@@ -89,9 +89,9 @@ enum GroupTiles<Scaling: TileScaling> {
 
     /// The next rows' share; returns where it ends.
     @_transparent
-    private static func scale(_ work: GroupSums, _ begin: Int, _ share: Int, _ shape: TileShape, _ scales: Bool) -> Int {
+    private static func scale(_ scaling: Scaling, _ work: GroupSums, _ begin: Int, _ share: Int, _ shape: TileShape, _ scales: Bool) -> Int {
         let end = min(begin &+ share, shape.rows)
-        if scales { work.scale(Scaling.self, begin..<end, hasSecondBlock: shape.hasSecondBlock) }
+        if scales { work.scale(scaling, begin..<end, hasSecondBlock: shape.hasSecondBlock) }
         return end
     }
 

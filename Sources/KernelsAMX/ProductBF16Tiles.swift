@@ -4,23 +4,22 @@ import CInt4QShims
 // BF16 mode in tiles: codes are exact in bfloat16 (a codebook's values are rounded), and groups are scaled as in F32 mode.
 
 func multiplyBF16Tiles(_ p: i4q_product, _ t: i4q_tile) {
-    if p.codebook != nil {
-        CoverTiles<UnpackBFloats<BFloatTable>, PlainBFloat>.run(p, t)
-    } else if p.kind == Kind.asymmetric {
-        CoverTiles<UnpackBFloats<LinearCodes>, ShiftedBFloat>.run(p, t)
+    if p.kind == Kind.asymmetric {
+        CoverTiles<UnpackBFloats, ShiftedBFloat>.run(p, t)
     } else if p.kind == Kind.offset {
-        CoverTiles<UnpackBFloats<LinearCodes>, OffsetBFloat>.run(p, t)
+        CoverTiles<UnpackBFloats, OffsetBFloat>.run(p, t)
     } else {
-        CoverTiles<UnpackBFloats<LinearCodes>, PlainBFloat>.run(p, t)
+        CoverTiles<UnpackBFloats, PlainBFloat>.run(p, t)
     }
 }
 
 /// A code row becomes four rows of a tile: pairs of neighbours in k.
-struct UnpackBFloats<Codes: BFloatReader>: TileUnpacker {
+struct UnpackBFloats: TileUnpacker {
     typealias Arithmetic = BFloatPairs
-    private let codes: Codes
+    static var isCommon: Bool { true }
+    private let codes: BFloatCodes
 
-    @inline(__always) init(_ p: i4q_product) { codes = Codes(codebook: p.codebook) }
+    @inline(__always) init(_ p: i4q_product) { codes = BFloatCodes(codebook: p.codebook) }
     @inline(__always) mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {}
 
     @inline(__always)

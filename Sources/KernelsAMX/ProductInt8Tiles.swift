@@ -10,14 +10,12 @@ import CInt4QShims
 func paysInt8Tiles(_ p: i4q_product, _ t: i4q_tile) -> Bool { t.row_count >= 8 || p.prepared_line_stride != tileRowBytes }
 
 func multiplyInt8Tiles(_ p: i4q_product, _ t: i4q_tile) {
-    if p.codebook != nil {
-        CoverTiles<UnpackBytes<TableBytes>, PlainInt8>.run(p, t)
-    } else if p.code_bits == 4 {
-        if p.kind == Kind.offset { CoverTiles<UnpackBytes<CentredBytes>, OffsetInt8<4>>.run(p, t) } else { CoverTiles<UnpackBytes<CentredBytes>, PlainInt8>.run(p, t) }
+    if p.code_bits == 4 {
+        if p.kind == Kind.offset { CoverTiles<UnpackBytes<NibbleBytes>, OffsetInt8>.run(p, t) } else { CoverTiles<UnpackBytes<NibbleBytes>, PlainInt8>.run(p, t) }
     } else if p.kind == Kind.asymmetric {
         CoverTiles<UnpackBytes<PlainBytes>, ShiftedInt8>.run(p, t)
     } else if p.kind == Kind.offset {
-        CoverTiles<UnpackBytes<PlainBytes>, OffsetInt8<8>>.run(p, t)
+        CoverTiles<UnpackBytes<PlainBytes>, OffsetInt8>.run(p, t)
     } else {
         CoverTiles<UnpackBytes<PlainBytes>, PlainInt8>.run(p, t)
     }
@@ -30,6 +28,7 @@ private let bytesOfK = 16
 
 struct UnpackBytes<Bytes: WeightBytes>: TileUnpacker {
     typealias Arithmetic = SignedBytes
+    static var isCommon: Bool { Bytes.isCommon }
     private var weights: Bytes
 
     @inline(__always) init(_ p: i4q_product) { weights = Bytes(p) }
@@ -54,6 +53,7 @@ struct UnpackBytes<Bytes: WeightBytes>: TileUnpacker {
 
 /// What four codes become as signed bytes.
 protocol WeightBytes {
+    static var isCommon: Bool { get }
     init(_ p: i4q_product)
     /// Once for each group, with the block's zero points.
     @inline(__always) mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
@@ -80,6 +80,7 @@ extension WeightBytes {
 
 /// Codes of 8 bits less 128, of 2 less 1, of 1 doubled less 1.
 struct PlainBytes: WeightBytes {
+    static var isCommon: Bool { false }
     private let bits: Int
     private let mask: Words
     private let shift: Words
@@ -107,30 +108,27 @@ struct PlainBytes: WeightBytes {
     }
 }
 
-/// Codes less their zero point, which is 8 unless the kind is ASYMMETRIC.
-struct CentredBytes: WeightBytes {
-    private var zeros = Register(repeating: 0x0808_0808_0808_0808)
-    @inline(__always) init(_ p: i4q_product) {}
+/// Nibbles by a table: a codebook's bytes, or codes less 8; then less what a zero point is above 8.
+struct NibbleBytes: WeightBytes {
+    static var isCommon: Bool { true }
+    private let table: Register
+    private var shift = Register(repeating: 0)
+
+    @inline(__always)
+    init(_ p: i4q_product) {
+        var bytes = SIMD2<Int64>(Int64(bitPattern: 0xfffe_fdfc_fbfa_f9f8), 0x0706_0504_0302_0100)
+        if p.codebook != nil { bytes = UnsafeRawPointer(p.int8_codebook.unsafelyUnwrapped).loadUnaligned(as: SIMD2<Int64>.self) }
+        table = Register(bytes[0], bytes[1], bytes[0], bytes[1], bytes[0], bytes[1], bytes[0], bytes[1])
+    }
 
     @inline(__always)
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {
         if p.kind != Kind.asymmetric { return }
-        let lanes = loadZeroPoints(block + Int(p.zeros_offset), group) &* Ints(repeating: 0x0101_0101)
-        zeros = unsafeBitCast(lanes, to: Register.self)
+        // In each byte of a lane; no byte borrows from the next once it is subtracted byte by byte.
+        let above = loadZeroPoints(block + Int(p.zeros_offset), group) &- Ints(repeating: 8)
+        let bytes = (unsafeBitCast(above, to: Words.self) & Words(repeating: 0xff)) &* Words(repeating: 0x0101_0101)
+        shift = unsafeBitCast(bytes, to: Register.self)
     }
 
-    @inline(__always) func bytes(_ codes: Register) -> Register { i4q_avx512_subtract_bytes(codes, zeros) }
-}
-
-struct TableBytes: WeightBytes {
-    private let table: Register
-
-    @inline(__always)
-    init(_ p: i4q_product) {
-        let bytes = UnsafeRawPointer(p.int8_codebook.unsafelyUnwrapped).loadUnaligned(as: SIMD2<Int64>.self)
-        table = Register(bytes[0], bytes[1], bytes[0], bytes[1], bytes[0], bytes[1], bytes[0], bytes[1])
-    }
-
-    @inline(__always) func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {}
-    @inline(__always) func bytes(_ codes: Register) -> Register { i4q_avx512_lookup_bytes(table, codes) }
+    @inline(__always) func bytes(_ codes: Register) -> Register { i4q_avx512_subtract_bytes(i4q_avx512_lookup_bytes(table, codes), shift) }
 }

@@ -6,9 +6,12 @@ import CInt4QShims
 /// A row's parameters of a group: INT8's scale and share, or the sum of x.
 protocol TileScaling {
     associatedtype Arithmetic: TileArithmetic
+    /// Whether few rows have code of their own for it.
+    static var isCommon: Bool { get }
     static func rowParameters(_ p: i4q_product) -> (offset: Int, bytes: Int)
+    init(_ p: i4q_product)
     /// `extra` is what the panel has beside the scale.
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats
 }
 
 protocol Int8Scaling: TileScaling {}
@@ -17,36 +20,46 @@ extension Int8Scaling {
     @_transparent static func rowParameters(_ p: i4q_product) -> (offset: Int, bytes: Int) { (Int(p.prepared_scales_offset), 8) }
 
     @_transparent
-    static func scaled(_ dot: Words, _ scale: Floats, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+    func scaled(_ dot: Words, _ scale: Floats, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         fusedMultiplyAdd(i4q_float_from_i32(unsafeBitCast(dot, to: Ints.self)), scale * Floats(repeating: row.float(0)), before)
     }
 }
 
 /// Where the panel's bytes are the weights but for the scale.
-enum PlainInt8: Int8Scaling {
+struct PlainInt8: Int8Scaling {
     typealias Arithmetic = SignedBytes
+    static var isCommon: Bool { true }
+    @_transparent init(_ p: i4q_product) {}
+
     @_transparent
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         scaled(sum, scale, row, before)
     }
 }
 
 /// The extra is what bytes are too large by: the share is the negative sum of x.
-enum ShiftedInt8: Int8Scaling {
+struct ShiftedInt8: Int8Scaling {
     typealias Arithmetic = SignedBytes
+    static var isCommon: Bool { false }
+    @_transparent init(_ p: i4q_product) {}
+
     @_transparent
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         scaled(sum &+ extra &* Words(repeating: UInt32(bitPattern: row.int32(4))), scale, row, before)
     }
 }
 
 /// The extra is what the sum of x is multiplied by. The share is -8 of those (8 bits: -128), so this is the sum exactly as if
 /// converted by itself.
-enum OffsetInt8<let codeBits: Int>: Int8Scaling {
+struct OffsetInt8: Int8Scaling {
     typealias Arithmetic = SignedBytes
+    static var isCommon: Bool { false }
+    private let perShare: Float
+    @_transparent init(_ p: i4q_product) { perShare = p.code_bits == 8 ? -0.0078125 : -0.125 }
+
     @_transparent
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
-        let x = Floats(repeating: Float(row.int32(4)) * (codeBits == 8 ? -0.0078125 : -0.125))
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+        let x = Floats(repeating: Float(row.int32(4)) * perShare)
         return fusedMultiplyAdd(x, floats(fromBits: extra) * Floats(repeating: row.float(0)), scaled(sum, scale, row, before))
     }
 }
@@ -57,28 +70,37 @@ extension BFloatScaling {
     @_transparent static func rowParameters(_ p: i4q_product) -> (offset: Int, bytes: Int) { (Int(p.prepared_sums_offset), 4) }
 }
 
-enum PlainBFloat: BFloatScaling {
+struct PlainBFloat: BFloatScaling {
     typealias Arithmetic = BFloatPairs
+    static var isCommon: Bool { true }
+    @_transparent init(_ p: i4q_product) {}
+
     @_transparent
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         fusedMultiplyAdd(scale, floats(fromBits: sum), before)
     }
 }
 
 /// The extra is 8 - zero point.
-enum ShiftedBFloat: BFloatScaling {
+struct ShiftedBFloat: BFloatScaling {
     typealias Arithmetic = BFloatPairs
+    static var isCommon: Bool { true }
+    @_transparent init(_ p: i4q_product) {}
+
     @_transparent
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         fusedMultiplyAdd(scale, fusedMultiplyAdd(floats(fromBits: extra), Floats(repeating: row.float(0)), floats(fromBits: sum)), before)
     }
 }
 
 /// The extra is the offset of the centre.
-enum OffsetBFloat: BFloatScaling {
+struct OffsetBFloat: BFloatScaling {
     typealias Arithmetic = BFloatPairs
+    static var isCommon: Bool { false }
+    @_transparent init(_ p: i4q_product) {}
+
     @_transparent
-    static func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
+    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         fusedMultiplyAdd(floats(fromBits: extra), Floats(repeating: row.float(0)), fusedMultiplyAdd(scale, floats(fromBits: sum), before))
     }
 }
@@ -100,7 +122,7 @@ struct GroupSums {
     let rowStride: Int
 
     @_transparent
-    func scale<Scaling: TileScaling>(_ scaling: Scaling.Type, _ rows: Range<Int>, hasSecondBlock: Bool) {
+    func scale<Scaling: TileScaling>(_ scaling: Scaling, _ rows: Range<Int>, hasSecondBlock: Bool) {
         let scale = columns.floats(0), extra = columns.words(TilePanel.extras)
         if !hasSecondBlock {
             for r in rows { self.scale(scaling, r, 0, 0, 0, scale, extra) }
@@ -114,9 +136,9 @@ struct GroupSums {
     }
 
     @_transparent
-    private func scale<Scaling: TileScaling>(_ scaling: Scaling.Type, _ r: Int, _ ofSums: Int, _ ofTotals: Int, _ ofBefore: Int,
+    private func scale<Scaling: TileScaling>(_ scaling: Scaling, _ r: Int, _ ofSums: Int, _ ofTotals: Int, _ ofBefore: Int,
                                               _ scale: Floats, _ extra: Words) {
-        let total = Scaling.total(sums.words(r &* sumsStride &+ ofSums), scale, extra, row + r &* rowStride,
+        let total = scaling.total(sums.words(r &* sumsStride &+ ofSums), scale, extra, row + r &* rowStride,
                                   before.floats(r &* beforeStride &+ ofBefore))
         totals.storeBytes(of: total, toByteOffset: r &* totalsStride &+ ofTotals, as: Floats.self)
     }

@@ -9,7 +9,7 @@ public func i4q_kernels_avx512bf16(_ base: i4q_kernels) -> i4q_kernels {
     kernels.bf16_element_bytes = 2
     kernels.prepare_bf16 = { prepareBFloats($0.unsafelyUnwrapped.pointee) }
     kernels.tile_bf16 = { product, tile in
-        multiply(BF16Shapes<LinearCodes>.self, BF16Shapes<BFloatTable>.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
+        coverTile(BF16Shapes.self, product.unsafelyUnwrapped.pointee, tile.unsafelyUnwrapped.pointee)
     }
     return kernels
 }

@@ -3,7 +3,7 @@ import CInt4QShims
 
 /// BF16 mode with vdpbf16ps: codes are exact in bfloat16, so only activations (and codebooks) are rounded. One
 /// permutation decodes 32 codes. Groups are scaled as in F32 mode.
-enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: RegisterProduct {
+enum RegisterProductBF16<let rows: Int, let blocks: Int>: RegisterProduct {
     typealias Accumulators = InlineArray<blocks, InlineArray<rows, Floats>>
     typealias Totals = TotalsInMemory<rows, blocks>
 
@@ -13,7 +13,7 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
     @inline(never)
     static func run(_ p: i4q_product, row: Int, block: Int, step: Int, groups: Range<Int>, out: UnsafeMutablePointer<Float>,
                     outStride: Int) {
-        let codes = Codes(codebook: p.codebook)
+        let codes = BFloatCodes(codebook: p.codebook)
         let weights = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + block &* Int(p.block_bytes)
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* Int(p.prepared_row_bytes)
         let xStride = Int(p.prepared_row_bytes), blockBytes = step &* Int(p.block_bytes)
@@ -36,7 +36,7 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
 
     /// Eight values of k.
     @inline(__always)
-    private static func accumulate(_ dots: inout Accumulators, _ p: i4q_product, _ codes: Codes, _ weights: UnsafeRawPointer,
+    private static func accumulate(_ dots: inout Accumulators, _ p: i4q_product, _ codes: BFloatCodes, _ weights: UnsafeRawPointer,
                                    _ blockBytes: Int, _ x: UnsafeRawPointer, _ xStride: Int) {
         var packed = InlineArray<blocks, Words>(repeating: Words(repeating: 0))
         for b in 0..<blocks {
@@ -51,7 +51,7 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
 
     /// Two values of k.
     @inline(__always)
-    private static func step(_ dots: inout Accumulators, _ codes: Codes, _ packed: InlineArray<blocks, Words>,
+    private static func step(_ dots: inout Accumulators, _ codes: BFloatCodes, _ packed: InlineArray<blocks, Words>,
                              _ pair: UInt32, _ x: UnsafeRawPointer, _ xStride: Int) {
         var weights = InlineArray<blocks, Register>(repeating: Register(repeating: 0))
         for b in 0..<blocks { weights[b] = codes.bfloats(packed[b], pair: pair) }
@@ -63,12 +63,12 @@ enum RegisterProductBF16<let rows: Int, let blocks: Int, Codes: BFloatReader>: R
 }
 
 /// Pairs of bfloat16 in a panel.
-enum BFloatPanel<Codes: BFloatReader>: PanelArithmetic {
+enum BFloatPanel: PanelArithmetic {
     static var vectors: Int { 4 }
-    @inline(__always) static func makeDecoder(_ p: i4q_product) -> Codes { Codes(codebook: p.codebook) }
+    @inline(__always) static func makeDecoder(_ p: i4q_product) -> BFloatCodes { BFloatCodes(codebook: p.codebook) }
 
     @inline(__always)
-    static func decode(_ packed: Words, _ codes: Codes, into panel: UnsafeMutableRawPointer, stride: Int) {
+    static func decode(_ packed: Words, _ codes: BFloatCodes, into panel: UnsafeMutableRawPointer, stride: Int) {
         panel.storeBytes(of: codes.bfloats(packed, pair: 0), as: Register.self)
         panel.storeBytes(of: codes.bfloats(packed, pair: 1), toByteOffset: stride, as: Register.self)
         panel.storeBytes(of: codes.bfloats(packed, pair: 2), toByteOffset: 2 &* stride, as: Register.self)

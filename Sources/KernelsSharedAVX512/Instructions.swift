@@ -33,24 +33,15 @@ func narrowToHalves(_ values: Floats) -> Halves {
 /// One permutation of 16-bit words reads two codes of each lane as bfloat16, whose 16 values -8..7 are exact; a float is
 /// a bfloat16 with zeros below. The permutation reads five bits of each index, so the table holds its values twice
 /// and no mask is needed.
-struct LinearCodes: CodeReader, BFloatReader {
-    private let table: Register
+struct LinearCodes: CodeReader {
+    private let codes: BFloatCodes
     @inline(__always)
-    init(codebook: UnsafePointer<Float>?) {
-        let codes = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
-        table = bfloatTable(codes)
-    }
+    init(codebook: UnsafePointer<Float>?) { codes = BFloatCodes(codebook: nil) }
 
     @inline(__always)
     func values(_ words: Words, pair: UInt32) -> (even: Floats, odd: Floats) {
-        let both = unsafeBitCast(bfloats(words, pair: pair), to: Words.self)
+        let both = unsafeBitCast(codes.bfloats(words, pair: pair), to: Words.self)
         return (floats(fromBits: both &<< Words(repeating: 16)), floats(fromBits: both & Words(repeating: 0xffff_0000)))
-    }
-
-    /// The two values as bfloat16, the even one in the low half.
-    @inline(__always)
-    func bfloats(_ words: Words, pair: UInt32) -> Register {
-        i4q_avx512_permute_halves(unsafeBitCast(words &>> Words(repeating: 4 &* pair), to: Register.self), table)
     }
 }
 
@@ -61,17 +52,17 @@ func bfloatTable(_ values: Floats) -> Register {
     return unsafeBitCast(SIMD32<UInt16>(lowHalf: halves, highHalf: halves), to: Register.self)
 }
 
-/// How two neighbours in k of each packed lane become bfloat16, the even one in the low half.
-protocol BFloatReader {
-    init(codebook: UnsafePointer<Float>?)
-    @inline(__always) func bfloats(_ words: Words, pair: UInt32) -> Register
-}
-
-/// A caller's codebook, rounded to bfloat16.
-struct BFloatTable: BFloatReader {
+/// Codes as bfloat16: linear ones, or a caller's codebook, rounded. Two neighbours in k of each packed lane at a time, the even one in
+/// the low half.
+struct BFloatCodes {
     private let table: Register
+
     @inline(__always)
-    init(codebook: UnsafePointer<Float>?) { table = bfloatTable(UnsafeRawPointer(codebook.unsafelyUnwrapped).floats(0)) }
+    init(codebook: UnsafePointer<Float>?) {
+        var values = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
+        if let codebook { values = UnsafeRawPointer(codebook).floats(0) }
+        table = bfloatTable(values)
+    }
 
     @inline(__always)
     func bfloats(_ words: Words, pair: UInt32) -> Register {
