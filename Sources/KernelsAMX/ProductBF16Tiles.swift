@@ -25,7 +25,7 @@ struct UnpackBFloats: TileUnpacker {
     @inline(__always)
     func unpack(_ block: UnsafeRawPointer, k: Int, count: Int, _ panel: UnsafeMutableRawPointer) {
         var source = block + k &* 8, target = panel
-        for _ in 0..<count / codeRowDepth {
+        for _ in 0..<count &>> 3 {
             i4q_prefetch(source + prefetchDistance)
             i4q_prefetch_far(source + farDistance)
             let packed = source.words(0)

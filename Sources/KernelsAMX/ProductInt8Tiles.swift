@@ -67,7 +67,7 @@ extension WeightBytes {
     @inline(__always)
     func unpack(_ block: UnsafeRawPointer, k: Int, _ panel: UnsafeMutableRawPointer, count: Int) {
         let low = Register(repeating: 0x0f0f_0f0f_0f0f_0f0f), codes = block + k &* 8
-        for index in 0..<count / codeRowDepth {
+        for index in 0..<count &>> 3 {
             i4q_prefetch(codes + (index &* codeRowBytes &+ prefetchDistance))
             i4q_prefetch_far(codes + (index &* codeRowBytes &+ farDistance))
             let packed = (codes + index &* codeRowBytes).loadUnaligned(as: Register.self)
@@ -100,8 +100,8 @@ struct PlainBytes: WeightBytes {
     /// A part of a code row, four values of k, becomes a row of a tile.
     @inline(__always)
     func unpack(_ block: UnsafeRawPointer, k: Int, _ panel: UnsafeMutableRawPointer, count: Int) {
-        for index in 0..<count / 4 {
-            let place = (k / 4 &+ index) &* bits, row = place / 8
+        for index in 0..<count &>> 2 {
+            let place = (k &>> 2 &+ index) &* bits, row = place &>> 3
             let words = block.words(row &* codeRowBytes) &>> Words(repeating: UInt32(truncatingIfNeeded: place &- row &* 8))
             panel.storeBytes(of: bytes(unsafeBitCast((words & mask) &<< shift, to: Register.self)), toByteOffset: index &* 64, as: Register.self)
         }

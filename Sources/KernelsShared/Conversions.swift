@@ -7,12 +7,15 @@ func elementBytes(_ type: Int64) -> Int { type == ElementType.f32 ? 4 : 2 }
 /// Loads up to 16 elements; lanes from `count` on are zero. Reads no byte beyond them.
 @inline(__always)
 func loadElements(_ source: UnsafeRawPointer, _ type: Int64, _ index: Int, count: Int) -> Floats {
-    if count >= lanes {
-        if type == ElementType.f32 { return source.floats(index &* 4) }
-        let halves = (source + index &* 2).loadUnaligned(as: Halves.self)
-        return type == ElementType.f16 ? widenHalves(halves) : widenBFloats(halves)
-    }
-    return loadTail(source, type, index, count: count)
+    count >= lanes ? loadElements(source, type, index) : loadTail(source, type, index, count: count)
+}
+
+/// 16 elements.
+@inline(__always)
+func loadElements(_ source: UnsafeRawPointer, _ type: Int64, _ index: Int) -> Floats {
+    if type == ElementType.f32 { return source.floats(index &* 4) }
+    let halves = (source + index &* 2).loadUnaligned(as: Halves.self)
+    return type == ElementType.f16 ? widenHalves(halves) : widenBFloats(halves)
 }
 
 @inline(never)

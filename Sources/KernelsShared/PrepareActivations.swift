@@ -37,6 +37,22 @@ private struct RowPlaces {
     }
 }
 
+/// Every 16 values of a range of k, with zeros behind the last. Those that are there whole come first, in a loop without a call: there
+/// what `use` adds up stays in registers.
+@inline(__always)
+private func eachVector(_ a: i4q_activations, _ range: Range<Int>, _ use: (_ values: Floats, _ index: Int) -> Void) {
+    let source = a.source.unsafelyUnwrapped, whole = min(range.upperBound, Int(a.k) & ~(lanes &- 1))
+    var index = range.lowerBound
+    while index < whole {
+        use(loadElements(source, a.source_type, index), index)
+        index &+= lanes
+    }
+    while index < range.upperBound {
+        use(loadTail(source, a.source_type, index, count: max(Int(a.k) &- index, 0)), index)
+        index &+= lanes
+    }
+}
+
 /// What becomes of activations in the modes of floats.
 private protocol ActivationFormat {
     associatedtype Stored
@@ -90,14 +106,12 @@ private func prepareFloats<Format: ActivationFormat>(_ a: i4q_activations, _ for
 /// Stores a range of k; returns the 16 partial sums of what was stored.
 @inline(__always)
 private func store<Format: ActivationFormat>(_ a: i4q_activations, _ range: Range<Int>, _ format: Format.Type) -> Floats {
-    let source = a.source.unsafelyUnwrapped, places = RowPlaces(a)
+    let places = RowPlaces(a)
     var partial = Floats(repeating: 0)
-    var index = range.lowerBound
-    while index < range.upperBound {
-        let stored = Format.stored(loadElements(source, a.source_type, index, count: max(Int(a.k) &- index, 0)))
+    eachVector(a, range) { values, index in
+        let stored = Format.stored(values)
         places.at(index &* Format.bytes).storeBytes(of: stored, as: Format.Stored.self)
         partial += Format.floats(stored)
-        index &+= lanes
     }
     return partial
 }
@@ -121,12 +135,7 @@ func prepareInt8(_ a: i4q_activations) {
 @inline(__always)
 private func largestMagnitude(_ a: i4q_activations, _ begin: Int, _ end: Int) -> UInt32 {
     var largest = Words(repeating: 0)
-    var index = begin
-    while index < end {
-        let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
-        largest = i4q_larger_magnitude(largest, values)
-        index &+= lanes
-    }
+    eachVector(a, begin..<end) { values, _ in largest = i4q_larger_magnitude(largest, values) }
     return i4q_largest_lane(largest)
 }
 
@@ -156,14 +165,11 @@ private func quantizeGroup(_ a: i4q_activations, _ begin: Int, _ end: Int, inver
         return 0
     }
     var sums = Ints(repeating: 0)
-    var index = begin
-    while index < end {
-        let values = loadElements(a.source.unsafelyUnwrapped, a.source_type, index, count: max(Int(a.k) &- index, 0))
+    eachVector(a, begin..<end) { values, index in
         let steps = i4q_clip(values * Floats(repeating: inverse), Floats(repeating: -127), Floats(repeating: 127))
         let codes = roundToIntegers(steps)
         sums &+= codes
         places.at(index).storeBytes(of: i4q_interleaved_bytes(codes), as: SIMD16<UInt8>.self)
-        index &+= lanes
     }
     return i4q_sum_of_lanes(sums)
 }
