@@ -33,47 +33,25 @@ protected:
     Random random_{77};
 };
 
-// What is multiplied before the group's scale: exact in bfloat16, but for a codebook's values.
-float UnscaledWeight(const Problem &problem, int64_t row, int64_t k) {
+float RoundedWeight(const Problem &problem, int64_t row, int64_t k) {
+    const int64_t group = problem.GroupOf(k);
     const int code = problem.Code(row, k);
-    return problem.spec.kind == INT4Q_KIND_CODEBOOK ? RoundTo(INT4Q_TYPE_BF16, problem.tensor.codebook[code]) : static_cast<float>(code - 8);
+    const float scale = problem.Scale(row, group);
+    float weight = scale * static_cast<float>(code - problem.ZeroPoint(row, group));
+    if (problem.spec.kind == INT4Q_KIND_OFFSET) weight = std::fma(scale, static_cast<float>(code), problem.Offset(row, group));
+    if (problem.spec.kind == INT4Q_KIND_CODEBOOK) weight = scale * problem.tensor.codebook[code];
+    return RoundTo(INT4Q_TYPE_BF16, weight);
 }
 
 // Within 32 k the even and the odd ones are added up by themselves. Nothing here is small enough to be flushed to zero.
-float DefinedDot(const Problem &problem, int64_t column, const std::vector<float> &x, int64_t begin, int64_t end) {
-    float dot = 0;
-    for (int64_t first = begin; first < end; first += 32) {
-        float sums[2] = {0, 0};
-        for (int64_t k = first; k < std::min(first + 32, end); k++) {
-            sums[k % 2] = std::fma(x[static_cast<size_t>(k)], UnscaledWeight(problem, column, k), sums[k % 2]);
-        }
-        dot += sums[0] + sums[1];
-    }
-    return dot;
-}
-
-// In 16 partial sums, then folded.
-float SumOf(const std::vector<float> &x, int64_t begin, int64_t end) {
-    float sums[16] = {};
-    for (int64_t k = begin; k < end; k++) sums[(k - begin) % 16] += x[static_cast<size_t>(k)];
-    for (int width = 8; width > 0; width /= 2) {
-        for (int lane = 0; lane < width; lane++) sums[lane] += sums[lane + width];
-    }
-    return sums[0];
-}
-
-float DefinedResult(const Problem &problem, int64_t column, const std::vector<float> &x) {
-    const int64_t size = problem.spec.group_size == INT4Q_GROUP_PER_ROW ? 65536 : problem.spec.group_size;
+float DefinedResult(const Problem &problem, const std::vector<float> &x, const std::vector<float> &w) {
     float total = 0;
-    for (int64_t begin = 0; begin < problem.spec.k; begin += size) {
-        const int64_t end = std::min(begin + size, problem.spec.k), group = problem.GroupOf(begin);
-        const float scale = problem.Scale(column, group), dot = DefinedDot(problem, column, x, begin, end), sum = SumOf(x, begin, end);
-        if (problem.spec.kind == INT4Q_KIND_ASYMMETRIC) {
-            total = std::fma(scale, std::fma(static_cast<float>(8 - problem.ZeroPoint(column, group)), sum, dot), total);
-        } else {
-            total = std::fma(scale, dot, total);
+    for (int64_t begin = 0; begin < problem.spec.k; begin += 32) {
+        float sums[2] = {0, 0};
+        for (int64_t k = begin; k < std::min(begin + 32, problem.spec.k); k++) {
+            sums[k % 2] = std::fma(x[static_cast<size_t>(k)], w[static_cast<size_t>(k)], sums[k % 2]);
         }
-        if (problem.spec.kind == INT4Q_KIND_OFFSET) total = std::fma(std::fma(8.0f, scale, problem.Offset(column, group)), sum, total);
+        total += sums[0] + sums[1];
     }
     return total;
 }
@@ -91,9 +69,11 @@ TEST_F(MatmulAmx, Bf16ModeIsAsDefinedToTheBit) {
                 for (int64_t c = 0; c < k; c++) x[static_cast<size_t>(row)].push_back(RoundTo(INT4Q_TYPE_BF16, problem.X(row, c)));
             }
             for (int64_t column = 0; column < spec.n; column++) {
+                std::vector<float> w;
+                for (int64_t c = 0; c < k; c++) w.push_back(RoundedWeight(problem, column, c));
                 for (int64_t row = 0; row < spec.m; row++) {
                     ASSERT_EQ(LoadElement(y.data(), INT4Q_TYPE_F32, row * spec.n + column),
-                              DefinedResult(problem, column, x[static_cast<size_t>(row)]))
+                              DefinedResult(problem, x[static_cast<size_t>(row)], w))
                         << "row " << row << " column " << column << ": " << spec.Text();
                 }
             }

@@ -4,6 +4,8 @@ import CInt4QShims
 /// How a mode's codes come into the panel.
 protocol TileUnpacker {
     associatedtype Arithmetic: TileArithmetic
+    /// Whether groups' sums are scaled, and not the weights.
+    static var scalesGroups: Bool { get }
     /// Whether few rows have code of their own for it.
     static var isCommon: Bool { get }
     init(_ p: i4q_product)
@@ -11,7 +13,7 @@ protocol TileUnpacker {
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
     /// `count` values of k, a multiple of 16.
     func unpack(_ block: UnsafeRawPointer, k: Int, count: Int, _ panel: UnsafeMutableRawPointer)
-    /// What a group's sums are scaled by.
+    /// What a group's sums are scaled by, if they are.
     func columns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> (scale: Floats, extra: Words)
 }
 
@@ -25,14 +27,12 @@ extension TileUnpacker {
     }
 }
 
-/// A tile of the result: pieces of weights are unpacked, and each is used for all rows.
-enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Arithmetic == Scaling.Arithmetic {
-    typealias Arithmetic = Scaling.Arithmetic
-
+/// A tile of the result in INT8 mode: pieces of weights are unpacked, and each is used for all rows.
+enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
     @inline(__always)
     static func run(_ p: i4q_product, _ t: i4q_tile) {
         var configuration = TileConfiguration()
-        let isLong = Int(p.group_size) > TilePanel.depth(Arithmetic.self)
+        let isLong = Int(p.group_size) > TilePanel.depth(SignedBytes.self)
         if Unpacker.isCommon && Scaling.isCommon && Int(t.row_count) <= tileRows {
             coverFewRows(p, t, &configuration)
         } else if isLong {
@@ -55,7 +55,7 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ari
     /// A piece of x stays in the cache for all blocks.
     @inline(never)
     private static func coverGroups(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
-        let capacity = TilePanel.depth(Arithmetic.self) / Int(p.group_size), groupCount = Int(p.group_count)
+        let capacity = TilePanel.depth(SignedBytes.self) / Int(p.group_size), groupCount = Int(p.group_count)
         var group = 0
         while group < groupCount {
             let groups = group..<min(group &+ capacity, groupCount)
@@ -104,9 +104,10 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ari
         let begin = group &* Int(p.group_size), end = groupEnd(p, group), blocks = min(tileBlocks, Int(t.block_count) &- block)
         var k = begin
         while k < end {
-            let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(Arithmetic.self), end), block: block, blocks: blocks, groups: group..<group &+ 1)
+            let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(SignedBytes.self), end), block: block, blocks: blocks, groups: group..<group &+ 1)
             fillPanel(Unpacker.self, p, t, piece)
-            LongGroupTiles<Scaling>.run(p, t, piece, rows: rows, starts: k == begin, ends: piece.k.upperBound == end, &configuration)
+            addPiece(SignedBytes.self, p, t, piece, rows: rows, starts: k == begin, waitsInTotals: p.group_count == 1, &configuration)
+            if piece.k.upperBound == end { LongGroup<Scaling>.scale(p, t, piece, rows) }
             k = piece.k.upperBound
         }
     }
@@ -114,10 +115,8 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> where Unpacker.Ari
     /// Bytes of each row of x that a tile takes at a time: no more than a group has. (A row that is one short group has more behind it,
     /// which meets zeros.)
     @inline(__always)
-    private static func stepBytes(_ p: i4q_product) -> Int { min(tileRowBytes, Int(p.group_size) &* Arithmetic.elementBytes) }
+    private static func stepBytes(_ p: i4q_product) -> Int { min(tileRowBytes, Int(p.group_size)) }
 
-    @inline(__always)
-    private static func groupEnd(_ p: i4q_product, _ group: Int) -> Int { min((group &+ 1) &* Int(p.group_size), Int(p.k_padded)) }
 }
 
 /// Unpacks groups or a part of one, block after block; what is behind the last group's values is multiplied, too, and so set to
@@ -133,9 +132,11 @@ func fillPanel<Unpacker: TileUnpacker>(_ type: Unpacker.Type, _ p: i4q_product, 
             let begin = max(group &* groupSize, piece.k.lowerBound), end = min((group &+ 1) &* groupSize, piece.k.upperBound)
             unpacker.enter(p, block, group)
             unpacker.unpack(block, k: begin, count: end &- begin, target + (begin &- piece.k.lowerBound) &* Unpacker.bytesOfK)
-            unpacker.setColumns(p, block, group, panel, group &- piece.groups.lowerBound, b)
+            if Unpacker.scalesGroups { unpacker.setColumns(p, block, group, panel, group &- piece.groups.lowerBound, b) }
         }
+        // The last group may end before the padding does, too.
+        let filled = min(piece.groups.upperBound &* groupSize, piece.k.upperBound) &- piece.k.lowerBound
         let bytes = piece.k.count &* Unpacker.bytesOfK, step = tileRowBytes &* 16
-        zeroBytes(target, from: bytes, to: (bytes &+ step &- 1) / step &* step)
+        zeroBytes(target, from: filled &* Unpacker.bytesOfK, to: (bytes &+ step &- 1) / step &* step)
     }
 }

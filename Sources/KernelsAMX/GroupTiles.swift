@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// Groups that fit into the panel. For each, and for each 32 rows, sums leave the tiles to be scaled; tiles and vectors work at
+// INT8 mode, groups that fit into the panel. For each, and for each 32 rows, sums leave the tiles to be scaled; tiles and vectors work at
 // the same time if their instructions alternate, so three groups are under way at once:
 //
 //     turn i:   tile 0          tile 1          tile 2          tile 3
@@ -27,8 +27,6 @@ private struct Turn {
 }
 
 enum GroupTiles<Scaling: TileScaling> {
-    typealias Arithmetic = Scaling.Arithmetic
-
     /// `rows` are a multiple of `rowsAtATime`, for which tiles are configured.
     @inline(never)
     static func run(_ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece, rows: Range<Int>, rowsAtATime: Int, stepBytes: Int) {
@@ -36,13 +34,13 @@ enum GroupTiles<Scaling: TileScaling> {
         let panel = TilePanel(t), activations = TileActivations(p), scaling = Scaling(p), groups = piece.groups.count
         let turns = rows.count / rowsAtATime &* groups
         let share = (rowsAtATime &+ shape.sums &- 1) / shape.sums
-        let groupBytes = Int(p.group_size) &* Arithmetic.elementBytes, pieceBytes = piece.k.count &* Arithmetic.elementBytes
+        let groupBytes = Int(p.group_size), pieceBytes = piece.k.count
         var multiplied = Turn(row: rows.lowerBound), scaled = multiplied
         var work = sums(p, t, panel, piece, scaled, 0)
         for index in 0..<turns &+ 2 {
             let multiplies = index < turns, stores = index > 0 && index <= turns, scales = index > 1
             let begin = multiplied.group &* groupBytes
-            let offset = piece.k.lowerBound &* Arithmetic.elementBytes &+ begin
+            let offset = piece.k.lowerBound &+ begin
             let weights = UnsafeRawPointer(panel.base + begin &* 16)
             let steps = multiplies ? (min(groupBytes, pieceBytes &- begin) &+ stepBytes &- 1) / stepBytes : 0
             let target = panel.sums(index &- 1)
@@ -70,7 +68,7 @@ enum GroupTiles<Scaling: TileScaling> {
             while step < steps {
                 let x = activations.at(row: Int(t.row_begin) &+ multiplied.row, offset &+ step &* stepBytes)
                 shape.load(x, activations.rowStride, weights + step &* stepBytes &* 16)
-                shape.multiply(Arithmetic.self)
+                shape.multiply(SignedBytes.self)
                 step &+= 1
             }
             multiplied.advance(groups, rowsAtATime)
@@ -83,7 +81,7 @@ enum GroupTiles<Scaling: TileScaling> {
         if stores { i4q_tile_store(tile, target + place, Int64(tileBlocks &* tileRowBytes)) }
         if multiplies {
             i4q_tile_zero(tile)
-            Arithmetic.multiply(tile)
+            SignedBytes.multiply(tile)
         }
     }
 
@@ -99,9 +97,8 @@ enum GroupTiles<Scaling: TileScaling> {
     private static func sums(_ p: i4q_product, _ t: i4q_tile, _ panel: TilePanel, _ piece: TilePiece, _ turn: Turn, _ index: Int) -> GroupSums {
         let stride = Int(t.out_stride) &* 4, activations = TileActivations(p)
         let totals = UnsafeMutableRawPointer(t.out.unsafelyUnwrapped) + (turn.row &* stride &+ piece.block &* tileRowBytes)
-        let parameters = Scaling.rowParameters(p)
         let group = piece.groups.lowerBound &+ turn.group, isFirst = group == 0
-        let row = activations.at(row: Int(t.row_begin) &+ turn.row, parameters.offset &+ group &* parameters.bytes)
+        let row = activations.at(row: Int(t.row_begin) &+ turn.row, Int(p.prepared_scales_offset) &+ group &* 8)
         return GroupSums(sums: UnsafeRawPointer(panel.sums(index)), sumsStride: tileBlocks &* tileRowBytes, totals: totals, totalsStride: stride, secondTotals: tileRowBytes,
                          before: isFirst ? panel.zeros : UnsafeRawPointer(totals), beforeStride: isFirst ? 0 : stride, secondBefore: isFirst ? 0 : tileRowBytes,
                          columns: UnsafeRawPointer(panel.columns(turn.group)), row: row, rowStride: activations.rowStride)

@@ -28,6 +28,7 @@ private let bytesOfK = 16
 
 struct UnpackBytes<Bytes: WeightBytes>: TileUnpacker {
     typealias Arithmetic = SignedBytes
+    static var scalesGroups: Bool { true }
     static var isCommon: Bool { Bytes.isCommon }
     private var weights: Bytes
 

@@ -38,6 +38,9 @@ struct TilePanel {
     /// Totals to begin with, for both blocks.
     @_transparent var zeros: UnsafeRawPointer { UnsafeRawPointer(base + zerosOffset) }
 
+    /// A tile's step, if weights are unpacked step by step.
+    @_transparent func step(_ place: Int) -> UnsafeMutableRawPointer { base + (place & (stepPlaces &- 1)) &* (16 &* tileRowBytes) }
+
     /// Columns of one group of a block.
     @inline(__always)
     func setColumns(_ group: Int, _ block: Int, scale: Floats, extra: Words) {
@@ -53,6 +56,6 @@ struct TilePiece {
     /// Within the tile.
     let block: Int
     let blocks: Int
-    /// Those that are in k, or the one that k is a part of.
+    /// All of which k has a part.
     let groups: Range<Int>
 }

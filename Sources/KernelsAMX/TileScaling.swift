@@ -1,24 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// What becomes of a group's sums: the operations that follow them on every instruction set (docs/numerics.md).
+// INT8 mode: what becomes of a group's sums, as on every instruction set (docs/numerics.md).
 
-/// A row's parameters of a group: INT8's scale and share, or the sum of x.
 protocol TileScaling {
-    associatedtype Arithmetic: TileArithmetic
     /// Whether few rows have code of their own for it.
     static var isCommon: Bool { get }
-    static func rowParameters(_ p: i4q_product) -> (offset: Int, bytes: Int)
     init(_ p: i4q_product)
-    /// `extra` is what the panel has beside the scale.
+    /// `extra` is what the panel has beside the scale; `row` has the scale and the share of a row of x.
     func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats
 }
 
-protocol Int8Scaling: TileScaling {}
-
-extension Int8Scaling {
-    @_transparent static func rowParameters(_ p: i4q_product) -> (offset: Int, bytes: Int) { (Int(p.prepared_scales_offset), 8) }
-
+extension TileScaling {
     @_transparent
     func scaled(_ dot: Words, _ scale: Floats, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         fusedMultiplyAdd(i4q_float_from_i32(unsafeBitCast(dot, to: Ints.self)), scale * Floats(repeating: row.float(0)), before)
@@ -26,8 +19,7 @@ extension Int8Scaling {
 }
 
 /// Where the panel's bytes are the weights but for the scale.
-struct PlainInt8: Int8Scaling {
-    typealias Arithmetic = SignedBytes
+struct PlainInt8: TileScaling {
     static var isCommon: Bool { true }
     @_transparent init(_ p: i4q_product) {}
 
@@ -38,8 +30,7 @@ struct PlainInt8: Int8Scaling {
 }
 
 /// The extra is what bytes are too large by: the share is the negative sum of x.
-struct ShiftedInt8: Int8Scaling {
-    typealias Arithmetic = SignedBytes
+struct ShiftedInt8: TileScaling {
     static var isCommon: Bool { false }
     @_transparent init(_ p: i4q_product) {}
 
@@ -51,8 +42,7 @@ struct ShiftedInt8: Int8Scaling {
 
 /// The extra is what the sum of x is multiplied by. The share is -8 of those (8 bits: -128), so this is the sum exactly as if
 /// converted by itself.
-struct OffsetInt8: Int8Scaling {
-    typealias Arithmetic = SignedBytes
+struct OffsetInt8: TileScaling {
     static var isCommon: Bool { false }
     private let perShare: Float
     @_transparent init(_ p: i4q_product) { perShare = p.code_bits == 8 ? -0.0078125 : -0.125 }
@@ -61,47 +51,6 @@ struct OffsetInt8: Int8Scaling {
     func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
         let x = Floats(repeating: Float(row.int32(4)) * perShare)
         return fusedMultiplyAdd(x, floats(fromBits: extra) * Floats(repeating: row.float(0)), scaled(sum, scale, row, before))
-    }
-}
-
-protocol BFloatScaling: TileScaling {}
-
-extension BFloatScaling {
-    @_transparent static func rowParameters(_ p: i4q_product) -> (offset: Int, bytes: Int) { (Int(p.prepared_sums_offset), 4) }
-}
-
-struct PlainBFloat: BFloatScaling {
-    typealias Arithmetic = BFloatPairs
-    static var isCommon: Bool { true }
-    @_transparent init(_ p: i4q_product) {}
-
-    @_transparent
-    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
-        fusedMultiplyAdd(scale, floats(fromBits: sum), before)
-    }
-}
-
-/// The extra is 8 - zero point.
-struct ShiftedBFloat: BFloatScaling {
-    typealias Arithmetic = BFloatPairs
-    static var isCommon: Bool { true }
-    @_transparent init(_ p: i4q_product) {}
-
-    @_transparent
-    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
-        fusedMultiplyAdd(scale, fusedMultiplyAdd(floats(fromBits: extra), Floats(repeating: row.float(0)), floats(fromBits: sum)), before)
-    }
-}
-
-/// The extra is the offset of the centre.
-struct OffsetBFloat: BFloatScaling {
-    typealias Arithmetic = BFloatPairs
-    static var isCommon: Bool { false }
-    @_transparent init(_ p: i4q_product) {}
-
-    @_transparent
-    func total(_ sum: Words, _ scale: Floats, _ extra: Words, _ row: UnsafeRawPointer, _ before: Floats) -> Floats {
-        fusedMultiplyAdd(floats(fromBits: extra), Floats(repeating: row.float(0)), fusedMultiplyAdd(scale, floats(fromBits: sum), before))
     }
 }
 

@@ -13,6 +13,10 @@ final class MatmulPlanTests: XCTestCase {
         try MatmulPlan(MatmulShape(desc), bfloatBytes: bfloatBytes)
     }
 
+    private func plan(_ desc: int4q_matmul_desc, _ limit: MatmulPlan.TileLimit) throws -> MatmulPlan {
+        try MatmulPlan(MatmulShape(desc), bfloatBytes: 2, limit)
+    }
+
     private func publicPlan(_ desc: int4q_matmul_desc) -> int4q_matmul_plan {
         var desc = desc, plan = int4q_matmul_plan()
         XCTAssertEqual(int4q_matmul_plan_init(&desc, &plan), int4q_status(INT4Q_OK))
@@ -72,6 +76,46 @@ final class MatmulPlanTests: XCTestCase {
                     if workers > 1 && p.blockCount >= 4 * fourEach { XCTAssertGreaterThanOrEqual(p.tileCount, fourEach, name) }
                 }
             }
+        }
+    }
+
+    func testKernelsMayWantLargerTilesOfEqualHeight() throws {
+        let limit = MatmulPlan.TileLimit(rows: 512, blocks: 16, interleavesRows: true)
+        for (m, rows): (Int64, Int64) in [(9, 9), (100, 100), (512, 512), (513, 288), (1000, 512), (1025, 352)] {
+            let p = try plan(description(m: m, n: 4096, k: 64, scheme: symmetric, workers: 1), limit)
+            XCTAssertEqual([p.rowsInTile, p.columnsInTile], [rows, 256], "m \(m)")
+            assertCut(m, into: p.rowTiles, of: p.rowsInTile, "m \(m)")
+        }
+        // Narrower ones where several workers would have less than four each.
+        let shared = try plan(description(m: 512, n: 4096, k: 64, scheme: symmetric, workers: 8), limit)
+        XCTAssertEqual([shared.columnsInTile, shared.tileCount], [128, 32])
+        let few = try plan(description(m: 8, n: 4096, k: 64, scheme: symmetric, workers: 1), limit)
+        XCTAssertEqual(few.columnsInTile, 1024)
+    }
+
+    func testInterleavedRowsStandInLines() throws {
+        let limit = MatmulPlan.TileLimit(rows: 512, blocks: 16, interleavesRows: true)
+        for m: Int64 in [16, 33, 100] {
+            let p = try plan(description(mode: INT4Q_MODE_INT8, m: m, n: 64, k: 300, scheme: symmetric), limit)
+            XCTAssertEqual(p.preparedLineStride, 2048)
+            let row = Int(p.preparedRowBytes)
+            // Each line of 64 bytes of each row has a place of its own, below what follows.
+            var places = Set<Int>()
+            for r in 0..<Int(m) { for line in 0..<row / 64 { places.insert(p.preparedOffset(r) + line * 2048) } }
+            XCTAssertEqual(places.count, Int(m) * (row / 64), "m \(m)")
+            XCTAssertTrue(places.allSatisfy { $0 % 64 == 0 && $0 >= 0 && $0 + 64 <= Int(p.workersOffset) }, "m \(m)")
+        }
+        for m: Int64 in [1, 15] {
+            let p = try plan(description(mode: INT4Q_MODE_INT8, m: m, n: 64, k: 300, scheme: symmetric), limit)
+            XCTAssertEqual(p.preparedLineStride, 64)
+            XCTAssertEqual(p.preparedOffset(3), 3 * Int(p.preparedRowBytes))
+        }
+    }
+
+    func testManyRowsAreAnOddNumberOfLinesApart() throws {
+        for k: Int64 in [1, 64, 300, 4096] {
+            let p = try plan(description(mode: INT4Q_MODE_INT8, m: 20, n: 512, k: k, scheme: symmetric))
+            XCTAssertEqual([p.preparedRowBytes / 64 % 2, p.totalsStride * 4 / 64 % 2], [1, 1], "k \(k)")
         }
     }
 
@@ -147,7 +191,7 @@ final class MatmulPlanTests: XCTestCase {
 
     func testAPlanIsReadAsItWasWritten() throws {
         let desc = description(mode: INT4Q_MODE_INT8, m: 77, n: 333, k: 555, scheme: symmetric, workers: 5)
-        let made = try plan(desc)
+        let made = try MatmulPlan(MatmulShape(desc), InstructionSetLimit.active().kernels)
         var held = publicPlan(desc)
         XCTAssertEqual(held.scratch_bytes, made.scratchBytes(workers: 5))
         XCTAssertEqual(held.prepare_count, made.prepareCount)

@@ -44,6 +44,50 @@ final class PrepareActivationsTests: XCTestCase {
         all.assertAllHeld(atLeast: 3 * machineSets.count * 2000)
     }
 
+    func testRowsMayStandInLinesApart() {
+        let k = 200, padded = 224, group = 32, stride = 192
+        let x = elements((0..<k).map { Float(sin(Double($0)) * 3) }, INT4Q_TYPE_F32)
+        for set in machineSets {
+            let modes = [(set.kernels.prepare_f32, 4), (set.kernels.prepare_bf16, Int(set.kernels.bf16_element_bytes)), (set.kernels.prepare_int8, 1)]
+            for (prepare, bytes) in modes {
+                let lines = (padded * bytes + 7 * 8 + 63) / 64
+                func prepared(lineStride: Int) -> [UInt8] {
+                    let memory = AlignedMemory(lines * stride)
+                    memory.base.initializeMemory(as: UInt8.self, repeating: 0xa5, count: memory.byteCount)
+                    var activations = i4q_activations(
+                        source: x.base, source_type: Int64(INT4Q_TYPE_F32), k: Int64(k), k_padded: Int64(padded), group_size: Int64(group),
+                        group_count: 7, prepared: memory.pointer(to: UInt8.self), line_stride: Int64(lineStride),
+                        scales_offset: Int64(padded * bytes), sums_offset: Int64(padded * bytes), steps: nil, steps_stride: 0,
+                        share_factor: -8, code_bits: 4)
+                    prepare!(&activations)
+                    return (0..<lines * 64).map { memory.pointer(to: UInt8.self)[$0 / 64 * lineStride + $0 % 64] }
+                }
+                XCTAssertEqual(prepared(lineStride: 64), prepared(lineStride: stride), "\(set.name), \(bytes) bytes")
+            }
+        }
+    }
+
+    func testSumsThatNobodyAsksForAreNotWritten() {
+        let x = elements((0..<64).map { Float($0) }, INT4Q_TYPE_F32)
+        for set in machineSets {
+            for (prepare, bytes) in [(set.kernels.prepare_f32, 4), (set.kernels.prepare_bf16, Int(set.kernels.bf16_element_bytes))] {
+                func prepared(sums: Int) -> [UInt8] {
+                    let memory = AlignedMemory(64 * 4 + 64)
+                    memory.base.initializeMemory(as: UInt8.self, repeating: 0xa5, count: memory.byteCount)
+                    var activations = i4q_activations(
+                        source: x.base, source_type: Int64(INT4Q_TYPE_F32), k: 64, k_padded: 64, group_size: 16, group_count: 4,
+                        prepared: memory.pointer(to: UInt8.self), line_stride: 64, scales_offset: 0, sums_offset: Int64(sums), steps: nil,
+                        steps_stride: 0, share_factor: 0, code_bits: 4)
+                    prepare!(&activations)
+                    return (0..<memory.byteCount).map { memory.pointer(to: UInt8.self)[$0] }
+                }
+                let with = prepared(sums: 64 * bytes), without = prepared(sums: -1)
+                XCTAssertEqual(without[..<(64 * bytes)], with[..<(64 * bytes)], "\(set.name)")
+                XCTAssertTrue(without[(64 * bytes)...].allSatisfy { $0 == 0xa5 }, "\(set.name)")
+            }
+        }
+    }
+
     func testBF16ElementsTakeTwoBytesOrFour() {
         for set in machineSets {
             let isNarrow = set == .avx512bf16 || set == .amx

@@ -99,36 +99,46 @@ public struct ErrorBound {
                 let code = Double(floats[index])
                 dot.total += value * code
                 magnitude += value.magnitude
-                followRoundings(&dot, &sum, value, code, begin + index, w)
+                followRoundings(&dot, &sum, value, code, w)
                 let weight = (w.scale * code + w.centre).magnitude
                 // By what is multiplied: of a codebook in INT8 mode that may be another weight altogether.
                 let error = w.error(at: Int(codes[index]), code)
                 state.add(rounding(value, step) * (weight + error.magnitude))
                 state.addCertain(cutOff(value, step) * weight + flushed(value, w))
                 state.addSigned(value * error)
+                if roundsWeights { followTiles(value * (w.scale * code + w.centre), begin + index, w, &state) }
             }
             begin += count
         }
         finish(dot, sum.folded(), magnitude, Double(end - columns(group).lowerBound), w, step, &state)
     }
 
-    /// The group's dot product and sum as they are added up. BF16 mode's instructions differ in their order within up to 32 k, where
-    /// the even and the odd ones may have sums of their own, with up to 16 roundings and one where they join; what is said of them
-    /// here holds for all.
-    private func followRoundings(_ dot: inout RunningError, _ sum: inout LaneSums, _ value: Double, _ code: Double, _ column: Int,
-                                 _ w: ColumnGroup) {
+    /// The group's dot product and sum as they are added up. BF16 mode's instructions differ in their order within a few k;
+    /// what is said of them here holds for all.
+    private func followRoundings(_ dot: inout RunningError, _ sum: inout LaneSums, _ value: Double, _ code: Double, _ w: ColumnGroup) {
+        if roundsWeights { return sum.skip(value) }
         switch product.plan.mode {
         case Int64(INT4Q_MODE_F32): dot.round(dot.total)
-        case Int64(INT4Q_MODE_BF16):
-            dot.round(2 * dot.total.magnitude + 18 * (value * code).magnitude)
-            dot.window += (value * code).magnitude
-            dot.peak = max(dot.peak, dot.window * (1 + 0x1p-6))
-            if column % 32 == 31 { dot.window = 0 }
+        case Int64(INT4Q_MODE_BF16): dot.round(2 * dot.total.magnitude + 16 * (value * code).magnitude)
         default: sum.skip(value); return
         }
         if w.hasSums { sum.add(value) } else { sum.skip(value) }
     }
 
+    /// AMX: products join one total over all of k, 32 at a time. Before that the even and the odd ones have sums of their own,
+    /// with up to 16 roundings and one where they join, and up to all magnitudes together.
+    private func followTiles(_ term: Double, _ column: Int, _ w: ColumnGroup, _ state: inout RunningError) {
+        state.add(18 * ErrorBound.unit * term.magnitude)
+        state.tiles.total += term
+        state.tiles.magnitude += term.magnitude
+        let weight = w.scale.magnitude * w.largestCode + w.centre.magnitude
+        state.peak = max(state.peak, max(weight, state.tiles.magnitude) * (1 + 0x1p-6))
+        if column % 32 != 31 && column + 1 != Int(blob.layout.k) { return }
+        state.round(state.tiles.total)
+        state.tiles.magnitude = 0
+    }
+
+    private var roundsWeights: Bool { isBFloat && product.roundsWeights }
     private var isBFloat: Bool { product.plan.mode == Int64(INT4Q_MODE_BF16) }
     private var hasBFloatProducts: Bool { isBFloat && product.kernels.bf16_element_bytes == 2 }
 
@@ -151,7 +161,8 @@ public struct ErrorBound {
     /// subnormal.
     private func flushed(_ value: Double, _ w: ColumnGroup) -> Double {
         if hasBFloatProducts {
-            return w.scale.magnitude * (w.largestCode + value.magnitude + 4) * 0x1p-126
+            let operands = w.scale.magnitude * (w.largestCode + value.magnitude + 4) * 0x1p-126
+            return product.roundsWeights ? operands + (value.magnitude + 4) * 0x1p-126 : operands
         }
         return w.levels != 0 ? (value.magnitude * w.scale.magnitude * 128 + 128) * 0x1p-149 : 0
     }
@@ -245,8 +256,8 @@ private struct RunningError {
     var signed = 0.0
     /// The largest intermediate result.
     var peak = 0.0
-    /// The magnitudes of what may not have joined the sum yet.
-    var window = 0.0
+    /// Of sums over all of k: so far, and the magnitudes of what has not joined it.
+    var tiles = (total: 0.0, magnitude: 0.0)
 
     mutating func add(_ bound: Double) {
         worst += bound
@@ -338,7 +349,7 @@ private struct ColumnGroup {
     /// Values beyond the largest bfloat16.
     var overflows: Bool { rounding == .codebookToBFloats && largestValue >= 0x1.ffp127 }
 
-    private enum Rounding { case none, codebookToBytes, codebookToBFloats }
+    private enum Rounding { case none, codebookToBytes, codebookToBFloats, weightsToBFloats }
 
     init(_ row: BlobRow, _ group: Int, _ product: Product, _ levels: Double) {
         self.row = row
@@ -364,6 +375,8 @@ private struct ColumnGroup {
         let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
         if levels != 0 {
             rounding = .codebookToBytes
+        } else if hasBFloats && product.roundsWeights {
+            rounding = .weightsToBFloats
         } else {
             rounding = hasBFloats && scheme.kind == .codebook ? .codebookToBFloats : .none
         }
@@ -377,6 +390,7 @@ private struct ColumnGroup {
             let level = (Double(row.codebookValue(code)) * levels / largestValue).rounded(.toNearestOrEven)
             return scale * (level * largestValue / levels - value)
         case .codebookToBFloats: return scale * (rounded(value) - value)
+        case .weightsToBFloats: return rounded(scale * value + centre) - (scale * value + centre)
         }
     }
 

@@ -44,6 +44,9 @@ public struct Product {
         }
     }
 
+    /// Whether BF16 mode rounds weights as well as activations.
+    var roundsWeights: Bool { kernels.bf16_rounds_weights != 0 }
+
     var experts: ExpertRows? { plan.expertCount == 0 ? nil : ExpertRows(plan, in: scratch) }
 
     /// As BlobLayout has them.
