@@ -3,9 +3,16 @@
 // such long groups that tiles are used in every way. On a processor without tiles a build with INT4Q_TILES_MODEL runs them.
 #include <gtest/gtest.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "support/exact_product.hpp"
@@ -107,6 +114,54 @@ TEST_F(MatmulAmx, Int8ModeHasThePortableBitsForLongGroups) {
         }
     }
 }
+
+#if defined(__x86_64__) && defined(__linux__)
+
+struct alignas(64) TileState {
+    uint8_t bytes[64];
+};
+
+TileState StoredTileState() {
+    TileState state;
+    __asm__ volatile("sttilecfg %0" : "=m"(state));
+    return state;
+}
+
+// Whether this thread may configure tiles of the processor; a model of tiles does not count.
+bool MayConfigureTiles() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1U << 24)) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// A host that multiplies with tiles itself may configure them once for each thread.
+TEST_F(MatmulAmx, TheHostsTileConfigurationIsGivenBack) {
+    if (!MayConfigureTiles()) GTEST_SKIP() << "the processor has no tiles. Nothing was tested.";
+    TileState none = {}, own = {};
+    own.bytes[0] = 1;                                // palette
+    own.bytes[16] = 64, own.bytes[16 + 2 * 3] = 32;  // bytes of a row: tiles 0 and 3
+    own.bytes[48] = 16, own.bytes[48 + 3] = 5;       // rows
+    for (const TileState &held : {none, own}) {
+        for (int32_t mode : {INT4Q_MODE_INT8, INT4Q_MODE_BF16}) {
+            for (int64_t m : {1, 16, 40}) {
+                Spec spec = RandomSpec(random_, m, 50, 300, mode);
+                const Problem problem(spec);
+                if (held.bytes[0]) {
+                    __asm__ volatile("ldtilecfg %0" : : "m"(held));
+                } else {
+                    __asm__ volatile("tilerelease");
+                }
+                MultiplyWith(INT4Q_ISA_AMX, problem);
+                const TileState after = StoredTileState();
+                __asm__ volatile("tilerelease");
+                ASSERT_EQ(std::memcmp(&after, &held, sizeof held), 0) << "mode " << mode << ", m " << m;
+            }
+        }
+    }
+}
+
+#endif
 
 }  // namespace
 }  // namespace int4q_test

@@ -33,6 +33,10 @@ enum BFloatPairs: TileArithmetic {
 struct TileConfiguration {
     private var rows = 0
     private var stepBytes = 0
+    private let held: Words
+
+    @inline(__always)
+    init() { held = i4q_tiles_held() }
 
     @inline(__always)
     mutating func set(rows wanted: Int, stepBytes bytes: Int) {
@@ -42,9 +46,10 @@ struct TileConfiguration {
         i4q_tiles_configure(Int64(min(wanted, 16)), Int64(max(wanted &- 16, 0)), Int64(bytes))
     }
 
-    /// Tiles that are in use make every switch of threads dearer, and the host may not expect them.
+    /// Tiles that are in use make every switch of threads dearer, and the host may not expect them. But a host that uses tiles itself may
+    /// have configured them once for all (ggml does): it gets that configuration back, and tiles of zeros.
     @inline(__always)
-    func release() { i4q_tiles_release() }
+    func release() { i4q_tiles_give_back(held) }
 }
 
 /// Rows of prepared activations, row after row or 32 of them interleaved.

@@ -63,7 +63,16 @@ static inline void i4q_tiles_configure(int64_t upper_rows, int64_t lower_rows, i
     i4q_tiles()->config = i4q_tiles_config_of(upper_rows, lower_rows, step_bytes);
 }
 
-static inline void i4q_tiles_release(void) { __builtin_memset(i4q_tiles(), 0, sizeof(i4q_tiles_model)); }
+static inline i4q_u32x16 i4q_tiles_held(void) {
+    i4q_u32x16 held;
+    __builtin_memcpy(&held, &i4q_tiles()->config, sizeof held);
+    return held;
+}
+
+static inline void i4q_tiles_give_back(i4q_u32x16 held) {
+    __builtin_memset(i4q_tiles(), 0, sizeof(i4q_tiles_model));
+    __builtin_memcpy(&i4q_tiles()->config, &held, sizeof held);
+}
 
 static inline void i4q_tile_zero(int tile) {
     i4q_tiles_require(i4q_tiles()->config.rows[tile]);
@@ -149,7 +158,23 @@ I4Q_VECTOR void i4q_tiles_configure(int64_t upper_rows, int64_t lower_rows, int6
     _tile_loadconfig(&config);
 }
 
-I4Q_VECTOR void i4q_tiles_release(void) { _tile_release(); }
+/* The thread's configuration, in a type that Swift knows; of palette 0 if there is none. */
+I4Q_VECTOR i4q_u32x16 i4q_tiles_held(void) {
+    i4q_u32x16 held;
+    _tile_storeconfig(&held);
+    __asm__ volatile("" : : "r"(&held) : "memory");
+    return held;
+}
+
+/* Back to what was held before. */
+I4Q_VECTOR void i4q_tiles_give_back(i4q_u32x16 held) {
+    if ((held[0] & 0xffu) == 0) {
+        _tile_release();
+        return;
+    }
+    __asm__ volatile("" : : "r"(&held) : "memory");
+    _tile_loadconfig(&held);
+}
 
 /* Instructions hold their tiles' numbers: callers pass constants, and one case remains of each switch. */
 #define I4Q_EACH_TILE(tile, DO) \
