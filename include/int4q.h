@@ -494,6 +494,9 @@ INT4Q_API int4q_status int4q_gather_effective_rows(const void *blob, uint64_t bl
  * combinations are INT4Q_ERROR_UNSUPPORTED when the plan is made.
  * The order of every operation: docs/numerics.md.
  *
+ * AMX's tiles are configured within a call of int4q_matmul_tiles() (or int4q_matmul()), on the thread that runs it. When it returns,
+ * that thread has the configuration that it had before, with tiles of zeros, or none.
+ *
  * Blobs with parts (section 4): the plan is made for them (desc.part_flags, desc.part_rank, which int4q_blob_get_info() tells),
  * prepare reads the blobs, too, and x_scales are for x' (its groups are of packed columns). Modes round x' alone. With
  * INT4Q_MATMUL_GATED both blobs carry parts, with the same part_flags, part_rank, permutation, rotation order and seed
