@@ -346,8 +346,14 @@ private struct ColumnGroup {
     /// Whether the kernels sum x.
     let hasSums: Bool
     private let rounding: Rounding
-    /// Values beyond the largest bfloat16.
-    var overflows: Bool { rounding == .codebookToBFloats && largestValue >= 0x1.ffp127 }
+    /// Whether something that is rounded to bfloat16 may be beyond the largest one.
+    var overflows: Bool {
+        switch rounding {
+        case .codebookToBFloats: largestValue >= 0x1.ffp127
+        case .weightsToBFloats: scale.magnitude * largestCode + centre.magnitude >= 0x1.ffp127
+        default: false
+        }
+    }
 
     private enum Rounding { case none, codebookToBytes, codebookToBFloats, weightsToBFloats }
 
