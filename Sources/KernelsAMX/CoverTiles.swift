@@ -32,6 +32,7 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
     @inline(__always)
     static func run(_ p: i4q_product, _ t: i4q_tile) {
         var configuration = TileConfiguration()
+        TilePanel(t).setZeros()
         let isLong = Int(p.group_size) > TilePanel.depth(SignedBytes.self)
         if Unpacker.isCommon && Scaling.isCommon && Int(t.row_count) <= tileRows {
             coverFewRows(p, t, &configuration)
@@ -116,7 +117,6 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
     /// which meets zeros.)
     @inline(__always)
     private static func stepBytes(_ p: i4q_product) -> Int { min(tileRowBytes, Int(p.group_size)) }
-
 }
 
 /// Unpacks groups or a part of one, block after block; what is behind the last group's values is multiplied, too, and so set to

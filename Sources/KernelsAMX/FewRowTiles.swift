@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// INT8 mode, up to 32 rows: unpacking takes longer than multiplying, and reading weights perhaps longer than both, so they go on side by side (UnpackAhead.swift).
+// INT8 mode, up to 32 rows: unpacking takes longer than multiplying, and reading weights perhaps longer than both,
+// so they go on side by side (UnpackAhead.swift).
 //
 //     step i:   unpack i + 3, multiply i; at a group's end its sums are stored, and those of the group before scaled
 

@@ -21,10 +21,11 @@ struct TilePanel {
     let base: UnsafeMutableRawPointer
 
     @inline(__always)
-    init(_ t: i4q_tile) {
-        base = t.panel.unsafelyUnwrapped
-        zeroBytes(base, from: zerosOffset, to: zerosOffset &+ tileBlocks &* tileRowBytes)
-    }
+    init(_ t: i4q_tile) { base = t.panel.unsafelyUnwrapped }
+
+    /// Before groups are scaled, once for a tile of the result.
+    @inline(__always)
+    func setZeros() { zeroBytes(base, from: zerosOffset, to: zerosOffset &+ tileBlocks &* tileRowBytes) }
 
     /// Values of k that it holds.
     @inline(__always)
