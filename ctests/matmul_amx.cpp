@@ -40,6 +40,11 @@ protected:
     Random random_{77};
 };
 
+int64_t GroupLength(const Spec &spec) { return spec.group_size == INT4Q_GROUP_PER_ROW ? (spec.k + 31) / 32 * 32 : spec.group_size; }
+
+// Short groups' weights are dequantized and rounded.
+bool RoundsWeights(const Spec &spec) { return GroupLength(spec) < 128 || spec.kind == INT4Q_KIND_OFFSET; }
+
 float RoundedWeight(const Problem &problem, int64_t row, int64_t k) {
     const int64_t group = problem.GroupOf(k);
     const int code = problem.Code(row, k);
@@ -50,12 +55,18 @@ float RoundedWeight(const Problem &problem, int64_t row, int64_t k) {
     return RoundTo(INT4Q_TYPE_BF16, weight);
 }
 
+float ExactCode(const Problem &problem, int64_t row, int64_t k) {
+    const int code = problem.Code(row, k);
+    if (problem.spec.kind == INT4Q_KIND_CODEBOOK) return RoundTo(INT4Q_TYPE_BF16, problem.tensor.codebook[code]);
+    return static_cast<float>(code - problem.ZeroPoint(row, problem.GroupOf(k)));
+}
+
 // Within 32 k the even and the odd ones are added up by themselves. Nothing here is small enough to be flushed to zero.
-float DefinedResult(const Problem &problem, const std::vector<float> &x, const std::vector<float> &w) {
+float TileSum(const std::vector<float> &x, const std::vector<float> &w, int64_t begin, int64_t end) {
     float total = 0;
-    for (int64_t begin = 0; begin < problem.spec.k; begin += 32) {
+    for (int64_t step = begin; step < end; step += 32) {
         float sums[2] = {0, 0};
-        for (int64_t k = begin; k < std::min(begin + 32, problem.spec.k); k++) {
+        for (int64_t k = step; k < std::min(step + 32, end); k++) {
             sums[k % 2] = std::fma(x[static_cast<size_t>(k)], w[static_cast<size_t>(k)], sums[k % 2]);
         }
         total += sums[0] + sums[1];
@@ -63,26 +74,58 @@ float DefinedResult(const Problem &problem, const std::vector<float> &x, const s
     return total;
 }
 
-TEST_F(MatmulAmx, Bf16ModeIsAsDefinedToTheBit) {
-    for (int64_t k : {1, 31, 33, 640, 641, 1300}) {
-        for (int32_t kind : kKinds) {
-            Spec spec = RandomSpec(random_, random_.Integer(1, 70), random_.Integer(1, 70), k, INT4Q_MODE_BF16);
-            spec.kind = kind;
-            spec.y_type = INT4Q_TYPE_F32;
-            const Problem problem(spec);
-            const auto y = MultiplyWith(INT4Q_ISA_AMX, problem);
-            std::vector<std::vector<float>> x(static_cast<size_t>(spec.m));
+float DefinedResult(const Problem &problem, int64_t column, const std::vector<float> &x, const std::vector<float> &w) {
+    const Spec &spec = problem.spec;
+    if (RoundsWeights(spec)) return TileSum(x, w, 0, spec.k);
+    float total = 0;
+    for (int64_t begin = 0; begin < spec.k; begin += GroupLength(spec)) {
+        const float dot = TileSum(x, w, begin, std::min(begin + GroupLength(spec), spec.k));
+        total = std::fma(problem.Scale(column, problem.GroupOf(begin)), dot, total);
+    }
+    return total;
+}
+
+class MatmulAmxBf16 : public MatmulAmx {
+protected:
+    static void ExpectAsDefined(const Problem &problem) {
+        const Spec &spec = problem.spec;
+        const auto y = MultiplyWith(INT4Q_ISA_AMX, problem);
+        std::vector<std::vector<float>> x(static_cast<size_t>(spec.m));
+        for (int64_t row = 0; row < spec.m; row++) {
+            for (int64_t c = 0; c < spec.k; c++) x[static_cast<size_t>(row)].push_back(RoundTo(INT4Q_TYPE_BF16, problem.X(row, c)));
+        }
+        for (int64_t column = 0; column < spec.n; column++) {
+            std::vector<float> w;
+            for (int64_t c = 0; c < spec.k; c++) w.push_back(RoundsWeights(spec) ? RoundedWeight(problem, column, c) : ExactCode(problem, column, c));
             for (int64_t row = 0; row < spec.m; row++) {
-                for (int64_t c = 0; c < k; c++) x[static_cast<size_t>(row)].push_back(RoundTo(INT4Q_TYPE_BF16, problem.X(row, c)));
+                ASSERT_EQ(LoadElement(y.data(), INT4Q_TYPE_F32, row * spec.n + column), DefinedResult(problem, column, x[static_cast<size_t>(row)], w))
+                    << "row " << row << " column " << column << ": " << spec.Text();
             }
-            for (int64_t column = 0; column < spec.n; column++) {
-                std::vector<float> w;
-                for (int64_t c = 0; c < k; c++) w.push_back(RoundedWeight(problem, column, c));
-                for (int64_t row = 0; row < spec.m; row++) {
-                    ASSERT_EQ(LoadElement(y.data(), INT4Q_TYPE_F32, row * spec.n + column),
-                              DefinedResult(problem, x[static_cast<size_t>(row)], w))
-                        << "row " << row << " column " << column << ": " << spec.Text();
-                }
+        }
+    }
+
+    Spec Bf16Spec(int64_t k, int32_t kind) {
+        Spec spec = RandomSpec(random_, random_.Integer(1, 70), random_.Integer(1, 70), k, INT4Q_MODE_BF16);
+        spec.kind = kind;
+        spec.y_type = INT4Q_TYPE_F32;
+        return spec;
+    }
+};
+
+TEST_F(MatmulAmxBf16, IsAsDefinedToTheBit) {
+    for (int64_t k : {1, 31, 33, 640, 641, 1300}) {
+        for (int32_t kind : kKinds) ExpectAsDefined(Problem(Bf16Spec(k, kind)));
+    }
+}
+
+// Groups that fill a panel twice, once, or not, and rows that are one group longer than it.
+TEST_F(MatmulAmxBf16, IsAsDefinedToTheBitInLongGroups) {
+    for (int32_t group_size : {128, 256, static_cast<int32_t>(INT4Q_GROUP_PER_ROW)}) {
+        for (int64_t k : {97, 128, 200, 257, 1300}) {
+            for (int32_t kind : kKinds) {
+                Spec spec = Bf16Spec(k, kind);
+                spec.group_size = group_size;
+                ExpectAsDefined(Problem(spec));
             }
         }
     }

@@ -6,19 +6,28 @@ protocol TileUnpacker {
     associatedtype Arithmetic: TileArithmetic
     /// Whether groups' sums are scaled, and not the weights.
     static var scalesGroups: Bool { get }
-    /// Whether few rows have code of their own for it.
-    static var isCommon: Bool { get }
     init(_ p: i4q_product)
     /// Before a group of a block, or a part of it, is unpacked.
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
     /// `count` values of k, a multiple of 16.
     func unpack(_ block: UnsafeRawPointer, k: Int, count: Int, _ panel: UnsafeMutableRawPointer)
-    /// What a group's sums are scaled by, if they are.
-    func columns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> (scale: Floats, extra: Words)
+    /// Puts what a group's sums are scaled by into the panel, if they are.
+    func setColumns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ panel: TilePanel, _ place: Int, _ b: Int)
 }
 
 extension TileUnpacker {
     @_transparent static var bytesOfK: Int { 16 &* Arithmetic.elementBytes }
+}
+
+/// Where groups' sums are scaled.
+protocol GroupUnpacker: TileUnpacker {
+    /// Whether few rows have code of their own for it.
+    static var isCommon: Bool { get }
+    func columns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> (scale: Floats, extra: Words)
+}
+
+extension GroupUnpacker {
+    @_transparent static var scalesGroups: Bool { true }
 
     @inline(__always)
     func setColumns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ panel: TilePanel, _ place: Int, _ b: Int) {
@@ -27,13 +36,27 @@ extension TileUnpacker {
     }
 }
 
-/// A tile of the result in INT8 mode: pieces of weights are unpacked, and each is used for all rows.
-enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
+/// Pairs of a tile's blocks for few rows: a block and how far it is to the second (0: there is none). The two lie apart, so that each is
+/// a stream from memory that goes on into the block behind it.
+@inline(__always)
+func eachPairApart(_ t: i4q_tile, _ body: (_ block: Int, _ step: Int) -> Void) {
+    let blocks = Int(t.block_count), pairs = blocks / tileBlocks
+    var block = 0
+    while block < pairs &+ (blocks & 1) {
+        body(block < pairs ? block : blocks &- 1, block < pairs ? pairs : 0)
+        block &+= 1
+    }
+}
+
+/// A tile of the result whose groups are scaled: pieces of weights are unpacked, and each is used for all rows.
+enum CoverTiles<Unpacker: GroupUnpacker, Scaling: TileScaling> where Unpacker.Arithmetic == Scaling.Arithmetic {
+    typealias Arithmetic = Scaling.Arithmetic
+
     @inline(__always)
     static func run(_ p: i4q_product, _ t: i4q_tile) {
         var configuration = TileConfiguration()
         TilePanel(t).setZeros()
-        let isLong = Int(p.group_size) > TilePanel.depth(SignedBytes.self)
+        let isLong = Int(p.group_size) > TilePanel.depth(Arithmetic.self)
         if Unpacker.isCommon && Scaling.isCommon && Int(t.row_count) <= tileRows {
             coverFewRows(p, t, &configuration)
         } else if isLong {
@@ -44,19 +67,17 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
         configuration.release()
     }
 
-    /// The two blocks of a pair lie apart, so that each is a stream from memory that goes on into the block behind it.
     @inline(never)
     private static func coverFewRows(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
-        let blocks = Int(t.block_count), pairs = blocks / tileBlocks, bytes = stepBytes(p)
+        let bytes = stepBytes(p)
         configuration.set(rows: Int(t.row_count), stepBytes: bytes)
-        for pair in 0..<pairs { FewRowTiles<Unpacker, Scaling>.run(p, t, block: pair, step: pairs, stepBytes: bytes) }
-        if pairs &* tileBlocks < blocks { FewRowTiles<Unpacker, Scaling>.run(p, t, block: blocks &- 1, step: 0, stepBytes: bytes) }
+        eachPairApart(t) { block, step in FewRowTiles<Unpacker, Scaling>.run(p, t, block: block, step: step, stepBytes: bytes) }
     }
 
     /// A piece of x stays in the cache for all blocks.
     @inline(never)
     private static func coverGroups(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
-        let capacity = TilePanel.depth(SignedBytes.self) / Int(p.group_size), groupCount = Int(p.group_count)
+        let capacity = TilePanel.depth(Arithmetic.self) / Int(p.group_size), groupCount = Int(p.group_count)
         var group = 0
         while group < groupCount {
             let groups = group..<min(group &+ capacity, groupCount)
@@ -105,9 +126,9 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
         let begin = group &* Int(p.group_size), end = groupEnd(p, group), blocks = min(tileBlocks, Int(t.block_count) &- block)
         var k = begin
         while k < end {
-            let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(SignedBytes.self), end), block: block, blocks: blocks, groups: group..<group &+ 1)
+            let piece = TilePiece(k: k..<min(k &+ TilePanel.depth(Arithmetic.self), end), block: block, blocks: blocks, groups: group..<group &+ 1)
             fillPanel(Unpacker.self, p, t, piece)
-            addPiece(SignedBytes.self, p, t, piece, rows: rows, starts: k == begin, waitsInTotals: p.group_count == 1, &configuration)
+            addPiece(Arithmetic.self, p, t, piece, rows: rows, starts: k == begin, waitsInTotals: p.group_count == 1, &configuration)
             if piece.k.upperBound == end { LongGroup<Scaling>.scale(p, t, piece, rows) }
             k = piece.k.upperBound
         }
@@ -116,7 +137,7 @@ enum CoverTiles<Unpacker: TileUnpacker, Scaling: TileScaling> {
     /// Bytes of each row of x that a tile takes at a time: no more than a group has. (A row that is one short group has more behind it,
     /// which meets zeros.)
     @inline(__always)
-    private static func stepBytes(_ p: i4q_product) -> Int { min(tileRowBytes, Int(p.group_size)) }
+    private static func stepBytes(_ p: i4q_product) -> Int { min(tileRowBytes, Int(p.group_size) &* Arithmetic.elementBytes) }
 }
 
 /// Unpacks groups or a part of one, block after block; what is behind the last group's values is multiplied, too, and so set to

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// INT8 mode, groups that fit into the panel. For each, and for each 32 rows, sums leave the tiles to be scaled; tiles and vectors work at
+// Groups that fit into the panel. For each, and for each 32 rows, sums leave the tiles to be scaled; tiles and vectors work at
 // the same time if their instructions alternate, so three groups are under way at once:
 //
 //     turn i:   tile 0          tile 1          tile 2          tile 3
@@ -27,6 +27,8 @@ private struct Turn {
 }
 
 enum GroupTiles<Scaling: TileScaling> {
+    typealias Arithmetic = Scaling.Arithmetic
+
     /// `rows` are a multiple of `rowsAtATime`, for which tiles are configured.
     @inline(never)
     static func run(_ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece, rows: Range<Int>, rowsAtATime: Int, stepBytes: Int) {
@@ -34,41 +36,46 @@ enum GroupTiles<Scaling: TileScaling> {
         let panel = TilePanel(t), activations = TileActivations(p), scaling = Scaling(p), groups = piece.groups.count
         let turns = rows.count / rowsAtATime &* groups
         let share = (rowsAtATime &+ shape.sums &- 1) / shape.sums
-        let groupBytes = Int(p.group_size), pieceBytes = piece.k.count
+        let groupBytes = Int(p.group_size) &* Arithmetic.elementBytes, pieceBytes = piece.k.count &* Arithmetic.elementBytes
         var multiplied = Turn(row: rows.lowerBound), scaled = multiplied
-        var work = sums(p, t, panel, piece, scaled, 0)
+        var work = sums(p, t, panel, piece, scaled, 0), ahead = activations.ahead(p, t, piece, multiplied.row, Arithmetic.self)
         for index in 0..<turns &+ 2 {
             let multiplies = index < turns, stores = index > 0 && index <= turns, scales = index > 1
             let begin = multiplied.group &* groupBytes
-            let offset = piece.k.lowerBound &+ begin
+            let offset = piece.k.lowerBound &* Arithmetic.elementBytes &+ begin
             let weights = UnsafeRawPointer(panel.base + begin &* 16)
             let steps = multiplies ? (min(groupBytes, pieceBytes &- begin) &+ stepBytes &- 1) / stepBytes : 0
-            let target = panel.sums(index &- 1)
+            let target = TileSums(panel, turn: index &- 1)
             if scales {
                 work = sums(p, t, panel, piece, scaled, index)
                 scaled.advance(groups, rowsAtATime)
             }
-            if multiplies { shape.load(activations.at(row: Int(t.row_begin) &+ multiplied.row, offset), activations.rowStride, weights) }
+            if multiplies {
+                if multiplied.group == 0 { ahead = activations.ahead(p, t, piece, multiplied.row, Arithmetic.self) }
+                ahead.ask()
+                shape.load(activations.at(row: Int(t.row_begin) &+ multiplied.row, offset), activations.rowStride, weights)
+            }
             var next = 0
-            slot(0, target, 0, stores, multiplies)
+            slot(target, 0, 0, 0, stores, multiplies)
             next = scale(scaling, work, next, share, shape, scales)
             if shape.hasSecondBlock {
-                slot(1, target, tileRowBytes, stores, multiplies)
+                slot(target, 1, 0, 1, stores, multiplies)
                 next = scale(scaling, work, next, share, shape, scales)
             }
             if shape.hasSecondHalf {
-                slot(2, target, 16 &* tileBlocks &* tileRowBytes, stores, multiplies)
+                slot(target, 2, 1, 0, stores, multiplies)
                 next = scale(scaling, work, next, share, shape, scales)
                 if shape.hasSecondBlock {
-                    slot(3, target, (16 &* tileBlocks &+ 1) &* tileRowBytes, stores, multiplies)
+                    slot(target, 3, 1, 1, stores, multiplies)
                     next = scale(scaling, work, next, share, shape, scales)
                 }
             }
             var step = 1
             while step < steps {
                 let x = activations.at(row: Int(t.row_begin) &+ multiplied.row, offset &+ step &* stepBytes)
+                ahead.ask()
                 shape.load(x, activations.rowStride, weights + step &* stepBytes &* 16)
-                shape.multiply(SignedBytes.self)
+                shape.multiply(Arithmetic.self)
                 step &+= 1
             }
             multiplied.advance(groups, rowsAtATime)
@@ -77,30 +84,25 @@ enum GroupTiles<Scaling: TileScaling> {
 
     /// What one tile does in a turn but for scaling.
     @_transparent
-    private static func slot(_ tile: Int32, _ target: UnsafeMutableRawPointer, _ place: Int, _ stores: Bool, _ multiplies: Bool) {
-        if stores { i4q_tile_store(tile, target + place, Int64(tileBlocks &* tileRowBytes)) }
+    private static func slot(_ target: TileSums, _ tile: Int32, _ half: Int, _ block: Int, _ stores: Bool, _ multiplies: Bool) {
+        if stores { target.store(tile, half, block) }
         if multiplies {
             i4q_tile_zero(tile)
-            SignedBytes.multiply(tile)
+            Arithmetic.multiply(tile)
         }
     }
 
     /// The next rows' share; returns where it ends.
     @_transparent
-    private static func scale(_ scaling: Scaling, _ work: GroupSums, _ begin: Int, _ share: Int, _ shape: TileShape, _ scales: Bool) -> Int {
+    private static func scale(_ scaling: Scaling, _ work: GroupSums<Scaling>, _ begin: Int, _ share: Int, _ shape: TileShape, _ scales: Bool) -> Int {
         let end = min(begin &+ share, shape.rows)
         if scales { work.scale(scaling, begin..<end, hasSecondBlock: shape.hasSecondBlock) }
         return end
     }
 
     @inline(__always)
-    private static func sums(_ p: i4q_product, _ t: i4q_tile, _ panel: TilePanel, _ piece: TilePiece, _ turn: Turn, _ index: Int) -> GroupSums {
-        let stride = Int(t.out_stride) &* 4, activations = TileActivations(p)
-        let totals = UnsafeMutableRawPointer(t.out.unsafelyUnwrapped) + (turn.row &* stride &+ piece.block &* tileRowBytes)
-        let group = piece.groups.lowerBound &+ turn.group, isFirst = group == 0
-        let row = activations.at(row: Int(t.row_begin) &+ turn.row, Int(p.prepared_scales_offset) &+ group &* 8)
-        return GroupSums(sums: UnsafeRawPointer(panel.sums(index)), sumsStride: tileBlocks &* tileRowBytes, totals: totals, totalsStride: stride, secondTotals: tileRowBytes,
-                         before: isFirst ? panel.zeros : UnsafeRawPointer(totals), beforeStride: isFirst ? 0 : stride, secondBefore: isFirst ? 0 : tileRowBytes,
-                         columns: UnsafeRawPointer(panel.columns(turn.group)), row: row, rowStride: activations.rowStride)
+    private static func sums(_ p: i4q_product, _ t: i4q_tile, _ panel: TilePanel, _ piece: TilePiece, _ turn: Turn, _ index: Int) -> GroupSums<Scaling> {
+        GroupSums(p, t, TileSums(panel, turn: index), group: piece.groups.lowerBound &+ turn.group, row: turn.row, block: piece.block,
+                  blockStep: 1, place: turn.group)
     }
 }

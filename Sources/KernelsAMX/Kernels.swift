@@ -5,7 +5,8 @@ import CInt4QShims
 @c @implementation
 public func i4q_kernels_amx(_ base: i4q_kernels) -> i4q_kernels {
     var kernels = base
-    kernels.bf16_rounds_weights = 1
+    // Longer groups' sums are scaled in the time that their products take.
+    kernels.bf16_rounds_groups_below = 128
     // Rows of x that share what is unpacked, and columns that share a piece of x while it is in the second-level cache.
     kernels.largest_tile_rows = 512
     kernels.largest_tile_blocks = 16

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// BF16 mode in tiles: weights are dequantized and rounded, and sums run over all of k in steps of 32, groups notwithstanding.
+// BF16 mode in tiles. In long groups codes are exact, and sums are scaled group by group. In short ones that would take longer than
+// products do: there weights are dequantized and rounded, and sums run over all of k in steps of 32, groups notwithstanding.
 
 func multiplyBF16Tiles(_ p: i4q_product, _ t: i4q_tile) {
-    if p.kind == Kind.asymmetric {
-        CoverSums<Dequantizer<ShiftedWeights>>.run(p, t)
-    } else if p.kind == Kind.offset {
-        CoverSums<Dequantizer<OffsetWeights>>.run(p, t)
+    if p.rounds_weights == 0 {
+        CoverTiles<ExactCodes, PlainBFloat>.run(p, t)
+    } else if p.scale_type == ElementType.f16 && (p.kind == Kind.symmetric || p.kind == Kind.asymmetric) {
+        CoverSums<LinearWeights>.run(p, t)
     } else {
-        CoverSums<Dequantizer<ScaledWeights>>.run(p, t)
+        CoverSums<TableWeights>.run(p, t)
     }
 }
 
@@ -22,13 +23,10 @@ private enum CoverSums<Unpacker: TileUnpacker> {
         configuration.release()
     }
 
-    /// The two blocks of a pair lie apart, so that each is a stream from memory that goes on into the block behind it.
     @inline(__always)
     private static func coverFewRows(_ p: i4q_product, _ t: i4q_tile, _ configuration: inout TileConfiguration) {
-        let blocks = Int(t.block_count), pairs = blocks / tileBlocks
         configuration.set(rows: Int(t.row_count), stepBytes: tileRowBytes)
-        for pair in 0..<pairs { coverFewRows(p, t, block: pair, step: pairs) }
-        if pairs &* tileBlocks < blocks { coverFewRows(p, t, block: blocks &- 1, step: 0) }
+        eachPairApart(t) { block, step in coverFewRows(p, t, block: block, step: step) }
     }
 
     @inline(never)
@@ -41,8 +39,8 @@ private enum CoverSums<Unpacker: TileUnpacker> {
             shape.load(activations.at(row: Int(t.row_begin), place &* 64), activations.rowStride, UnsafeRawPointer(panel.step(place)))
             shape.multiply(BFloatPairs.self)
         }
-        let stride = Int(t.out_stride) &* 4, totals = UnsafeMutableRawPointer(t.out.unsafelyUnwrapped) + block &* tileRowBytes
-        shape.eachSum { tile, half, b in i4q_tile_store(tile, totals + (half &* 16 &* stride &+ b &* step &* tileRowBytes), Int64(stride)) }
+        let totals = TileSums(totals: t, row: 0, block: block, blockStep: step)
+        shape.eachSum { tile, half, b in totals.store(tile, half, b) }
     }
 
     /// A piece of x stays in the cache for all blocks.
@@ -67,56 +65,108 @@ private enum CoverSums<Unpacker: TileUnpacker> {
 
 // MARK: Dequantizing
 
-/// What a value of codes (code - 8, or a codebook's) becomes in one group.
-private protocol GroupWeights {
-    init()
-    init(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, scale: Floats)
-    func weights(_ values: Floats) -> Floats
+/// A code row becomes four rows of a tile: pairs of neighbours in k, the even ones in the low halves.
+private protocol CodeRowUnpacker: TileUnpacker where Arithmetic == BFloatPairs {
+    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer)
 }
 
-private struct ScaledWeights: GroupWeights {
-    private var scale = Floats(repeating: 0)
-    @_transparent init() {}
-    @_transparent init(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, scale: Floats) { self.scale = scale }
-    @_transparent func weights(_ values: Floats) -> Floats { scale * values }
-}
-
-private struct ShiftedWeights: GroupWeights {
-    private var scale = Floats(repeating: 0)
-    /// 8 - zero point: the sum is exact.
-    private var shift = Floats(repeating: 0)
-    @_transparent init() {}
-
-    @_transparent
-    init(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, scale: Floats) {
-        self.scale = scale
-        shift = i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))
+extension CodeRowUnpacker {
+    @inline(__always)
+    func unpack(_ block: UnsafeRawPointer, k: Int, count: Int, _ panel: UnsafeMutableRawPointer) {
+        var source = block + k &* 8, target = panel
+        for _ in 0..<count &>> 3 {
+            i4q_prefetch(source + prefetchDistance)
+            i4q_prefetch_far(source + farDistance)
+            unpackRow(source.words(0), target)
+            source += codeRowBytes
+            target += 256
+        }
     }
-
-    @_transparent func weights(_ values: Floats) -> Floats { scale * (values + shift) }
 }
 
-private struct OffsetWeights: GroupWeights {
-    private var scale = Floats(repeating: 0)
-    private var offset = Floats(repeating: 0)
-    @_transparent init() {}
+/// Weights that are dequantized.
+private protocol Dequantizer: CodeRowUnpacker {}
 
-    @_transparent
-    init(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, scale: Floats) {
-        self.scale = scale
-        offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
-    }
-
-    @_transparent func weights(_ values: Floats) -> Floats { fusedMultiplyAdd(scale, values + Floats(repeating: 8), offset) }
-}
-
-/// A code row becomes four rows of a tile: pairs of neighbours in k.
-private struct Dequantizer<Weights: GroupWeights>: TileUnpacker {
-    typealias Arithmetic = BFloatPairs
+extension Dequantizer {
     static var scalesGroups: Bool { false }
-    static var isCommon: Bool { true }
+    @_transparent func setColumns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ panel: TilePanel, _ place: Int, _ b: Int) {}
+}
+
+/// scale * (code - zero point), scales of binary16. First bytes move to where a float's lane has them twice:
+///
+///     lane  2 j: k 0..3 of column j; 2 j + 1: k 4..7 of it
+///     bits  31..24   23..20  19..16   15..12  11..8   7..0
+///           -        -       k        k + 1   -       -           k and k + 1: a byte of the code row
+///
+/// With 2^7's exponent bits 16..19 make 2^7 + code, with 2^11's bits 12..15 make 2^11 + code, so that a fused multiply-add makes it a
+/// weight: scale * (2^11 + zero point) has 23 bits and is exact. Lanes are in the order of pairs when they have been rounded.
+private struct LinearWeights: Dequantizer {
+    private var first = HalfColumns()
+    private var second = HalfColumns()
+    @inline(__always) init(_ p: i4q_product) {}
+
+    @inline(__always)
+    mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {
+        let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
+        let zero = p.kind == Kind.asymmetric ? i4q_float_from_i32(loadZeroPoints(block + Int(p.zeros_offset), group)) : Floats(repeating: 8)
+        first = HalfColumns(scale, zero, from: 0)
+        second = HalfColumns(scale, zero, from: 8)
+    }
+
+    @_transparent
+    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer) {
+        let p = unsafeBitCast(packed, to: Register.self)
+        let left = Register(p[0], p[1], p[0], p[1], p[2], p[3], p[2], p[3]), right = Register(p[4], p[5], p[4], p[5], p[6], p[7], p[6], p[7])
+        unpackBytes(left, right, 0, target)
+        unpackBytes(left, right, 1, target + 128)
+    }
+
+    /// Bytes `byte` and `byte` + 2 of each column, whose quarters of a register stand twice.
+    @_transparent
+    private func unpackBytes(_ left: Register, _ right: Register, _ byte: UInt32, _ target: UnsafeMutableRawPointer) {
+        let places = Words(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14) &+ Words(repeating: byte)
+        let index = unsafeBitCast(places &* Words(repeating: 0x0101_0101), to: Register.self)
+        let ofFirst = unsafeBitCast(i4q_avx512_lookup_bytes(left, index), to: Words.self)
+        let ofSecond = unsafeBitCast(i4q_avx512_lookup_bytes(right, index), to: Words.self)
+        target.storeBytes(of: i4q_avx512_narrow_bf16(first.low(ofFirst), second.low(ofSecond)), as: Register.self)
+        target.storeBytes(of: i4q_avx512_narrow_bf16(first.high(ofFirst), second.high(ofSecond)), toByteOffset: 64, as: Register.self)
+    }
+}
+
+/// Eight columns' parameters, each for two lanes.
+private struct HalfColumns {
+    private var scale = Floats(repeating: 0)
+    private var lowCentre = Floats(repeating: 0)
+    private var highCentre = Floats(repeating: 0)
+    @_transparent init() {}
+
+    @_transparent
+    init(_ scale: Floats, _ zero: Floats, from column: UInt32) {
+        let index = unsafeBitCast(Words(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7) &+ Words(repeating: column), to: Register.self)
+        let zero = i4q_avx512_permute(index, zero)
+        self.scale = i4q_avx512_permute(index, scale)
+        lowCentre = self.scale * (Floats(repeating: -0x1p7) - zero)
+        highCentre = self.scale * (Floats(repeating: -0x1p11) - zero)
+    }
+
+    @_transparent
+    func low(_ lanes: Words) -> Floats {
+        fusedMultiplyAdd(floats(fromBits: lanes & Words(repeating: 0xf_0000) | Words(repeating: 0x4300_0000)), scale, lowCentre)
+    }
+
+    @_transparent
+    func high(_ lanes: Words) -> Floats {
+        fusedMultiplyAdd(floats(fromBits: lanes & Words(repeating: 0xf000) | Words(repeating: 0x4500_0000)), scale, highCentre)
+    }
+}
+
+/// Every kind and every type of scales: fma(scale, value + shift, offset) of code - 8 or a codebook's value.
+private struct TableWeights: Dequantizer {
     private let table: Floats
-    private var group = Weights()
+    private var scale = Floats(repeating: 0)
+    /// 8 - zero point, or 8; the sum is exact.
+    private var shift = Floats(repeating: 0)
+    private var offset = Floats(repeating: 0)
 
     @inline(__always)
     init(_ p: i4q_product) {
@@ -125,32 +175,76 @@ private struct Dequantizer<Weights: GroupWeights>: TileUnpacker {
 
     @inline(__always)
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {
-        self.group = Weights(p, block, group, scale: loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type))
-    }
-
-    @inline(__always)
-    func unpack(_ block: UnsafeRawPointer, k: Int, count: Int, _ panel: UnsafeMutableRawPointer) {
-        var source = block + k &* 8, target = panel
-        for _ in 0..<count &>> 3 {
-            i4q_prefetch(source + prefetchDistance)
-            i4q_prefetch_far(source + farDistance)
-            let packed = source.words(0)
-            dequantizePair(packed, 0, target)
-            dequantizePair(packed, 1, target + 64)
-            dequantizePair(packed, 2, target + 128)
-            dequantizePair(packed, 3, target + 192)
-            source += codeRowBytes
-            target += 256
+        scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
+        if p.kind == Kind.asymmetric {
+            shift = i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))
+        } else if p.kind == Kind.offset {
+            shift = Floats(repeating: 8)
+            offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
         }
     }
 
     /// Permutations read the low four bits of each index.
     @_transparent
-    private func dequantizePair(_ packed: Words, _ pair: UInt32, _ target: UnsafeMutableRawPointer) {
-        let even = unsafeBitCast(packed &>> Words(repeating: 4 &* pair), to: Register.self)
-        let odd = unsafeBitCast(packed &>> Words(repeating: 4 &* pair &+ 16), to: Register.self)
-        let pairs = i4q_avx512_pairs_of_bf16(group.weights(i4q_avx512_permute(even, table)), group.weights(i4q_avx512_permute(odd, table)))
+    private func weights(_ packed: Words, _ bits: UInt32) -> Floats {
+        let value = i4q_avx512_permute(unsafeBitCast(packed &>> Words(repeating: bits), to: Register.self), table)
+        return fusedMultiplyAdd(scale, value + shift, offset)
+    }
+
+    @_transparent
+    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer) {
+        unpackPair(packed, 0, target)
+        unpackPair(packed, 1, target + 64)
+        unpackPair(packed, 2, target + 128)
+        unpackPair(packed, 3, target + 192)
+    }
+
+    @_transparent
+    private func unpackPair(_ packed: Words, _ pair: UInt32, _ target: UnsafeMutableRawPointer) {
+        let pairs = i4q_avx512_pairs_of_bf16(weights(packed, 4 &* pair), weights(packed, 4 &* pair &+ 16))
         target.storeBytes(of: pairs, as: Register.self)
+    }
+}
+
+// MARK: Exact codes
+
+/// Codes less 8 or less their zero points, or a codebook's values, rounded.
+private struct ExactCodes: GroupUnpacker, CodeRowUnpacker {
+    static var isCommon: Bool { true }
+    /// Of permutations of halves, which read five bits of an index: 16 values twice, or the integers 0 .. 15 and -16 .. -1.
+    private let table: Register
+    private let isShifted: Bool
+    /// Zero points, in both halves of a lane.
+    private var zeroPoints = Register(repeating: 0)
+
+    @inline(__always)
+    init(_ p: i4q_product) {
+        isShifted = p.kind == Kind.asymmetric
+        let linear = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
+        let low = p.codebook.map { UnsafeRawPointer($0).floats(0) } ?? (isShifted ? linear + Floats(repeating: 8) : linear)
+        table = bfloatTable(low, isShifted ? linear - Floats(repeating: 8) : low)
+    }
+
+    @inline(__always)
+    mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {
+        if !isShifted { return }
+        let points = unsafeBitCast(loadZeroPoints(block + Int(p.zeros_offset), group), to: Words.self)
+        zeroPoints = unsafeBitCast(points | points &<< Words(repeating: 16), to: Register.self)
+    }
+
+    @_transparent
+    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer) {
+        unpackPair(packed, 0, target)
+        unpackPair(packed, 1, target + 64)
+        unpackPair(packed, 2, target + 128)
+        unpackPair(packed, 3, target + 192)
+    }
+
+    @_transparent
+    private func unpackPair(_ packed: Words, _ pair: UInt32, _ target: UnsafeMutableRawPointer) {
+        var index = unsafeBitCast(packed &>> Words(repeating: 4 &* pair), to: Register.self)
+        if isShifted { index = i4q_avx512_subtract_halves(index & Register(repeating: 0x000f_000f_000f_000f), zeroPoints) }
+        target.storeBytes(of: i4q_avx512_permute_halves(index, table), as: Register.self)
     }
 
     @inline(__always)

@@ -26,9 +26,8 @@ func multiplyInt8Tiles(_ p: i4q_product, _ t: i4q_tile) {
 /// Panel bytes of one value of k.
 private let bytesOfK = 16
 
-struct UnpackBytes<Bytes: WeightBytes>: TileUnpacker {
+struct UnpackBytes<Bytes: WeightBytes>: GroupUnpacker {
     typealias Arithmetic = SignedBytes
-    static var scalesGroups: Bool { true }
     static var isCommon: Bool { Bytes.isCommon }
     private var weights: Bytes
 

@@ -52,6 +52,22 @@ struct TileConfiguration {
     func release() { i4q_tiles_give_back(held) }
 }
 
+/// Interleaved rows of x on their way into the second-level cache, some lines at each step.
+struct RowsAhead {
+    static var lines: Int { 4 }
+    var line: UnsafeRawPointer
+    let stepBytes: Int
+
+    @_transparent
+    mutating func ask() {
+        i4q_prefetch_far(line)
+        i4q_prefetch_far(line + 64)
+        i4q_prefetch_far(line + 128)
+        i4q_prefetch_far(line + 192)
+        line += stepBytes
+    }
+}
+
 /// Rows of prepared activations, row after row or 32 of them interleaved.
 struct TileActivations {
     private let base: UnsafeRawPointer
@@ -68,11 +84,47 @@ struct TileActivations {
         rowStride = lineStride == tileRowBytes ? rowBytes : tileRowBytes
     }
 
+    /// The next piece of 32 rows from `row` on within the tile, or the first: a pair of blocks asks for a part of it.
+    @inline(__always)
+    func ahead<Arithmetic: TileArithmetic>(_ p: i4q_product, _ t: i4q_tile, _ piece: TilePiece, _ row: Int, _ arithmetic: Arithmetic.Type) -> RowsAhead {
+        let next = piece.k.upperBound < Int(p.k_padded) ? piece.k.upperBound : 0
+        let lines = at(row: Int(t.row_begin) &+ row, next &* Arithmetic.elementBytes) + piece.block / tileBlocks &* lineStride
+        return RowsAhead(line: lines, stepBytes: lineStride == tileRowBytes ? 0 : RowsAhead.lines &* tileRowBytes)
+    }
+
     /// `row` is a multiple of 32 unless rows stand one after the other.
     @_transparent
     func at(row: Int, _ offset: Int) -> UnsafeRawPointer {
         base + ((row & ~31) &* rowBytes &+ (row & 31) &* rowStride &+ (offset &>> 6) &* lineStride &+ (offset & 63))
     }
+}
+
+/// Where the four sums stand in memory: tile 2 r + b's 16 rows on for r, and `blockBytes` for b.
+struct TileSums {
+    let base: UnsafeMutableRawPointer
+    let stride: Int
+    private let blockBytes: Int
+
+    /// In a panel, until they are scaled.
+    @inline(__always)
+    init(_ panel: TilePanel, turn: Int) {
+        base = panel.sums(turn)
+        stride = tileBlocks &* tileRowBytes
+        blockBytes = tileRowBytes
+    }
+
+    /// Among the totals, from a row and a block of the tile of the result on; the second block is `blockStep` further.
+    @inline(__always)
+    init(totals t: i4q_tile, row: Int, block: Int, blockStep: Int) {
+        stride = Int(t.out_stride) &* 4
+        base = UnsafeMutableRawPointer(t.out.unsafelyUnwrapped) + (row &* stride &+ block &* tileRowBytes)
+        blockBytes = blockStep &* tileRowBytes
+    }
+
+    @_transparent func at(_ half: Int, _ block: Int) -> UnsafeMutableRawPointer { base + (half &* 16 &* stride &+ block &* blockBytes) }
+
+    @_transparent func store(_ tile: Int32, _ half: Int, _ block: Int) { i4q_tile_store(tile, at(half, block), Int64(stride)) }
+    @_transparent func load(_ tile: Int32, _ half: Int, _ block: Int) { i4q_tile_load(tile, at(half, block), Int64(stride)) }
 }
 
 /// Which of the four sums there are: tile 2 r + b is that of the rows' half r and of block b.

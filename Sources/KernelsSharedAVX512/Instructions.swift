@@ -45,11 +45,10 @@ struct LinearCodes: CodeReader {
     }
 }
 
-/// 16 values as bfloat16, twice.
+/// 32 values as bfloat16.
 @inline(__always)
-func bfloatTable(_ values: Floats) -> Register {
-    let halves = narrowToBFloats(values)
-    return unsafeBitCast(SIMD32<UInt16>(lowHalf: halves, highHalf: halves), to: Register.self)
+func bfloatTable(_ low: Floats, _ high: Floats) -> Register {
+    unsafeBitCast(SIMD32<UInt16>(lowHalf: narrowToBFloats(low), highHalf: narrowToBFloats(high)), to: Register.self)
 }
 
 /// Codes as bfloat16: linear ones, or a caller's codebook, rounded. Two neighbours in k of each packed lane at a time, the even one in
@@ -61,7 +60,7 @@ struct BFloatCodes {
     init(codebook: UnsafePointer<Float>?) {
         var values = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
         if let codebook { values = UnsafeRawPointer(codebook).floats(0) }
-        table = bfloatTable(values)
+        table = bfloatTable(values, values)
     }
 
     @inline(__always)

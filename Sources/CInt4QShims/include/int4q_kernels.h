@@ -67,6 +67,7 @@ typedef struct i4q_product {
     int64_t prepared_sums_offset;
     const int8_t *int8_codebook;  /* INT8 mode with a codebook: its 16 values as integers, */
     float int8_codebook_step;     /* and what one of those is worth */
+    int64_t rounds_weights;       /* BF16 mode: whether weights are dequantized and rounded, and codes not exact */
 } i4q_product;
 
 /* A rectangle of the result: rows of x times blocks of 16 columns, written as dense floats. */
@@ -285,7 +286,7 @@ typedef struct i4q_kernels {
     const char *tile_bf16_name;
     const char *tile_binary_name;
     int64_t bf16_element_bytes; /* of prepared activations: 2 or 4 */
-    int64_t bf16_rounds_weights; /* whether dequantized weights are rounded to bfloat16, too */
+    int64_t bf16_rounds_groups_below; /* BF16 mode rounds dequantized weights in groups of fewer k and in all of OFFSET; 0: never */
     int64_t largest_tile_rows;   /* of INT8 and BF16 mode, for many rows; F32 and BINARY: 128 rows, 4 blocks */
     int64_t largest_tile_blocks;
     int64_t interleaves_rows;    /* whether INT8 and BF16 mode want many rows of activations by lines (prepared_line_stride) */

@@ -649,6 +649,7 @@ I4Q_VECTOR __m512 i4q_avx512_permute(__m512i index, __m512 table) { return _mm51
 I4Q_VECTOR __m512i i4q_avx512_dot(__m512i sum, __m512i u, __m512i s) { return _mm512_dpbusd_epi32(sum, u, s); }
 I4Q_VECTOR __m512i i4q_avx512_permute_halves(__m512i index, __m512i table) { return _mm512_permutexvar_epi16(index, table); }
 I4Q_VECTOR __m512i i4q_avx512_subtract_bytes(__m512i a, __m512i b) { return _mm512_sub_epi8(a, b); }
+I4Q_VECTOR __m512i i4q_avx512_subtract_halves(__m512i a, __m512i b) { return _mm512_sub_epi16(a, b); }
 I4Q_VECTOR __m512i i4q_avx512_lookup_bytes(__m512i table, __m512i index) { return _mm512_shuffle_epi8(table, index); }
 
 /* i4q_decode_lanes() with columns: [16 lanes][16 entries]. One permutation looks up k 0..7 of two lanes, which stand side by side then;
@@ -696,7 +697,10 @@ I4Q_VECTOR __m512 i4q_avx512_dot_bf16(__m512 sum, __m512i a, __m512i b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
-/* Two times 16 floats, rounded half to even (denormals to zero), as 16 pairs, the even one in the low half. */
+/* Two times 16 floats, rounded half to even (denormals to zero). */
+I4Q_VECTOR __m512i i4q_avx512_narrow_bf16(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+/* The same, as 16 pairs, the even one in the low half. */
 I4Q_VECTOR __m512i i4q_avx512_pairs_of_bf16(__m512 even, __m512 odd) {
     typedef uint16_t u16x32 __attribute__((ext_vector_type(32)));
     const u16x32 halves = (u16x32)_mm512_cvtne2ps_pbh(odd, even);

@@ -119,7 +119,7 @@ public struct ErrorBound {
         if roundsWeights { return sum.skip(value) }
         switch product.plan.mode {
         case Int64(INT4Q_MODE_F32): dot.round(dot.total)
-        case Int64(INT4Q_MODE_BF16): dot.round(2 * dot.total.magnitude + 16 * (value * code).magnitude)
+        case Int64(INT4Q_MODE_BF16): dot.round(2 * dot.total.magnitude + 18 * (value * code).magnitude)
         default: sum.skip(value); return
         }
         if w.hasSums { sum.add(value) } else { sum.skip(value) }
@@ -326,21 +326,21 @@ private struct ActivationStep {
     var limit: Double
 }
 
-/// A group of one column of weights: w = scale * v + centre with v = code - 8 (of 8 bits 128), a codebook's value, or what codes
-/// of 1 and 2 bits stand for.
+/// A group of one column of weights: w = scale * v + centre with v = code - 8 (of 8 bits 128; or the zero point), a codebook's value, or what
+/// codes of 1 and 2 bits stand for.
 private struct ColumnGroup {
     static let longest = 256
 
     let row: BlobRow
     let scale: Double
     let centre: Double
-    /// What codes are counted from: 8, or 128; 1 for codes of 1 and 2 bits.
+    /// What codes are counted from: 8, or 128; 1 for codes of 1 and 2 bits; a zero point, where kernels take it from the codes.
     let middle: Double
     /// 8 - zero point: the centre without the scale.
     let shift: Double
     /// Of the codebook; 0 for other kinds.
     let largestValue: Double
-    var largestCode: Double { largestValue == 0 ? middle : largestValue }
+    let largestCode: Double
     /// That INT8 mode makes of the largest value; 0 for other kinds and modes.
     let levels: Double
     /// Whether the kernels sum x.
@@ -363,22 +363,25 @@ private struct ColumnGroup {
         let scheme = row.blob.scheme
         scale = Double(scheme.scaleType.load(row.scales, row.parameterIndex(group)))
         var largest: Float = 0
-        middle = scheme.isFew ? 1 : Double(scheme.width.middle)
-        var zero = middle
+        let usual = scheme.isFew ? 1 : Double(scheme.width.middle)
+        let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
+        let subtracts = hasBFloats && product.subtractsZeroPoints && scheme.kind == .asymmetric
+        var zero = usual
         switch scheme.kind {
         case .symmetric, .binary, .ternary: centre = 0
         case .asymmetric:
             zero = Double(row.zeroPoint(group))
-            centre = scale * (middle - zero)
-        case .offset: centre = middle * scale + Double(scheme.scaleType.load(row.zeros, row.parameterIndex(group)))
+            centre = subtracts ? 0 : scale * (usual - zero)
+        case .offset: centre = usual * scale + Double(scheme.scaleType.load(row.zeros, row.parameterIndex(group)))
         case .codebook:
             centre = 0
             for index in 0..<16 { largest = max(largest, row.codebookValue(index).magnitude) }
         }
+        middle = subtracts ? zero : usual
         shift = middle - zero
         largestValue = Double(largest)
-        hasSums = scheme.kind == .asymmetric || scheme.kind == .offset
-        let hasBFloats = product.plan.mode == Int64(INT4Q_MODE_BF16) && product.kernels.bf16_element_bytes == 2
+        largestCode = largest != 0 ? largestValue : subtracts ? max(zero, 15 - zero) : middle
+        hasSums = (scheme.kind == .asymmetric && !subtracts) || scheme.kind == .offset
         if levels != 0 {
             rounding = .codebookToBytes
         } else if hasBFloats && product.roundsWeights {

@@ -45,7 +45,13 @@ public struct Product {
     }
 
     /// Whether BF16 mode rounds weights as well as activations.
-    var roundsWeights: Bool { kernels.bf16_rounds_weights != 0 }
+    var roundsWeights: Bool {
+        let limit = kernels.bf16_rounds_groups_below
+        return limit > groups.size || (limit > 0 && plan.kind == Int64(INT4Q_KIND_OFFSET))
+    }
+
+    /// Whether BF16 mode multiplies codes less their zero points, and not codes less 8.
+    var subtractsZeroPoints: Bool { kernels.bf16_rounds_groups_below > 0 && !roundsWeights }
 
     var experts: ExpertRows? { plan.expertCount == 0 ? nil : ExpertRows(plan, in: scratch) }
 
@@ -172,7 +178,7 @@ public struct Product {
             codebook: hasTensorCodebook ? codebook(of: blob) : nil, codebooks_offset: Int64(layout.codebooksOffset),
             prepared: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)),
             prepared_row_bytes: plan.preparedRowBytes, prepared_line_stride: plan.preparedLineStride, prepared_scales_offset: plan.preparedScalesOffset,
-            prepared_sums_offset: plan.preparedSumsOffset, int8_codebook: nil, int8_codebook_step: 1)
+            prepared_sums_offset: plan.preparedSumsOffset, int8_codebook: nil, int8_codebook_step: 1, rounds_weights: roundsWeights ? 1 : 0)
         switch plan.mode {
         case Int64(INT4Q_MODE_F32): kernels.tile_f32.unsafelyUnwrapped(&product, &tile)
         case Int64(INT4Q_MODE_BF16): kernels.tile_bf16.unsafelyUnwrapped(&product, &tile)
