@@ -36,11 +36,13 @@ struct PanelLayout<let blocks: Int> {
         centresOffset = scalesOffset &+ groups.count &* blocks &* 64
     }
 
-    /// Groups that fit; 0 if not even one does.
+    /// Groups that fit into half of the memory, for activations and totals want a place in the first-level cache, too; or one long one
+    /// that needs more. 0 if not even one fits.
     @inline(__always)
     static func capacity<A: PanelArithmetic>(_ arithmetic: A.Type, _ p: i4q_product) -> Int {
         let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64
-        return Int(I4Q_PANEL_BYTES) / (group &+ 2 &* blocks &* 64)
+        let bytes = group &+ 2 &* blocks &* 64, several = Int(I4Q_PANEL_BYTES) / 2 / bytes
+        return several > 0 ? several : Int(I4Q_PANEL_BYTES) / bytes
     }
 }
 
