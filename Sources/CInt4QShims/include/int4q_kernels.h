@@ -287,7 +287,7 @@ typedef struct i4q_kernels {
     const char *tile_binary_name;
     int64_t bf16_element_bytes; /* of prepared activations: 2 or 4 */
     int64_t bf16_rounds_groups_below; /* BF16 mode rounds dequantized weights in groups of fewer k and in all of OFFSET; 0: never */
-    int64_t largest_tile_rows;   /* of INT8 and BF16 mode, for many rows; F32 and BINARY: 128 rows, 4 blocks */
+    int64_t largest_tile_rows;   /* of INT8 and BF16 mode, for many rows; F32: 128 rows, 16 blocks; BINARY: 128, 4 */
     int64_t largest_tile_blocks;
     int64_t interleaves_rows;    /* whether INT8 and BF16 mode want many rows of activations by lines (prepared_line_stride) */
 

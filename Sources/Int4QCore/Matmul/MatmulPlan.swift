@@ -69,9 +69,12 @@ public struct MatmulPlan {
 
     /// As some kernels want it.
     public init(_ shape: MatmulShape, _ kernels: i4q_kernels) throws(Failure) {
-        let hasOwnLimit = shape.mode == .int8 || shape.mode == .bf16
-        let limit = hasOwnLimit ? TileLimit(rows: kernels.largest_tile_rows, blocks: kernels.largest_tile_blocks,
-                                              interleavesRows: kernels.interleaves_rows != 0) : TileLimit()
+        let limit = switch shape.mode {
+        case .f32: TileLimit(blocks: 16) // a tile's activations come from the third-level cache: the fewer tiles, the less often
+        case .int8, .bf16: TileLimit(rows: kernels.largest_tile_rows, blocks: kernels.largest_tile_blocks,
+                                     interleavesRows: kernels.interleaves_rows != 0)
+        case .binary: TileLimit()
+        }
         try self.init(shape, bfloatBytes: kernels.bf16_element_bytes, limit)
     }
 
