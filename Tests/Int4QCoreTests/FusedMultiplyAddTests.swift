@@ -238,7 +238,7 @@ private final class TinyProduct {
             blocks: block.pointer(to: UInt8.self), block_bytes: Int64(Self.blockBytes), scales_offset: 256, zeros_offset: 0,
             scale_type: Int64(INT4Q_TYPE_F32), kind: Int64(INT4Q_KIND_CODEBOOK), code_bits: 4, k_padded: 32, group_size: 32, group_count: 1,
             codebook: codebook, codebooks_offset: 0, prepared: prepared.pointer(to: UInt8.self), prepared_row_bytes: Int64(Self.rowBytes), prepared_line_stride: 64,
-            prepared_scales_offset: 128, prepared_sums_offset: 128, int8_codebook: nil, int8_codebook_step: 1)
+            prepared_scales_offset: 128, prepared_sums_offset: 128, int8_codebook: nil, int8_codebook_step: 1, rounds_weights: 0)
         var tile = i4q_tile(row_begin: 0, row_count: Int64(rows), block_begin: 0, block_count: 1,
                             out: out.pointer(to: Float.self), out_stride: 16, panel: panel.base)
         kernels.tile_f32(&product, &tile)
@@ -320,7 +320,7 @@ private struct ChainedProduct {
                 k_padded: Int64(Self.k), group_size: Int64(Self.group), group_count: 3,
                 codebook: kind == INT4Q_KIND_CODEBOOK ? table.baseAddress : nil, codebooks_offset: 0, prepared: prepared.pointer(to: UInt8.self),
                 prepared_row_bytes: Int64(Self.rowBytes), prepared_line_stride: 64, prepared_scales_offset: 0,
-                prepared_sums_offset: Int64(Self.sumsOffset), int8_codebook: nil, int8_codebook_step: 1)
+                prepared_sums_offset: Int64(Self.sumsOffset), int8_codebook: nil, int8_codebook_step: 1, rounds_weights: 0)
             var tile = i4q_tile(row_begin: 0, row_count: Int64(rows), block_begin: 0, block_count: Int64(blocks),
                                 out: out.pointer(to: Float.self), out_stride: Int64(blocks * 16), panel: panel.base)
             kernels.tile_f32(&product, &tile)
