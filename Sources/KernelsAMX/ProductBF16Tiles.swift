@@ -84,6 +84,22 @@ extension CodeRowUnpacker {
     }
 }
 
+/// Where each pair is a permutation of its own.
+private protocol PairUnpacker: CodeRowUnpacker {
+    /// k 2 `pair` and 2 `pair` + 1 of each lane.
+    func pairs(_ packed: Words, _ pair: UInt32) -> Register
+}
+
+extension PairUnpacker {
+    @_transparent
+    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer) {
+        target.storeBytes(of: pairs(packed, 0), as: Register.self)
+        target.storeBytes(of: pairs(packed, 1), toByteOffset: 64, as: Register.self)
+        target.storeBytes(of: pairs(packed, 2), toByteOffset: 128, as: Register.self)
+        target.storeBytes(of: pairs(packed, 3), toByteOffset: 192, as: Register.self)
+    }
+}
+
 /// Weights that are dequantized.
 private protocol Dequantizer: CodeRowUnpacker {}
 
@@ -161,17 +177,14 @@ private struct HalfColumns {
 }
 
 /// Every kind and every type of scales: fma(scale, value + shift, offset) of code - 8 or a codebook's value.
-private struct TableWeights: Dequantizer {
+private struct TableWeights: Dequantizer, PairUnpacker {
     private let table: Floats
     private var scale = Floats(repeating: 0)
     /// 8 - zero point, or 8; the sum is exact.
     private var shift = Floats(repeating: 0)
     private var offset = Floats(repeating: 0)
 
-    @inline(__always)
-    init(_ p: i4q_product) {
-        table = p.codebook.map { UnsafeRawPointer($0).floats(0) } ?? Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
-    }
+    @inline(__always) init(_ p: i4q_product) { table = codeValues(p.codebook) }
 
     @inline(__always)
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int) {
@@ -192,27 +205,18 @@ private struct TableWeights: Dequantizer {
     }
 
     @_transparent
-    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer) {
-        unpackPair(packed, 0, target)
-        unpackPair(packed, 1, target + 64)
-        unpackPair(packed, 2, target + 128)
-        unpackPair(packed, 3, target + 192)
-    }
-
-    @_transparent
-    private func unpackPair(_ packed: Words, _ pair: UInt32, _ target: UnsafeMutableRawPointer) {
-        let pairs = i4q_avx512_pairs_of_bf16(weights(packed, 4 &* pair), weights(packed, 4 &* pair &+ 16))
-        target.storeBytes(of: pairs, as: Register.self)
+    func pairs(_ packed: Words, _ pair: UInt32) -> Register {
+        i4q_avx512_pairs_of_bf16(weights(packed, 4 &* pair), weights(packed, 4 &* pair &+ 16))
     }
 }
 
 // MARK: Exact codes
 
 /// Codes less 8 or less their zero points, or a codebook's values, rounded.
-private struct ExactCodes: GroupUnpacker, CodeRowUnpacker {
+private struct ExactCodes: GroupUnpacker, PairUnpacker {
     static var isCommon: Bool { true }
-    /// Of permutations of halves, which read five bits of an index: 16 values twice, or the integers 0 .. 15 and -16 .. -1.
-    private let table: Register
+    /// Where zero points are subtracted, the integers 0 .. 15 and -16 .. -1.
+    private let codes: BFloatCodes
     private let isShifted: Bool
     /// Zero points, in both halves of a lane.
     private var zeroPoints = Register(repeating: 0)
@@ -220,9 +224,8 @@ private struct ExactCodes: GroupUnpacker, CodeRowUnpacker {
     @inline(__always)
     init(_ p: i4q_product) {
         isShifted = p.kind == Kind.asymmetric
-        let linear = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
-        let low = p.codebook.map { UnsafeRawPointer($0).floats(0) } ?? (isShifted ? linear + Floats(repeating: 8) : linear)
-        table = bfloatTable(low, isShifted ? linear - Floats(repeating: 8) : low)
+        let linear = codeValues(nil)
+        codes = isShifted ? BFloatCodes(linear + Floats(repeating: 8), linear - Floats(repeating: 8)) : BFloatCodes(codebook: p.codebook)
     }
 
     @inline(__always)
@@ -233,18 +236,10 @@ private struct ExactCodes: GroupUnpacker, CodeRowUnpacker {
     }
 
     @_transparent
-    func unpackRow(_ packed: Words, _ target: UnsafeMutableRawPointer) {
-        unpackPair(packed, 0, target)
-        unpackPair(packed, 1, target + 64)
-        unpackPair(packed, 2, target + 128)
-        unpackPair(packed, 3, target + 192)
-    }
-
-    @_transparent
-    private func unpackPair(_ packed: Words, _ pair: UInt32, _ target: UnsafeMutableRawPointer) {
-        var index = unsafeBitCast(packed &>> Words(repeating: 4 &* pair), to: Register.self)
-        if isShifted { index = i4q_avx512_subtract_halves(index & Register(repeating: 0x000f_000f_000f_000f), zeroPoints) }
-        target.storeBytes(of: i4q_avx512_permute_halves(index, table), as: Register.self)
+    func pairs(_ packed: Words, _ pair: UInt32) -> Register {
+        if !isShifted { return codes.bfloats(packed, pair: pair) }
+        let nibbles = unsafeBitCast(packed &>> Words(repeating: 4 &* pair), to: Register.self) & Register(repeating: 0x000f_000f_000f_000f)
+        return codes.bfloats(i4q_avx512_subtract_halves(nibbles, zeroPoints))
     }
 
     @inline(__always)

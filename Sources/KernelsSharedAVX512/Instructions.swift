@@ -45,10 +45,10 @@ struct LinearCodes: CodeReader {
     }
 }
 
-/// 32 values as bfloat16.
+/// What codes stand for but for the scale: a codebook's values, or codes less 8.
 @inline(__always)
-func bfloatTable(_ low: Floats, _ high: Floats) -> Register {
-    unsafeBitCast(SIMD32<UInt16>(lowHalf: narrowToBFloats(low), highHalf: narrowToBFloats(high)), to: Register.self)
+func codeValues(_ codebook: UnsafePointer<Float>?) -> Floats {
+    codebook.map { UnsafeRawPointer($0).floats(0) } ?? Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
 }
 
 /// Codes as bfloat16: linear ones, or a caller's codebook, rounded. Two neighbours in k of each packed lane at a time, the even one in
@@ -58,15 +58,21 @@ struct BFloatCodes {
 
     @inline(__always)
     init(codebook: UnsafePointer<Float>?) {
-        var values = Floats(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
-        if let codebook { values = UnsafeRawPointer(codebook).floats(0) }
-        table = bfloatTable(values, values)
+        let values = codeValues(codebook)
+        self.init(values, values)
+    }
+
+    /// 32 values, of which an index reads five bits.
+    @inline(__always)
+    init(_ low: Floats, _ high: Floats) {
+        table = unsafeBitCast(SIMD32<UInt16>(lowHalf: narrowToBFloats(low), highHalf: narrowToBFloats(high)), to: Register.self)
     }
 
     @inline(__always)
-    func bfloats(_ words: Words, pair: UInt32) -> Register {
-        i4q_avx512_permute_halves(unsafeBitCast(words &>> Words(repeating: 4 &* pair), to: Register.self), table)
-    }
+    func bfloats(_ words: Words, pair: UInt32) -> Register { bfloats(unsafeBitCast(words &>> Words(repeating: 4 &* pair), to: Register.self)) }
+
+    @inline(__always)
+    func bfloats(_ index: Register) -> Register { i4q_avx512_permute_halves(index, table) }
 }
 
 /// Any table of floats; the permutation reads the low four bits of each index.

@@ -703,7 +703,7 @@ I4Q_VECTOR __m512i i4q_avx512_narrow_bf16(__m512 low, __m512 high) { return (__m
 /* The same, as 16 pairs, the even one in the low half. */
 I4Q_VECTOR __m512i i4q_avx512_pairs_of_bf16(__m512 even, __m512 odd) {
     typedef uint16_t u16x32 __attribute__((ext_vector_type(32)));
-    const u16x32 halves = (u16x32)_mm512_cvtne2ps_pbh(odd, even);
+    const u16x32 halves = (u16x32)i4q_avx512_narrow_bf16(even, odd);
     return (__m512i)__builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9,
                                             25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
