@@ -2,7 +2,7 @@
 
 /// Shapes of register products: 32 registers of 16 lanes; four blocks abreast are four streams from memory.
 enum F32Shapes<Codes: CodeReader>: TileShapes {
-    typealias Panel = FloatPanelProduct<8, 2, F32Panel<Codes>>
+    typealias Panel = FloatPanelProduct<6, 4, F32Panel<Codes>>
     typealias Tall = RegisterProductF32<8, 2, Codes>
     typealias TallEdge = EachRow<8, RegisterProductF32<4, 1, Codes>>
     typealias Middle = RegisterProductF32<4, 4, Codes>

@@ -36,13 +36,13 @@ struct PanelLayout<let blocks: Int> {
         centresOffset = scalesOffset &+ groups.count &* blocks &* 64
     }
 
-    /// Groups that fit into half of the memory, for activations and totals want a place in the first-level cache, too; or one long one
-    /// that needs more. 0 if not even one fits.
+    /// Groups that fit into 20 KiB, for activations and totals want a place in the first-level cache, too; or one long one that needs
+    /// more. 0 if not even one fits into the memory.
     @inline(__always)
     static func capacity<A: PanelArithmetic>(_ arithmetic: A.Type, _ p: i4q_product) -> Int {
         let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64
-        let bytes = group &+ 2 &* blocks &* 64, several = Int(I4Q_PANEL_BYTES) / 2 / bytes
-        return several > 0 ? several : Int(I4Q_PANEL_BYTES) / bytes
+        let bytes = group &+ 2 &* blocks &* 64
+        return bytes <= 20480 ? 20480 / bytes : Int(I4Q_PANEL_BYTES) / bytes
     }
 }
 
@@ -73,16 +73,10 @@ enum PanelWriter<A: PanelArithmetic, let blocks: Int> {
                 let scale = loadColumnValues(source + Int(p.scales_offset), group, type: p.scale_type)
                 panel.storeBytes(of: scale, toByteOffset: layout.scalesOffset &+ place, as: Floats.self)
                 if p.kind == Kind.asymmetric || p.kind == Kind.offset {
-                    panel.storeBytes(of: centre(p, source, group, scale), toByteOffset: layout.centresOffset &+ place, as: Floats.self)
+                    panel.storeBytes(of: loadCentre(p, source, group, scale), toByteOffset: layout.centresOffset &+ place, as: Floats.self)
                 }
             }
         }
-    }
-
-    @inline(__always)
-    private static func centre(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats) -> Floats {
-        if p.kind == Kind.offset { return centredOffset(p, block, group, scale) }
-        return i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))
     }
 }
 
@@ -135,21 +129,20 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
         let x = UnsafeRawPointer(p.prepared.unsafelyUnwrapped) + row &* xStride
         let totals = Totals(out, stride: outStride, step: 1, isFirst: layout.groups.lowerBound == 0)
         let groupSize = Int(p.group_size)
-        var kept = totals.load()
         for group in layout.groups {
             let local = group &- layout.groups.lowerBound
             let begin = group &* groupSize, end = min(begin &+ groupSize, Int(p.k_padded))
             var dots = Accumulators(repeating: .init(repeating: Floats(repeating: 0)))
             var weights = panel + local &* layout.groupBytes
             var activations = x + begin / codeRowDepth &* Arithmetic.vectors &* 4
-            for _ in 0..<(end &- begin) / codeRowDepth &* Arithmetic.vectors {
+            for _ in 0..<(end &- begin) / codeRowDepth &* Arithmetic.vectors / 2 {
                 add(&dots, weights, activations, xStride)
-                weights += blocks &* 64
-                activations += 4
+                add(&dots, weights + blocks &* 64, activations + 4, xStride)
+                weights += 2 &* blocks &* 64
+                activations += 8
             }
-            finish(&kept, dots, p, panel + local &* blocks &* 64, layout, x + (Int(p.prepared_sums_offset) &+ group &* 4))
+            finish(totals, dots, p, panel + local &* blocks &* 64, layout, x + (Int(p.prepared_sums_offset) &+ group &* 4))
         }
-        totals.store(kept)
     }
 
     @inline(__always)
@@ -161,32 +154,20 @@ enum FloatPanelProduct<let rows: Int, let blocks: Int, Arithmetic: PanelArithmet
         }
     }
 
-    @inline(__always)
-    private static func finish(_ totals: inout Totals.Values, _ dots: Accumulators, _ p: i4q_product, _ parameters: UnsafeRawPointer,
+    @_transparent
+    private static func finish(_ totals: Totals, _ dots: Accumulators, _ p: i4q_product, _ parameters: UnsafeRawPointer,
                                _ layout: PanelLayout<blocks>, _ sums: UnsafeRawPointer) {
-        finish(0, &totals[0], dots[0], p, parameters, layout, sums)
-        if blocks > 1 { finish(1, &totals[1], dots[1], p, parameters, layout, sums) }
+        finish(0, totals, dots[0], p, parameters, layout, sums)
+        if blocks > 1 { finish(1, totals, dots[1], p, parameters, layout, sums) }
+        if blocks > 2 { finish(2, totals, dots[2], p, parameters, layout, sums) }
+        if blocks > 3 { finish(3, totals, dots[3], p, parameters, layout, sums) }
     }
 
-    @inline(__always)
-    private static func finish(_ b: Int, _ totals: inout InlineArray<rows, Floats>, _ dots: InlineArray<rows, Floats>, _ p: i4q_product,
+    @_transparent
+    private static func finish(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product,
                                _ parameters: UnsafeRawPointer, _ layout: PanelLayout<blocks>, _ sums: UnsafeRawPointer) {
-        let scale = parameters.floats(layout.scalesOffset &+ b &* 64)
-        if p.kind == Kind.asymmetric {
-            let shift = parameters.floats(layout.centresOffset &+ b &* 64)
-            for r in 0..<rows {
-                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r])
-            }
-        } else if p.kind == Kind.offset {
-            let offset = parameters.floats(layout.centresOffset &+ b &* 64)
-            for r in 0..<rows {
-                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r]))
-            }
-        } else {
-            for r in 0..<rows { totals[r] = fusedMultiplyAdd(scale, dots[r], totals[r]) }
-        }
+        let parameters = parameters + b &* 64
+        addGroup(dots, to: totals, b, p, scale: parameters.floats(layout.scalesOffset), centre: parameters.floats(layout.centresOffset), sums)
     }
 }
 

@@ -94,20 +94,34 @@ enum GroupScaling<let rows: Int, let blocks: Int> {
     private static func block(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
                               _ block: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
         let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
-        if p.kind == Kind.asymmetric {
-            let shift = i4q_float_from_i32(Ints(repeating: 8) &- loadZeroPoints(block + Int(p.zeros_offset), group))
-            for r in 0..<rows {
-                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r, b] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r, b])
-            }
-        } else if p.kind == Kind.offset {
-            let offset = centredOffset(p, block, group, scale)
-            for r in 0..<rows {
-                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r, b] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r, b]))
-            }
-        } else {
-            for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
-        }
+        addGroup(dots, to: totals, b, p, scale: scale, centre: loadCentre(p, block, group, scale), sums)
     }
+}
+
+/// Adds a group's dot products with one block to the totals, and what the sums of x are multiplied by.
+@_transparent
+func addGroup<let rows: Int, let blocks: Int>(_ dots: InlineArray<rows, Floats>, to totals: TotalsInMemory<rows, blocks>, _ b: Int,
+                                              _ p: i4q_product, scale: Floats, centre: @autoclosure () -> Floats, _ sums: UnsafeRawPointer) {
+    if p.kind == Kind.asymmetric {
+        let shift = centre()
+        for r in 0..<rows {
+            let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
+            totals[r, b] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r, b])
+        }
+    } else if p.kind == Kind.offset {
+        let offset = centre()
+        for r in 0..<rows {
+            let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
+            totals[r, b] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r, b]))
+        }
+    } else {
+        for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
+    }
+}
+
+/// What a group's sum of x is multiplied by: 8 - zero point, or 8 scale + offset. With codes of 8 bits `middle`, 128, stands for 8.
+@inline(__always)
+func loadCentre(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ scale: Floats, middle: Int32 = 8) -> Floats {
+    if p.kind == Kind.offset { return centredOffset(p, block, group, scale) }
+    return i4q_float_from_i32(Ints(repeating: middle) &- loadZeroPoints(block + Int(p.zeros_offset), group))
 }

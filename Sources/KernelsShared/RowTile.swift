@@ -11,7 +11,7 @@ import CInt4QShims
 //             [row][block] 64 bytes each: sums of a group that goes on
 //             [block] 1024 bytes each: room for tables
 //
-// With two blocks and the 128 rows that a tile has at most these are 34 KiB of I4Q_PANEL_BYTES.
+// With two blocks and the 256 rows that a tile has at most these are 50 KiB of I4Q_PANEL_BYTES.
 
 /// A product that covers tiles by itself.
 protocol WholeTile {
@@ -177,20 +177,6 @@ private enum RowSums<let rows: Int, let blocks: Int> {
     private static func scale(_ b: Int, _ totals: Totals, _ dots: InlineArray<rows, Floats>, _ p: i4q_product, _ group: Int,
                               _ block: UnsafeRawPointer, _ sums: UnsafeRawPointer) {
         let scale = loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type)
-        if p.kind == Kind.asymmetric {
-            let shift = i4q_float_from_i32(Ints(repeating: 128) &- loadZeroPoints(block + Int(p.zeros_offset), group))
-            for r in 0..<rows {
-                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r, b] = fusedMultiplyAdd(scale, fusedMultiplyAdd(shift, sum, dots[r]), totals[r, b])
-            }
-        } else if p.kind == Kind.offset {
-            let offset = centredOffset(p, block, group, scale)
-            for r in 0..<rows {
-                let sum = Floats(repeating: sums.float(r &* Int(p.prepared_row_bytes)))
-                totals[r, b] = fusedMultiplyAdd(offset, sum, fusedMultiplyAdd(scale, dots[r], totals[r, b]))
-            }
-        } else {
-            for r in 0..<rows { totals[r, b] = fusedMultiplyAdd(scale, dots[r], totals[r, b]) }
-        }
+        addGroup(dots, to: totals, b, p, scale: scale, centre: loadCentre(p, block, group, scale, middle: 128), sums)
     }
 }

@@ -81,7 +81,7 @@ typedef struct i4q_tile {
     void *panel;         /* I4Q_PANEL_BYTES of working memory, aligned to 64 */
 } i4q_tile;
 
-enum { I4Q_PANEL_BYTES = 40960 };
+enum { I4Q_PANEL_BYTES = 73728 };
 
 /* What follows the product in one row of a tile; pointers stand at the row's first column of the tile. */
 typedef struct i4q_epilogue {

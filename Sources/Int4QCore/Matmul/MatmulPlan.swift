@@ -70,7 +70,7 @@ public struct MatmulPlan {
     /// As some kernels want it.
     public init(_ shape: MatmulShape, _ kernels: i4q_kernels) throws(Failure) {
         let limit = switch shape.mode {
-        case .f32: TileLimit(blocks: 16) // a tile's activations come from the third-level cache: the fewer tiles, the less often
+        case .f32: TileLimit(rows: 256, blocks: 16) // a tile's activations come from the third-level cache: the fewer tiles, the less often
         case .int8, .bf16: TileLimit(rows: kernels.largest_tile_rows, blocks: kernels.largest_tile_blocks,
                                      interleavesRows: kernels.interleaves_rows != 0)
         case .binary: TileLimit()
