@@ -7,7 +7,7 @@ import CInt4QShims
 // Gives the codes that GroupParameters and encodeRun give for the schemes that round to nearest; groups that need special
 // care are left to them.
 
-/// Values of k kept between finding a group's range and choosing its codes; scratch has room for them and one square more.
+/// Values of k kept between finding a group's range and choosing its codes; scratch has room for those of two groups, a square and two encodings.
 private let keptDepth = 256
 
 /// Bytes of a row asked for ahead of a square.
@@ -32,36 +32,72 @@ private struct LaneEncoding {
     var zero: Ints
 }
 
-/// Quantizes groups from `first` on and returns the first one that it leaves to others, or the number of groups.
+/// Quantizes groups from `first` on and returns the first one that it leaves to others, or the number of groups. What becomes of a group's
+/// range, one value after the other, takes longer than all of its squares; so codes of the group before are chosen meanwhile.
 func quantizeBlock(_ q: i4q_block_quantization, from first: Int) -> Int {
-    let kept = q.scratch.unsafelyUnwrapped
     var group = first
-    while group < Int(q.group_count) {
-        if !quantizeGroup(q, group, kept) { break }
+    while true {
+        let isFound = group < Int(q.group_count) && findEncoding(q, KeptGroup(q, group))
+        if group > first {
+            let before = KeptGroup(q, group &- 1)
+            encode(q, before.encoding.pointee, before)
+            store(q, before.encoding.pointee, group &- 1)
+        }
+        if !isFound { return group }
         group &+= 1
     }
-    return group
+}
+
+/// Whether it is not left to others.
+@inline(never)
+private func findEncoding(_ q: i4q_block_quantization, _ group: KeptGroup) -> Bool {
+    guard let found = encoding(q, findRanges(q, group)) else { return false }
+    group.encoding.pointee = found
+    return true
+}
+
+/// A group, and where its values are kept.
+private struct KeptGroup {
+    let begin: Int
+    let end: Int
+    let values: UnsafeMutableRawPointer
+    /// A square.
+    let staging: UnsafeMutableRawPointer
+    let encoding: UnsafeMutablePointer<LaneEncoding>
+
+    @inline(__always)
+    init(_ q: i4q_block_quantization, _ group: Int) {
+        begin = group &* Int(q.group_size)
+        end = min(begin &+ Int(q.group_size), Int(q.k))
+        values = q.scratch.unsafelyUnwrapped + (group & 1) &* keptDepth &* 64
+        staging = q.scratch.unsafelyUnwrapped + 2 &* keptDepth &* 64
+        encoding = (staging + lanes &* 64).assumingMemoryBound(to: LaneEncoding.self) + (group & 1)
+    }
+
+    /// Or loaded once more.
+    var isKept: Bool { end &- begin <= keptDepth }
+
+    @inline(__always)
+    func square(_ k: Int) -> UnsafeMutableRawPointer { values + (isKept ? (k &- begin) &* 64 : 0) }
+
+    /// 16 values of k, if they are not there any more.
+    @inline(__always)
+    func load(_ q: i4q_block_quantization, _ k: Int) {
+        if !isKept && (k &- begin) & (lanes &- 1) == 0 { loadSquare(q, k, into: values, staging) }
+    }
 }
 
 @inline(__always)
-private func quantizeGroup(_ q: i4q_block_quantization, _ group: Int, _ kept: UnsafeMutableRawPointer) -> Bool {
-    let begin = group &* Int(q.group_size)
-    let end = min(begin &+ Int(q.group_size), Int(q.k))
-    let isKept = end &- begin <= keptDepth
-    let ranges = q.kind == Kind.symmetric && q.is_signed != 0
-        ? findRanges(q, begin, end, kept, isKept, true) : findRanges(q, begin, end, kept, isKept, false)
-    guard let encoding = encoding(q, ranges) else { return false }
+private func encode(_ q: i4q_block_quantization, _ encoding: LaneEncoding, _ group: KeptGroup) {
     if let table = q.table {
-        encodeGroup(q, encoding, kept, begin, end, isKept, table)
+        encodeGroup(q, encoding, group, table)
     } else if q.kind == Kind.twin {
-        encodeTwins(q, encoding, kept, begin, end, isKept)
-    } else if q.kind == Kind.offset {
-        encodeGroup(q, encoding, kept, begin, end, isKept, true)
+        encodeTwins(q, encoding, group)
+    } else if let steps = StepsByProducts(q, encoding) {
+        encodeGroup(q, encoding, steps, group)
     } else {
-        encodeGroup(q, encoding, kept, begin, end, isKept, false)
+        encodeGroup(q, encoding, StepsByQuotients(encoding), group)
     }
-    store(q, encoding, group)
-    return true
 }
 
 // MARK: Loading
@@ -87,15 +123,19 @@ private func loadSquare(_ q: i4q_block_quantization, _ k: Int, into target: Unsa
 }
 
 @inline(__always)
-private func findRanges(_ q: i4q_block_quantization, _ begin: Int, _ end: Int, _ kept: UnsafeMutableRawPointer, _ isKept: Bool,
-                        _ isSigned: Bool) -> LaneRanges {
+private func findRanges(_ q: i4q_block_quantization, _ group: KeptGroup) -> LaneRanges {
+    q.kind == Kind.symmetric && q.is_signed != 0 ? findRanges(q, group, isSigned: true) : findRanges(q, group, isSigned: false)
+}
+
+@inline(__always)
+private func findRanges(_ q: i4q_block_quantization, _ group: KeptGroup, isSigned: Bool) -> LaneRanges {
     var ranges = LaneRanges()
-    var k = begin
-    while k < end {
-        let target = isKept ? kept + (k &- begin) &* 64 : kept
-        loadSquare(q, k, into: target, kept + keptDepth &* 64)
-        let values = UnsafeRawPointer(target), count = min(end &- k, lanes)
-        if k == begin {
+    var k = group.begin
+    while k < group.end {
+        let target = group.square(k)
+        loadSquare(q, k, into: target, group.staging)
+        let values = UnsafeRawPointer(target), count = min(group.end &- k, lanes)
+        if k == group.begin {
             ranges.signedLargest = values.floats(0)
             ranges.low = ranges.signedLargest
             ranges.high = ranges.signedLargest
@@ -135,7 +175,7 @@ private func findEnds(_ ranges: inout LaneRanges, _ values: UnsafeRawPointer, _ 
 // MARK: Scales
 
 /// Nil where a lane is not finite, is constant where that is a case of its own, or has a scale that its type cannot hold.
-@inline(__always)
+@_transparent
 private func encoding(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> LaneEncoding? {
     let zero = Floats(repeating: 0)
     let magnitude = floats(fromBits: ranges.largest)
@@ -152,8 +192,7 @@ private func encoding(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> Lane
         return any(isConstant) ? nil : symmetric(q, scale)
     case Kind.asymmetric:
         if any(isConstant) { return nil }
-        let low = ranges.low.replacing(with: zero, where: ranges.low .> zero)
-        let high = ranges.high.replacing(with: zero, where: ranges.high .< zero)
+        let low = i4q_smaller(ranges.low, zero), high = i4q_greater(ranges.high, zero)
         return asymmetric(q, low, rounded((high - low) / Floats(repeating: 15), q.scale_type))
     case Kind.twin: return twin(q, ranges)
     default:
@@ -176,49 +215,39 @@ private func rounded(_ values: Floats, _ type: Int64) -> Floats {
 @inline(__always)
 private func isUsable(_ scale: Floats) -> Bool { !any((bits(scale) & Words(repeating: 0x7fff_ffff)) .>= Words(repeating: 0x7f80_0000)) }
 
-@inline(__always)
-private var laneNumbers: Ints { Ints(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) }
-
 /// A zero group has no codes but its zero point: all its lanes' steps are clipped to nothing. Rows that are not there have
 /// code 0, too.
-@inline(__always)
+@_transparent
 private func encoding(_ q: i4q_block_quantization, scale: Floats, offset: Floats, low: Floats, high: Floats, zero: Ints) -> LaneEncoding {
-    let none = Floats(repeating: 0)
-    let isZero = scale .== none
-    let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
-    return LaneEncoding(scale: scale, offset: offset, low: low.replacing(with: none, where: isZero),
-                        high: high.replacing(with: none, where: isZero), zero: Ints(repeating: 0).replacing(with: zero, where: isThere))
+    LaneEncoding(scale: scale, offset: offset, low: i4q_unless_zero(scale, low), high: i4q_unless_zero(scale, high),
+                 zero: i4q_first_lanes(zero, q.row_count))
 }
 
-@inline(__always)
+@_transparent
 private func withTable(_ q: i4q_block_quantization, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(scale) { return nil }
-    let none = Floats(repeating: 0)
-    let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
-    let used = none.replacing(with: scale, where: isThere)
-    let keep = Ints(repeating: -1).replacing(with: Ints(repeating: 0), where: used .== none)
+    let none = Floats(repeating: 0), used = firstLanes(q, scale)
+    let keep = unsafeBitCast(i4q_unless_zero(used, floats(fromBits: Words(repeating: 0xffff_ffff))), to: Ints.self)
     return LaneEncoding(scale: used, low: none, high: none, zero: keep)
 }
 
-@inline(__always)
+@_transparent
 private func symmetric(_ q: i4q_block_quantization, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(scale) { return nil }
-    let none = Floats(repeating: 0)
-    return encoding(q, scale: scale, offset: none, low: Floats(repeating: Float(q.low &- 8)),
+    return encoding(q, scale: scale, offset: Floats(repeating: 0), low: Floats(repeating: Float(q.low &- 8)),
                     high: Floats(repeating: 7), zero: Ints(repeating: 8))
 }
 
-@inline(__always)
+@_transparent
 private func asymmetric(_ q: i4q_block_quantization, _ low: Floats, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(scale) { return nil }
-    let none = Floats(repeating: 0), most = Floats(repeating: 15)
-    let steps = (-low / scale).replacing(with: none, where: scale .== none)
-    let zero = roundToIntegers(steps.replacing(with: most, where: steps .> most))
+    let most = Floats(repeating: 15)
+    let zero = roundToIntegers(i4q_smaller(i4q_unless_zero(scale, -low / scale), most))
     let zeros = i4q_float_from_i32(zero)
-    return encoding(q, scale: scale, offset: none, low: -zeros, high: most - zeros, zero: zero)
+    return encoding(q, scale: scale, offset: Floats(repeating: 0), low: -zeros, high: most - zeros, zero: zero)
 }
 
-@inline(__always)
+@_transparent
 private func withOffset(_ q: i4q_block_quantization, _ offset: Floats, _ scale: Floats) -> LaneEncoding? {
     if !isUsable(rounded(scale, q.scale_type)) || !isUsable(rounded(offset, q.scale_type)) { return nil }
     return encoding(q, scale: scale, offset: offset, low: Floats(repeating: 0), high: Floats(repeating: 15),
@@ -237,8 +266,12 @@ private func mlx(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> LaneEncod
     let count = wholeSteps(edge / step)
     let scale = (edge / count).replacing(with: step, where: count .== none)
     // Rows that are not there have zeros for everything.
-    let isThere = laneNumbers .< Ints(repeating: Int32(truncatingIfNeeded: q.row_count))
-    return withOffset(q, edge.replacing(with: none, where: count .== none), none.replacing(with: scale, where: isThere))
+    return withOffset(q, i4q_unless_zero(count, edge), firstLanes(q, scale))
+}
+
+@inline(__always)
+private func firstLanes(_ q: i4q_block_quantization, _ values: Floats) -> Floats {
+    floats(fromBits: unsafeBitCast(i4q_first_lanes(unsafeBitCast(values, to: Ints.self), q.row_count), to: Words.self))
 }
 
 @inline(__always) private func magnitudeBits(_ v: Floats) -> Words { bits(v) & Words(repeating: 0x7fff_ffff) }
@@ -265,19 +298,70 @@ private func twin(_ q: i4q_block_quantization, _ ranges: LaneRanges) -> LaneEnco
 
 // MARK: Codes
 
+/// How many steps values are above the offset.
+private protocol Steps {
+    @inline(__always) func of(_ values: Floats) -> Floats
+}
+
+private struct StepsByQuotients: Steps {
+    private let scale: Floats
+    private let offset: Floats
+
+    @inline(__always)
+    init(_ e: LaneEncoding) {
+        scale = e.scale
+        offset = e.offset
+    }
+
+    @inline(__always) func of(_ values: Floats) -> Floats { i4q_divide(i4q_subtract(values, offset), scale) }
+}
+
+/// The same numbers, as far as they are half a step or more, in a fraction of the time. A scale of 16 bits has 11 digits at most. So what
+/// the first product leaves has few enough to be exact, and the quotient, unless it is a number of binary32 or the middle of two (which
+/// it is not: that has 25 digits), is at least 2^-12 of the distance between two away from each middle; the second product's
+/// error is 2^-22 of it. Smaller values may underflow on the way, but to no half step.
+private struct StepsByProducts: Steps {
+    private let offset: Floats
+    private let inverse: Floats
+    private let negativeScale: Floats
+
+    /// Nil where they might differ.
+    @inline(__always)
+    init?(_ q: i4q_block_quantization, _ e: LaneEncoding) {
+        if prefersShortCode || q.scale_type == ElementType.f32 || q.is_mlx != 0 { return nil }
+        if q.scale_type == ElementType.bf16 && !StepsByProducts.isModerate(e.scale) { return nil }
+        offset = e.offset
+        inverse = Floats(repeating: 1) / e.scale
+        negativeScale = -e.scale
+    }
+
+    /// Zero, or such that nothing overflows, and only what is far below half a step underflows.
+    @inline(__always)
+    private static func isModerate(_ scale: Floats) -> Bool {
+        let magnitude = floats(fromBits: magnitudeBits(scale))
+        return !any(((magnitude .< Floats(repeating: 0x1p-40)) .& (magnitude .!= Floats(repeating: 0))) .| (magnitude .> Floats(repeating: 0x1p40)))
+    }
+
+    /// Where the scale is zero so is the code: NaN and infinity are clipped.
+    @inline(__always)
+    func of(_ values: Floats) -> Floats {
+        let above = i4q_subtract(values, offset), steps = above * inverse
+        return fusedMultiplyAdd(fusedMultiplyAdd(steps, negativeScale, above), inverse, steps)
+    }
+}
+
 @inline(__always)
-private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
-                         _ isKept: Bool, _ hasOffset: Bool) {
+private func encodeGroup<S: Steps>(_ q: i4q_block_quantization, _ e: LaneEncoding, _ steps: S, _ group: KeptGroup) {
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
-    var k = begin
-    while k < end {
-        if !isKept { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
-        let square = UnsafeRawPointer(kept) + (isKept ? (k &- begin) &* 64 : 0)
-        if end &- k < lanes {
-            encodeTail(e, square, block + k &* 8, end &- k, hasOffset)
+    var k = group.begin
+    while k < group.end {
+        group.load(q, k)
+        let square = UnsafeRawPointer(group.square(k))
+        if group.end &- k < lanes {
+            encodeTail(e, square, block + k &* 8, group.end &- k)
         } else {
-            encodeRow(e, square, block + k &* 8, hasOffset)
-            encodeRow(e, square + 512, block + (k &* 8 &+ codeRowBytes), hasOffset)
+            encodeRow(e, steps, square, block + k &* 8)
+            encodeRow(e, steps, square + 512, block + (k &* 8 &+ codeRowBytes))
         }
         k &+= lanes
     }
@@ -285,19 +369,19 @@ private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept:
 
 /// Eight values of k.
 @inline(__always)
-private func encodeRow(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ target: UnsafeMutableRawPointer, _ hasOffset: Bool) {
+private func encodeRow<S: Steps>(_ e: LaneEncoding, _ steps: S, _ values: UnsafeRawPointer, _ target: UnsafeMutableRawPointer) {
     let row = i4q_join_nibbles(
-        code(e, values.floats(0), hasOffset), code(e, values.floats(64), hasOffset), code(e, values.floats(128), hasOffset),
-        code(e, values.floats(192), hasOffset), code(e, values.floats(256), hasOffset), code(e, values.floats(320), hasOffset),
-        code(e, values.floats(384), hasOffset), code(e, values.floats(448), hasOffset))
+        code(e, steps, values.floats(0)), code(e, steps, values.floats(64)), code(e, steps, values.floats(128)),
+        code(e, steps, values.floats(192)), code(e, steps, values.floats(256)), code(e, steps, values.floats(320)),
+        code(e, steps, values.floats(384)), code(e, steps, values.floats(448)))
     target.storeBytes(of: row, as: Words.self)
 }
 
 @inline(never)
-private func encodeTail(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ target: UnsafeMutableRawPointer, _ count: Int,
-                        _ hasOffset: Bool) {
+private func encodeTail(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ target: UnsafeMutableRawPointer, _ count: Int) {
+    let steps = StepsByQuotients(e)
     var rows = InlineArray<2, Words>(repeating: Words(repeating: 0))
-    for k in 0..<count { rows[k / 8] |= code(e, values.floats(k &* 64), hasOffset) &<< Words(repeating: nibbleShift(k & 7)) }
+    for k in 0..<count { rows[k / 8] |= code(e, steps, values.floats(k &* 64)) &<< Words(repeating: nibbleShift(k & 7)) }
     target.storeBytes(of: rows[0], as: Words.self)
     if count > 8 { target.storeBytes(of: rows[1], toByteOffset: codeRowBytes, as: Words.self) }
 }
@@ -307,26 +391,24 @@ private func encodeTail(_ e: LaneEncoding, _ values: UnsafeRawPointer, _ target:
 private func nibbleShift(_ k: Int) -> UInt32 { UInt32(truncatingIfNeeded: (k & 1) &* 16 &+ (k / 2) &* 4) }
 
 @inline(__always)
-private func code(_ e: LaneEncoding, _ values: Floats, _ hasOffset: Bool) -> Words {
-    let steps = i4q_divide(hasOffset ? i4q_subtract(values, e.offset) : values, e.scale)
+private func code<S: Steps>(_ e: LaneEncoding, _ steps: S, _ values: Floats) -> Words {
     // NaN (0 / 0: a scale of zero) becomes the lowest step, which is 0 there.
-    return i4q_round_and_add(i4q_clip(steps, e.low, e.high), e.zero)
+    i4q_round_and_add(i4q_clip(steps.of(values), e.low, e.high), e.zero)
 }
 
 /// One value of k at a time: these are few.
 @inline(never)
-private func encodeTwins(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
-                         _ isKept: Bool) {
+private func encodeTwins(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group: KeptGroup) {
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
     let none = Floats(repeating: 0), never = Floats(repeating: .infinity)
     // What is divided by infinity is zero.
     let negative = e.scale.replacing(with: never, where: e.scale .== none), positive = e.offset.replacing(with: never, where: e.offset .== none)
-    var k = begin
-    while k < end {
-        if !isKept && (k &- begin) & (lanes &- 1) == 0 { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
-        let square = UnsafeRawPointer(kept) + (isKept ? k &- begin : (k &- begin) & (lanes &- 1)) &* 64
+    var k = group.begin
+    while k < group.end {
+        group.load(q, k)
+        let square = UnsafeRawPointer(group.square(k)) + (group.isKept ? 0 : (k &- group.begin) & (lanes &- 1)) &* 64
         var row = Words(repeating: 0)
-        for i in 0..<min(end &- k, codeRowDepth) {
+        for i in 0..<min(group.end &- k, codeRowDepth) {
             let value = square.floats(i &* 64)
             let steps = i4q_divide(value, i4q_pick_by_sign(value, negative, positive))
             let code = i4q_round_and_add(i4q_clip(steps, e.low, e.high), e.zero)
@@ -339,15 +421,14 @@ private func encodeTwins(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept:
 
 /// With a table. One value of k at a time: fifteen comparisons are work enough, and eight times that is a lot of code.
 @inline(never)
-private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept: UnsafeMutableRawPointer, _ begin: Int, _ end: Int,
-                         _ isKept: Bool, _ table: UnsafePointer<i4q_code_table>) {
+private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group: KeptGroup, _ table: UnsafePointer<i4q_code_table>) {
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
-    var k = begin
-    while k < end {
-        if !isKept && (k &- begin) & (lanes &- 1) == 0 { loadSquare(q, k, into: kept, kept + keptDepth &* 64) }
-        let square = UnsafeRawPointer(kept) + (isKept ? k &- begin : (k &- begin) & (lanes &- 1)) &* 64
+    var k = group.begin
+    while k < group.end {
+        group.load(q, k)
+        let square = UnsafeRawPointer(group.square(k)) + (group.isKept ? 0 : (k &- group.begin) & (lanes &- 1)) &* 64
         var row = Words(repeating: 0)
-        for i in 0..<min(end &- k, codeRowDepth) {
+        for i in 0..<min(group.end &- k, codeRowDepth) {
             row = i4q_insert_code(row, code(i4q_divide(square.floats(i &* 64), e.scale), table) & e.zero, nibbleShift(i))
         }
         (block + k &* 8).storeBytes(of: row, as: Words.self)
@@ -361,9 +442,7 @@ private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ kept:
 private func store(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group: Int) {
     let block = UnsafeMutableRawPointer(q.block.unsafelyUnwrapped)
     // A zero group's scale is +0, whatever its values' signs.
-    let isZero = e.scale .== Floats(repeating: 0)
-    let scale = e.scale.replacing(with: Floats(repeating: 0), where: isZero)
-    storeElements(scale, block + Int(q.scales_offset), q.scale_type, group &* lanes, count: lanes)
+    storeElements(i4q_unless_zero(e.scale, e.scale), block + Int(q.scales_offset), q.scale_type, group &* lanes, count: lanes)
     if q.kind == Kind.asymmetric {
         let zeros = i4q_narrow_u32_u8(unsafeBitCast(e.zero, to: Words.self))
         (block + (Int(q.zeros_offset) &+ group &* 16)).storeBytes(of: zeros, as: SIMD16<UInt8>.self)

@@ -190,7 +190,7 @@ typedef struct i4q_block_quantization {
 enum { I4Q_KIND_TWIN = 100 };
 
 /* What quantize_block, quantize_batch and unpack_codes need besides: 272 lines of 64 bytes. */
-enum { I4Q_QUANTIZING_SCRATCH = 17408 };
+enum { I4Q_QUANTIZING_SCRATCH = 34432 };
 
 /* Codes of a block, to be written to up to 16 rows of a tensor. */
 typedef struct i4q_code_unpacking {

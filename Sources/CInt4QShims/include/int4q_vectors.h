@@ -42,6 +42,12 @@ I4Q_VECTOR i4q_u8x16 i4q_narrow_u32_u8(i4q_u32x16 v) { return __builtin_convertv
  * only after the compiler has decided that a function with so many loops is too large to be inlined. */
 I4Q_VECTOR i4q_f32x16 i4q_subtract(i4q_f32x16 a, i4q_f32x16 b) { return a - b; }
 I4Q_VECTOR i4q_f32x16 i4q_pick_by_sign(i4q_f32x16 v, i4q_f32x16 below_zero, i4q_f32x16 others) { return v < 0 ? below_zero : others; }
+I4Q_VECTOR i4q_f32x16 i4q_unless_zero(i4q_f32x16 scale, i4q_f32x16 v) { return scale == 0 ? 0 : v; }
+/* The lanes before `count`, zeros behind. */
+I4Q_VECTOR i4q_i32x16 i4q_first_lanes(i4q_i32x16 v, int64_t count) {
+    const i4q_i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return lane < (int32_t)count ? v : 0;
+}
 I4Q_VECTOR i4q_f32x16 i4q_divide(i4q_f32x16 a, i4q_f32x16 b) { return a / b; }
 /* NaN becomes `low`. */
 I4Q_VECTOR i4q_f32x16 i4q_clip(i4q_f32x16 v, i4q_f32x16 low, i4q_f32x16 high) {

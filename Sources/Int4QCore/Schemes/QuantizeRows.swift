@@ -20,7 +20,7 @@ struct QuantizingMemory {
     private let base: UnsafeMutableRawPointer
 
     static func use(_ body: (QuantizingMemory) throws(Failure) -> Void) throws(Failure) {
-        try StackMemory<359>.use { (base) throws(Failure) in try body(QuantizingMemory(base: base)) }
+        try StackMemory<625>.use { (base) throws(Failure) in try body(QuantizingMemory(base: base)) }
     }
 
     static var blockColumns: Int { 256 }
