@@ -131,6 +131,35 @@ final class QuantizeBlockTests: XCTestCase {
         }
     }
 
+    /// Steps are found by products where scales have 16 bits, and must be what a division gives: so halves of steps, and the
+    /// numbers next to them, for scales of every number of digits and of every magnitude that the type has.
+    func testValuesAtAndBesideHalfSteps() {
+        var random = SplitMix64(state: 58)
+        for raw in Self.schemes where raw.group_size == 32 && raw.kind != INT4Q_KIND_CODEBOOK && raw.rounding != INT4Q_ROUNDING_GGML {
+            let exponents = raw.scale_type == int4q_type(INT4Q_TYPE_F16) ? -24...10 : -136...90
+            for _ in 0..<4 {
+                var scale: Float = 0
+                assertEqualSteps(raw, WeightRows(n: 16, k: 256, INT4Q_TYPE_F32) { _, column in
+                    if column % 32 == 0 { scale = Self.scale(raw.scale_type, exponents, &random) }
+                    return Self.besideHalfStep(column % 32, scale, raw.kind, &random)
+                })
+            }
+        }
+    }
+
+    private static func scale(_ type: int4q_type, _ exponents: ClosedRange<Int>, _ random: inout SplitMix64) -> Float {
+        let digits = [2, 5, 8, 11, 24][Int(random.next() % (type == int4q_type(INT4Q_TYPE_F32) ? 5 : 4))]
+        let significand = 1 + Float(random.next() % (1 << UInt64(digits - 1))) * Float(sign: .plus, exponent: 1 - digits, significand: 1)
+        return Float(sign: .plus, exponent: Int.random(in: exponents, using: &random), significand: significand)
+    }
+
+    /// First the ends of the range, -7 and 7 steps or (15 steps) -7 and 8.
+    private static func besideHalfStep(_ place: Int, _ scale: Float, _ kind: Int32, _ random: inout SplitMix64) -> Float {
+        if place < 2 { return scale * (place == 0 ? -7 : kind == INT4Q_KIND_SYMMETRIC ? 7 : 8) }
+        let value = scale * (Float(place % 14) - 6.5)
+        return Float(bitPattern: value.bitPattern &+ UInt32(truncatingIfNeeded: Int(random.next() % 5) - 2))
+    }
+
     func testGroupsAtBothEndsOfTheRange() {
         var random = SplitMix64(state: 55)
         for raw in Self.schemes where raw.group_size == 32 && raw.scale_type != int4q_type(INT4Q_TYPE_F16) {
