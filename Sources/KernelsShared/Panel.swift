@@ -14,13 +14,16 @@ import CInt4QShims
 protocol PanelArithmetic {
     associatedtype Decoder
     associatedtype Vector
-    /// Vectors of 64 bytes that a code row of 16 columns becomes.
+    /// Vectors of 64 bytes that a code row of 16 columns becomes: an even number.
     static var vectors: Int { get }
     static func makeDecoder(_ p: i4q_product) -> Decoder
     static func decode(_ packed: Words, _ decoder: Decoder, into panel: UnsafeMutableRawPointer, stride: Int)
     static func load(_ pointer: UnsafeRawPointer) -> Vector
     static func multiplyAdd(_ weights: Vector, _ x: UnsafeRawPointer, _ sum: Floats) -> Floats
 }
+
+/// Of a panel with several groups: activations and totals want a place in the first-level cache, too.
+private let usualPanelBytes = 20480
 
 struct PanelLayout<let blocks: Int> {
     let groups: Range<Int>
@@ -36,13 +39,12 @@ struct PanelLayout<let blocks: Int> {
         centresOffset = scalesOffset &+ groups.count &* blocks &* 64
     }
 
-    /// Groups that fit into 20 KiB, for activations and totals want a place in the first-level cache, too; or one long one that needs
-    /// more. 0 if not even one fits into the memory.
+    /// Groups that fit into the usual bytes, or one long one that needs more. 0 if not even one fits into the memory.
     @inline(__always)
     static func capacity<A: PanelArithmetic>(_ arithmetic: A.Type, _ p: i4q_product) -> Int {
         let group = Int(p.group_size) / codeRowDepth &* A.vectors &* blocks &* 64
         let bytes = group &+ 2 &* blocks &* 64
-        return bytes <= 20480 ? 20480 / bytes : Int(I4Q_PANEL_BYTES) / bytes
+        return max(usualPanelBytes / bytes, min(Int(I4Q_PANEL_BYTES) / bytes, 1))
     }
 }
 

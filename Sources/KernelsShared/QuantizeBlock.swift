@@ -74,11 +74,12 @@ private struct KeptGroup {
         encoding = (staging + lanes &* 64).assumingMemoryBound(to: LaneEncoding.self) + (group & 1)
     }
 
-    /// Or loaded once more.
+    /// Or loaded once more, a square at a time.
     var isKept: Bool { end &- begin <= keptDepth }
 
+    /// Where k's value stands, and those behind it in the square.
     @inline(__always)
-    func square(_ k: Int) -> UnsafeMutableRawPointer { values + (isKept ? (k &- begin) &* 64 : 0) }
+    func square(_ k: Int) -> UnsafeMutableRawPointer { values + (isKept ? k &- begin : (k &- begin) & (lanes &- 1)) &* 64 }
 
     /// 16 values of k, if they are not there any more.
     @inline(__always)
@@ -406,7 +407,7 @@ private func encodeTwins(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group
     var k = group.begin
     while k < group.end {
         group.load(q, k)
-        let square = UnsafeRawPointer(group.square(k)) + (group.isKept ? 0 : (k &- group.begin) & (lanes &- 1)) &* 64
+        let square = UnsafeRawPointer(group.square(k))
         var row = Words(repeating: 0)
         for i in 0..<min(group.end &- k, codeRowDepth) {
             let value = square.floats(i &* 64)
@@ -426,7 +427,7 @@ private func encodeGroup(_ q: i4q_block_quantization, _ e: LaneEncoding, _ group
     var k = group.begin
     while k < group.end {
         group.load(q, k)
-        let square = UnsafeRawPointer(group.square(k)) + (group.isKept ? 0 : (k &- group.begin) & (lanes &- 1)) &* 64
+        let square = UnsafeRawPointer(group.square(k))
         var row = Words(repeating: 0)
         for i in 0..<min(group.end &- k, codeRowDepth) {
             row = i4q_insert_code(row, code(i4q_divide(square.floats(i &* 64), e.scale), table) & e.zero, nibbleShift(i))

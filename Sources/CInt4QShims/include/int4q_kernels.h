@@ -81,6 +81,7 @@ typedef struct i4q_tile {
     void *panel;         /* I4Q_PANEL_BYTES of working memory, aligned to 64 */
 } i4q_tile;
 
+/* Four blocks' weights of 256 values of k as floats, and 8 KiB for what belongs to them. */
 enum { I4Q_PANEL_BYTES = 73728 };
 
 /* What follows the product in one row of a tile; pointers stand at the row's first column of the tile. */
@@ -189,7 +190,7 @@ typedef struct i4q_block_quantization {
 /* Weights with one scale below zero and one above, which stand where OFFSET's scales and offsets do. */
 enum { I4Q_KIND_TWIN = 100 };
 
-/* What quantize_block, quantize_batch and unpack_codes need besides: 272 lines of 64 bytes. */
+/* What quantize_block, quantize_batch and unpack_codes need besides: 538 lines of 64 bytes. */
 enum { I4Q_QUANTIZING_SCRATCH = 34432 };
 
 /* Codes of a block, to be written to up to 16 rows of a tensor. */
