@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -173,6 +174,28 @@ TEST(PoolThreads, EndWithThePool) {
         }
         EXPECT_EQ(ThreadsSince(before).size(), 0u) << workers;
     }
+}
+
+// A child's pool has no threads: its caller does the work. Would anybody wait for them, the alarm ends the child.
+TEST(PoolThreads, AreNotWaitedForAfterAFork) {
+    const PoolOwner owner(3);
+    Tally before(50);
+    int4q_pool_parallel_for(owner.pool, 50, 3, Tally::Task, &before);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        alarm(20);
+        Tally tally(50);
+        for (int i = 0; i < 3; i++) int4q_pool_parallel_for(owner.pool, 50, 3, Tally::Task, &tally);
+        const bool right = tally.Each(3) && tally.highest == 0;
+        _exit(right && int4q_pool_destroy(owner.pool) == INT4Q_OK ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    Tally after(50);
+    int4q_pool_parallel_for(owner.pool, 50, 3, Tally::Task, &after);
+    EXPECT_TRUE(after.Each(1));
 }
 
 TEST(PoolThreads, SleepWhenThereIsNothingToDo) {

@@ -660,7 +660,8 @@ INT4Q_API int4q_status int4q_describe_dispatch(const int4q_matmul_desc *desc, ch
                                                uint64_t *needed_bytes);
 
 /* A pool of threads for hosts that have none. The calling thread works too: a pool of `worker_count` (1..1024) starts
- * worker_count - 1 threads. Threads block all signals and sleep when there is nothing to do. */
+ * worker_count - 1 threads. Threads block all signals and sleep when there is nothing to do. After fork() the child has no
+ * such threads; it may use the pool, whose caller then does all the work, and destroy it, unless the pool was in use. */
 typedef struct int4q_pool int4q_pool;
 INT4Q_API int4q_status int4q_pool_create(uint32_t worker_count, int4q_pool **pool);
 

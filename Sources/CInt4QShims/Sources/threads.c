@@ -41,7 +41,7 @@ int i4q_thread_start(i4q_thread_main main, void *context, uint64_t *handle) {
 
 void i4q_thread_join(uint64_t handle) { pthread_join((pthread_t)handle, NULL); }
 
-void i4q_thread_yield(void) { sched_yield(); }
+int32_t i4q_process(void) { return (int32_t)getpid(); }
 
 void i4q_wait(const uint32_t *word, uint32_t value) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);

@@ -57,7 +57,8 @@ typedef void (*i4q_thread_main)(void *context);
 /* Starts a thread with all signals blocked; *handle is to be joined. 0, or an errno value. */
 int i4q_thread_start(i4q_thread_main main, void *context, uint64_t *handle);
 void i4q_thread_join(uint64_t handle);
-void i4q_thread_yield(void);
+/* The number of this process: another one after a fork. */
+int32_t i4q_process(void);
 /* Sleeps while *word == value (may return early); wakes all that sleep on the word. */
 void i4q_wait(const uint32_t *word, uint32_t value);
 void i4q_wake_all(const uint32_t *word);

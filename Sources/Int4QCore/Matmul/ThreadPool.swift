@@ -4,18 +4,27 @@ import CInt4QShims
 
 /// A pool of threads over futexes. The caller is worker 0; thread i is worker i. Indices are handed out by a counter.
 ///
-/// One run: the caller fills the job, sets `pending` to the number of threads, raises `generation` and wakes them. Each
-/// thread takes indices until none is left, then lowers `pending`; the caller waits until that is 0. A thread watches
-/// `generation` for a short while before it sleeps, since products often follow one another.
+/// One run: the caller fills the job, opens it, raises `generation` and wakes those that sleep. A thread that finds the job
+/// open goes inside and takes indices until none is left. The caller takes indices, too; when none is left it closes the job
+/// and waits for those inside alone: not for threads that the system has given no processor meanwhile. A thread watches
+/// `generation` for a short while before it sleeps, since products often follow one another. After a fork the threads are the
+/// other process's, and the caller does it all.
 public struct ThreadPool {
     /// Rounds of watching before sleeping: tens of microseconds.
     private static let watchRounds = 2000
+    /// The bit of `inside` that says that the job is open.
+    private static let open: UInt32 = 1 << 31
 
     var threadCount: UInt32
+    var process: Int32
     var startedCount: UInt32 = 0
     var generation: UInt32 = 0
-    var pending: UInt32 = 0
+    var sleeping: UInt32 = 0
     var stopping: UInt32 = 0
+    /// What is watched stands apart from what is counted: two cache lines.
+    private var apart = InlineArray<16, UInt64>(repeating: 0)
+    /// How many threads may read the job, and `open`.
+    var inside: UInt32 = 0
     /// 0 free, 1 held, 2 held and waited for.
     var callers: UInt32 = 0
 
@@ -48,7 +57,7 @@ public struct ThreadPool {
                           bound: UInt64(bytes))
         }
         let pool = memory.bindMemory(to: ThreadPool.self, capacity: 1)
-        pool.initialize(to: ThreadPool(threadCount: workers - 1))
+        pool.initialize(to: ThreadPool(threadCount: workers - 1, process: i4q_process()))
         for index in 0..<Int(workers - 1) {
             let member = members(pool) + index
             member.initialize(to: Member(pool: pool, handle: 0, worker: UInt32(index + 1)))
@@ -63,10 +72,11 @@ public struct ThreadPool {
     }
 
     public static func destroy(_ pool: UnsafeMutablePointer<ThreadPool>) {
-        i4q_atomic_store_u32(&pool.pointee.stopping, 1)
-        _ = i4q_atomic_add_u32(&pool.pointee.generation, 1)
-        i4q_wake_all(&pool.pointee.generation)
-        for index in 0..<Int(pool.pointee.startedCount) { i4q_thread_join(members(pool)[index].handle) }
+        if pool.pointee.process == i4q_process() {
+            i4q_atomic_store_u32(&pool.pointee.stopping, 1)
+            announce(pool)
+            for index in 0..<Int(pool.pointee.startedCount) { i4q_thread_join(members(pool)[index].handle) }
+        }
         i4q_release(pool)
     }
 
@@ -85,12 +95,19 @@ public struct ThreadPool {
         pool.pointee.count = count
         pool.pointee.workerLimit = usable
         i4q_atomic_store_i64(&pool.pointee.next, 0)
-        i4q_atomic_store_u32(&pool.pointee.pending, pool.pointee.threadCount)
-        _ = i4q_atomic_add_u32(&pool.pointee.generation, 1)
-        i4q_wake_all(&pool.pointee.generation)
+        _ = i4q_atomic_add_u32(&pool.pointee.inside, open)
+        announce(pool)
         takeIndices(pool, worker: 0)
-        awaitZero(&pool.pointee.pending)
+        _ = i4q_atomic_add_u32(&pool.pointee.inside, 0 &- open)
+        awaitNobodyInside(pool)
         unlock(&pool.pointee.callers)
+    }
+
+    /// Raises `generation` and wakes who sleeps. A thread counts itself in `sleeping` before it compares generations for the last
+    /// time: so either it is seen here, or it sees the new generation.
+    private static func announce(_ pool: UnsafeMutablePointer<ThreadPool>) {
+        _ = i4q_atomic_add_u32(&pool.pointee.generation, 1)
+        if i4q_atomic_load_u32(&pool.pointee.sleeping) != 0 { i4q_wake_all(&pool.pointee.generation) }
     }
 
     public static func runAlone(count: Int64, _ task: int4q_task, _ context: UnsafeMutableRawPointer?) {
@@ -114,37 +131,42 @@ public struct ThreadPool {
         let pool = member.pointee.pool
         var seen: UInt32 = 0
         while true {
-            seen = awaitChange(&pool.pointee.generation, from: seen)
+            seen = awaitGeneration(pool, after: seen)
             if i4q_atomic_load_u32(&pool.pointee.stopping) != 0 { return }
-            takeIndices(pool, worker: member.pointee.worker)
-            if i4q_atomic_add_u32(&pool.pointee.pending, .max) == 1 { i4q_wake_all(&pool.pointee.pending) }
+            // Who comes too late has stepped inside for a moment, too, but reads nothing.
+            if i4q_atomic_add_u32(&pool.pointee.inside, 1) & open != 0 { takeIndices(pool, worker: member.pointee.worker) }
+            if i4q_atomic_add_u32(&pool.pointee.inside, .max) == 1 { i4q_wake_all(&pool.pointee.inside) }
         }
     }
 
     // MARK: Waiting
 
-    private static func awaitChange(_ word: UnsafeMutablePointer<UInt32>, from seen: UInt32) -> UInt32 {
+    private static func awaitGeneration(_ pool: UnsafeMutablePointer<ThreadPool>, after seen: UInt32) -> UInt32 {
         for _ in 0..<watchRounds {
-            let value = i4q_atomic_load_u32(word)
+            let value = i4q_atomic_load_u32(&pool.pointee.generation)
             if value != seen { return value }
             i4q_pause()
         }
+        _ = i4q_atomic_add_u32(&pool.pointee.sleeping, 1)
+        defer { _ = i4q_atomic_add_u32(&pool.pointee.sleeping, .max) }
         while true {
-            let value = i4q_atomic_load_u32(word)
+            let value = i4q_atomic_load_u32(&pool.pointee.generation)
             if value != seen { return value }
-            i4q_wait(word, seen)
+            i4q_wait(&pool.pointee.generation, seen)
         }
     }
 
-    private static func awaitZero(_ word: UnsafeMutablePointer<UInt32>) {
+    private static func awaitNobodyInside(_ pool: UnsafeMutablePointer<ThreadPool>) {
         for _ in 0..<watchRounds {
-            if i4q_atomic_load_u32(word) == 0 { return }
+            if i4q_atomic_load_u32(&pool.pointee.inside) == 0 { return }
             i4q_pause()
         }
+        // A fork may have caught a thread as it looked in.
+        if pool.pointee.process != i4q_process() { i4q_atomic_store_u32(&pool.pointee.inside, 0) }
         while true {
-            let value = i4q_atomic_load_u32(word)
+            let value = i4q_atomic_load_u32(&pool.pointee.inside)
             if value == 0 { return }
-            i4q_wait(word, value)
+            i4q_wait(&pool.pointee.inside, value)
         }
     }
 
