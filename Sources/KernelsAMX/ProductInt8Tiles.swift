@@ -7,7 +7,7 @@ import CInt4QShims
 
 /// From so many rows on.
 @inline(__always)
-func paysInt8Tiles(_ p: i4q_product, _ t: i4q_tile) -> Bool { t.row_count >= 8 || p.prepared_line_stride != tileRowBytes }
+func paysInt8Tiles(_ p: i4q_product, _ t: i4q_tile) -> Bool { t.row_count >= 7 || p.prepared_line_stride != tileRowBytes }
 
 func multiplyInt8Tiles(_ p: i4q_product, _ t: i4q_tile) {
     if p.code_bits == 4 {

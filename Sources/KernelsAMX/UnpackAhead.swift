@@ -12,6 +12,9 @@ let stepPlaces = 8
 @inline(__always)
 func groupEnd(_ p: i4q_product, _ group: Int) -> Int { min((group &+ 1) &* Int(p.group_size), Int(p.k_padded)) }
 
+/// Where a group's columns stand in the panel while some groups are under way.
+@_transparent func columnsPlace(_ group: Int) -> Int { group & 3 }
+
 /// One or two blocks on their way into the panel.
 struct UnpackAhead<Unpacker: TileUnpacker> {
     private let first: UnsafeRawPointer
@@ -55,14 +58,14 @@ struct UnpackAhead<Unpacker: TileUnpacker> {
             if k == end { group &+= 1 }
             if Unpacker.scalesGroups { break }
         }
-        zeroBytes(target, from: filled &* Unpacker.bytesOfK, to: 16 &* tileRowBytes)
-        if hasSecond { zeroBytes(target + panelBlockBytes, from: filled &* Unpacker.bytesOfK, to: 16 &* tileRowBytes) }
+        zeroBytes(target, from: filled &* Unpacker.bytesOfK, to: depth &* Unpacker.bytesOfK)
+        if hasSecond { zeroBytes(target + panelBlockBytes, from: filled &* Unpacker.bytesOfK, to: depth &* Unpacker.bytesOfK) }
         place &+= 1
     }
 
     @inline(__always)
     func setColumns(_ p: i4q_product, _ panel: TilePanel, _ group: Int) {
-        ofFirst.setColumns(p, first, group, panel, group & 1, 0)
-        if hasSecond { ofSecond.setColumns(p, second, group, panel, group & 1, 1) }
+        ofFirst.setColumns(p, first, group, panel, columnsPlace(group), 0)
+        if hasSecond { ofSecond.setColumns(p, second, group, panel, columnsPlace(group), 1) }
     }
 }
