@@ -89,7 +89,7 @@ TEST_P(MatmulIsa, SameBitsForEveryGroupSizeAndType) {
 TEST_P(MatmulIsa, SameBitsForNanInfinityAndDenormals) {
     ForEachModeAndKind([&](int4q_compute_mode mode, int32_t kind) {
         for (int i = 0; i < Samples(20); i++) {
-            const int64_t m = random_.Integer(1, 6), n = random_.Integer(1, 40), k = random_.Integer(1, 200);
+            const int64_t m = random_.Integer(1, 9), n = random_.Integer(1, 40), k = random_.Integer(1, 200);
             Spec spec = RandomSpec(random_, m, n, k, mode);
             spec.kind = kind;
             Problem problem(spec);

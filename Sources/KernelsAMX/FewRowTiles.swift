@@ -48,6 +48,6 @@ enum FewRowTiles<Unpacker: GroupUnpacker, Scaling: TileScaling> {
     private static func scale(_ p: i4q_product, _ t: i4q_tile, _ scaling: Scaling, _ shape: TileShape, _ block: Int, _ step: Int, _ group: Int) {
         GroupSums<Scaling>(p, t, TileSums(TilePanel(t), turn: group), group: group, row: 0, block: block, blockStep: step,
                            place: columnsPlace(group))
-            .scale(scaling, 0..<shape.rows, hasSecondBlock: shape.hasSecondBlock)
+            .scale(scaling, rows: shape.rows, hasSecondBlock: shape.hasSecondBlock)
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import CInt4QShims
 
-// Groups that fit into the panel. For each, and for each 32 rows, sums leave the tiles to be scaled; tiles and vectors work at
-// the same time, so three groups are under way at once:
+// Groups that fit into the panel. For each, and for each 32 rows, sums leave the tiles to be scaled. So that nobody waits
+// for anybody, three groups are under way at once:
 //
 //     turn i:   each tile: store its sums of group i - 1, zero, multiply by group i; scale the sums of group i - 2
 //
@@ -60,7 +60,7 @@ enum GroupTiles<Scaling: TileScaling> {
                 shape.eachSum { tile, half, block in before.store(tile, half, block) }
             }
             if index > 1 {
-                sums(p, t, panel, piece, scaled, index).scale(scaling, 0..<rowsAtATime, hasSecondBlock: shape.hasSecondBlock)
+                sums(p, t, panel, piece, scaled, index).scale(scaling, rows: rowsAtATime, hasSecondBlock: shape.hasSecondBlock)
                 scaled.advance(groups, rowsAtATime)
             }
         }

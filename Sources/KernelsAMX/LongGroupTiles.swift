@@ -45,7 +45,7 @@ enum LongGroup<Scaling: TileScaling> {
         while row < rows.upperBound {
             GroupSums<Scaling>(p, t, waitingSums(t, piece, row, inTotals: p.group_count == 1), group: piece.groups.lowerBound, row: row,
                                block: piece.block, blockStep: 1, place: 0)
-                .scale(Scaling(p), 0..<min(tileRows, rows.upperBound &- row), hasSecondBlock: piece.blocks > 1)
+                .scale(Scaling(p), rows: min(tileRows, rows.upperBound &- row), hasSecondBlock: piece.blocks > 1)
             row &+= tileRows
         }
     }

@@ -112,14 +112,14 @@ struct GroupSums<Scaling: TileScaling> {
     }
 
     @_transparent
-    func scale(_ scaling: Scaling, _ rows: Range<Int>, hasSecondBlock: Bool) {
+    func scale(_ scaling: Scaling, rows: Int, hasSecondBlock: Bool) {
         let scale = columns.floats(0), extra = columns.words(TilePanel.extras)
         if !hasSecondBlock {
-            for r in rows { self.scale(scaling, r, 0, 0, 0, scale, extra) }
+            for r in 0..<rows { self.scale(scaling, r, 0, 0, 0, scale, extra) }
             return
         }
         let second = columns.floats(tileRowBytes), extraOfSecond = columns.words(TilePanel.extras &+ tileRowBytes)
-        for r in rows {
+        for r in 0..<rows {
             self.scale(scaling, r, 0, 0, 0, scale, extra)
             self.scale(scaling, r, tileRowBytes, secondTotals, secondBefore, second, extraOfSecond)
         }

@@ -133,7 +133,6 @@ struct TileShape {
     let hasSecondBlock: Bool
 
     @_transparent var hasSecondHalf: Bool { rows > 16 }
-    @_transparent var sums: Int { (hasSecondHalf ? 2 : 1) &* (hasSecondBlock ? 2 : 1) }
 
     /// Each of them: its tile, half and block.
     @_transparent

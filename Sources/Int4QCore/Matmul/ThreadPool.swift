@@ -4,9 +4,9 @@ import CInt4QShims
 
 /// A pool of threads over futexes. The caller is worker 0; thread i is worker i. Indices are handed out by a counter.
 ///
-/// One run: the caller fills the job, opens it, raises `generation` and wakes those that sleep. A thread that finds the job
-/// open goes inside and takes indices until none is left. The caller takes indices, too; when none is left it closes the job
-/// and waits for those inside alone: not for threads that the system has given no processor meanwhile. A thread watches
+/// One run: the caller fills the job, opens it, raises `generation` and wakes those that sleep. A thread steps inside, and if the
+/// job is open takes indices until none is left. The caller takes indices, too; when none is left it closes the job and waits
+/// for those inside alone: not for threads that have not come because the system has no processor for them. A thread watches
 /// `generation` for a short while before it sleeps, since products often follow one another. After a fork the threads are the
 /// other process's, and the caller does it all.
 public struct ThreadPool {
@@ -21,7 +21,7 @@ public struct ThreadPool {
     var generation: UInt32 = 0
     var sleeping: UInt32 = 0
     var stopping: UInt32 = 0
-    /// What is watched stands apart from what is counted: two cache lines.
+    /// What is watched stands apart from what changes while indices are taken: two cache lines.
     private var apart = InlineArray<16, UInt64>(repeating: 0)
     /// How many threads may read the job, and `open`.
     var inside: UInt32 = 0
