@@ -94,7 +94,7 @@ final class ThreadPoolTests: XCTestCase {
                 let inside = context!.assumingMemoryBound(to: UInt32.self)
                 _ = i4q_atomic_add_u32(inside, 1)
                 let end = Date(timeIntervalSinceNow: 10)
-                while i4q_atomic_load_u32(inside) < 2 && Date() < end { i4q_thread_yield() }
+                while i4q_atomic_load_u32(inside) < 2 && Date() < end { sched_yield() }
             }, &inside)
             XCTAssertEqual(inside, 2)
         }
@@ -157,7 +157,7 @@ final class ThreadPoolTests: XCTestCase {
                 }
                 // Worker 0 leaves the other index to worker 1.
                 let end = Date(timeIntervalSinceNow: 10)
-                while i4q_atomic_load_u32(results) == 0 && Date() < end { i4q_thread_yield() }
+                while i4q_atomic_load_u32(results) == 0 && Date() < end { sched_yield() }
             }, &blocked)
             XCTAssertEqual(blocked, 1)
         }
