@@ -25,13 +25,7 @@ enum FewRowTiles<Unpacker: GroupUnpacker, Scaling: TileScaling> {
                 ahead.unpackStep(p, panel)
                 let x = activations.at(row: Int(t.row_begin), k &* elementBytes)
                 shape.load(x, activations.rowStride, UnsafeRawPointer(panel.step(place)))
-                shape.eachSum { tile, half, block in
-                    if k == begin {
-                        if group > 0 { sumsBefore.store(tile, half, block) }
-                        i4q_tile_zero(tile)
-                    }
-                    Scaling.Arithmetic.multiply(tile)
-                }
+                shape.multiply(Scaling.Arithmetic.self, isFirst: k == begin, hasSums: group > 0, sumsBefore)
                 place &+= 1
                 k &+= stepBytes / elementBytes
             }

@@ -46,13 +46,7 @@ enum GroupTiles<Scaling: TileScaling> {
                     ahead.ask()
                     let x = activations.at(row: Int(t.row_begin) &+ multiplied.row, piece.k.lowerBound &* Arithmetic.elementBytes &+ k)
                     shape.load(x, activations.rowStride, UnsafeRawPointer(panel.base + k &* 16))
-                    shape.eachSum { tile, half, block in
-                        if k == begin {
-                            if index > 0 { before.store(tile, half, block) }
-                            i4q_tile_zero(tile)
-                        }
-                        Arithmetic.multiply(tile)
-                    }
+                    shape.multiply(Arithmetic.self, isFirst: k == begin, hasSums: index > 0, before)
                     k &+= stepBytes
                 }
                 multiplied.advance(groups, rowsAtATime)

@@ -152,6 +152,18 @@ struct TileShape {
         if hasSecondHalf { i4q_tile_load(5, x + 16 &* stride, Int64(stride)) }
     }
 
+    /// A group's step. Before its first one each tile's sums of the group before leave, if there are any.
+    @_transparent
+    func multiply<Arithmetic: TileArithmetic>(_ arithmetic: Arithmetic.Type, isFirst: Bool, hasSums: Bool, _ sums: TileSums) {
+        eachSum { tile, half, block in
+            if isFirst {
+                if hasSums { sums.store(tile, half, block) }
+                i4q_tile_zero(tile)
+            }
+            Arithmetic.multiply(tile)
+        }
+    }
+
     @_transparent
     func multiply<Arithmetic: TileArithmetic>(_ arithmetic: Arithmetic.Type) {
         Arithmetic.multiply(0)
