@@ -15,7 +15,7 @@ func multiplyBF16Tiles(_ p: i4q_product, _ t: i4q_tile) {
 }
 
 /// A tile of the result: pieces of weights are dequantized, and each is used for all rows.
-private enum CoverSums<Unpacker: TileUnpacker> {
+private enum CoverSums<Unpacker: Dequantizer> {
     @inline(never)
     static func run(_ p: i4q_product, _ t: i4q_tile) {
         var configuration = TileConfiguration()
@@ -29,14 +29,18 @@ private enum CoverSums<Unpacker: TileUnpacker> {
         eachPairApart(t) { block, step in coverFewRows(p, t, block: block, step: step) }
     }
 
+    /// Two blocks `step` apart, or one if that is 0. Products are some steps behind (UnpackAhead.swift).
     @inline(never)
     private static func coverFewRows(_ p: i4q_product, _ t: i4q_tile, block: Int, step: Int) {
         let shape = TileShape(rows: Int(t.row_count), hasSecondBlock: step > 0), panel = TilePanel(t), activations = TileActivations(p)
-        var ahead = UnpackAhead<Unpacker>(p, t, block: block, step: step, depth: 32)
+        let steps = Int(p.k_padded) / 32
+        var weights = DequantizedSteps<Unpacker>(p, t, block: block, step: step)
         shape.eachSum { tile, _, _ in i4q_tile_zero(tile) }
-        for place in 0..<Int(p.k_padded) / 32 {
-            ahead.unpackStep(p, panel)
-            shape.load(activations.at(row: Int(t.row_begin), place &* 64), activations.rowStride, UnsafeRawPointer(panel.step(place)))
+        for place in 0..<steps &+ stepsAhead {
+            if place < steps { weights.unpackStep(p, panel.step(place)) }
+            if place < stepsAhead { continue }
+            let behind = place &- stepsAhead
+            shape.load(activations.at(row: Int(t.row_begin), behind &* 64), activations.rowStride, UnsafeRawPointer(panel.step(behind)))
             shape.multiply(BFloatPairs.self)
         }
         let totals = TileSums(totals: t, row: 0, block: block, blockStep: step)
@@ -60,6 +64,47 @@ private enum CoverSums<Unpacker: TileUnpacker> {
             }
             k = end
         }
+    }
+}
+
+/// One or two blocks on their way into the panel, 32 values of k at a time.
+private struct DequantizedSteps<Unpacker: Dequantizer> {
+    private var unpacker: Unpacker
+    private let first: UnsafeRawPointer
+    private let blockBytes: Int
+    private let blocks: Int
+    private var group = 0
+    private var groupEnd: Int
+    private var k = 0
+
+    @inline(__always)
+    init(_ p: i4q_product, _ t: i4q_tile, block: Int, step: Int) {
+        unpacker = Unpacker(p)
+        first = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
+        blockBytes = step &* Int(p.block_bytes)
+        blocks = step > 0 ? 2 : 1
+        groupEnd = Int(p.group_size)
+    }
+
+    /// A group is entered anew for each of its steps: with two blocks, keeping what that finds would take memory, and more time.
+    @_transparent
+    mutating func unpackStep(_ p: i4q_product, _ target: UnsafeMutableRawPointer) {
+        let end = k &+ 32
+        var target = target
+        repeat {
+            let count = min(end, groupEnd) &- k
+            for b in 0..<blocks {
+                let block = first + b &* blockBytes
+                if group < Int(p.group_count) { unpacker.enter(p, block, group) } else { unpacker.enterPadding() }
+                unpacker.unpack(block, k: k, count: count, target + b &* panelBlockBytes)
+            }
+            target += count &* Unpacker.bytesOfK
+            k &+= count
+            if k == groupEnd {
+                group &+= 1
+                groupEnd &+= Int(p.group_size)
+            }
+        } while k < end
     }
 }
 
@@ -101,7 +146,10 @@ extension PairUnpacker {
 }
 
 /// Weights that are dequantized.
-private protocol Dequantizer: CodeRowUnpacker {}
+private protocol Dequantizer: CodeRowUnpacker {
+    /// Instead of a group, where there is none any more: all weights are zero.
+    mutating func enterPadding()
+}
 
 extension Dequantizer {
     static var scalesGroups: Bool { false }
@@ -127,6 +175,12 @@ private struct LinearWeights: Dequantizer {
         let zero = p.kind == Kind.asymmetric ? i4q_float_from_i32(loadZeroPoints(block + Int(p.zeros_offset), group)) : Floats(repeating: 8)
         first = HalfColumns(scale, zero, from: 0)
         second = HalfColumns(scale, zero, from: 8)
+    }
+
+    @inline(__always)
+    mutating func enterPadding() {
+        first = HalfColumns()
+        second = HalfColumns()
     }
 
     @_transparent
@@ -195,6 +249,13 @@ private struct TableWeights: Dequantizer, PairUnpacker {
             shift = Floats(repeating: 8)
             offset = loadColumnValues(block + Int(p.zeros_offset), group, type: p.scale_type)
         }
+    }
+
+    @inline(__always)
+    mutating func enterPadding() {
+        scale = Floats(repeating: 0)
+        shift = Floats(repeating: 0)
+        offset = Floats(repeating: 0)
     }
 
     /// Permutations read the low four bits of each index.

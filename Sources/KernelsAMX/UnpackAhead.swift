@@ -5,7 +5,7 @@ import CInt4QShims
 // (Right ahead, a tile would wait for what was just stored.)
 
 /// How many steps products are behind, and for how many a panel has places.
-private let stepsAhead = 3
+let stepsAhead = 3
 let stepPlaces = 8
 
 /// Where a group ends.
