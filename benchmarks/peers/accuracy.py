@@ -25,7 +25,7 @@ def classify(contestant: Contestant, error: float) -> str:
         return DENSE
     if error < F32_ERROR:
         return "f32"
-    return "bf16" if error < BF16_ERROR and not contestant.quantizes else "int8"
+    return "bf16" if error < BF16_ERROR else "int8"
 
 
 def _held_weights(weights: Weights, held: Held) -> np.ndarray:

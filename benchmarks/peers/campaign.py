@@ -146,7 +146,7 @@ class Campaign:
                 measurement.error_class, measurement.reason = MISSING, each.failure
                 continue
             measurement.median, measurement.least = each.median, each.least
-            measurement.rounds, measurement.runs = len(each.seconds), each.runs
+            measurement.rounds, measurement.runs, measurement.turns = len(each.seconds), each.runs, each.seconds
             self._forecast(measurement.contestant, cell).add(cell.m, each.least)
 
     def _forecast(self, contestant: str, cell: Cell) -> Forecast:

@@ -7,7 +7,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from .accuracy import CLASSES
+from .accuracy import CLASSES, DENSE
 from .cells import Cell
 from .results import EVERYBODY, MISSING, Measurement
 
@@ -23,14 +23,34 @@ class Duel:
     error_class: str
     peer: Measurement | None
     own: Measurement | None
+    exact: Measurement | None
+    """This library without rounding: whoever may round may use it, too."""
 
     @property
     def ratio(self) -> float | None:
-        return self.own.gflops / self.peer.gflops if self.own and self.peer else None
+        return self.own.faster_than(self.peer) if self.own and self.peer else None
+
+    @property
+    def least_ratio(self) -> float | None:
+        """Of the least times."""
+        return self.own.best_gflops / self.peer.best_gflops if self.own and self.peer else None
+
+    @property
+    def exact_ratio(self) -> float | None:
+        """The more exact mode's ratio, where that mode is the faster one."""
+        if not (self.own and self.peer and self.exact):
+            return None
+        ratio = self.exact.faster_than(self.peer)
+        return ratio if self.own is not self.exact and ratio > self.own.faster_than(self.peer) else None
 
 
 def _fastest(measurements: Sequence[Measurement]) -> Measurement | None:
     return max(measurements, key=lambda one: one.gflops, default=None)
+
+
+def _hardest(own: Measurement | None, peers: Sequence[Measurement]) -> Measurement | None:
+    """The peer that is best, beside this library."""
+    return min(peers, key=own.faster_than, default=None) if own else _fastest(peers)
 
 
 def duels(measurements: Sequence[Measurement]) -> list[Duel]:
@@ -44,9 +64,9 @@ def duels(measurements: Sequence[Measurement]) -> list[Duel]:
 
 def _duel(cell: Cell, error_class: str, found: Sequence[Measurement]) -> Duel:
     in_class = [one for one in found if one.error_class == error_class]
-    own = [one for one in in_class if one.peer == THIS]
-    peers = [one for one in in_class if one.peer != THIS]
-    return Duel(cell, error_class, _fastest(peers), _fastest(own))
+    own = _fastest([one for one in in_class if one.peer == THIS])
+    exact = _fastest([one for one in found if one.peer == THIS and one.error_class == CLASSES[0]])
+    return Duel(cell, error_class, _hardest(own, [one for one in in_class if one.peer != THIS]), own, exact)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> Iterator[str]:
@@ -66,19 +86,35 @@ def _speed(one: Measurement | None) -> str:
     return f"{one.gflops:.1f}" if one else ""
 
 
+def _ratio(ratio: float | None) -> str:
+    return f"{ratio:.2f}" if ratio else ""
+
+
 def _duel_columns(duel: Duel) -> list[str]:
     peer = f"{duel.peer.contestant} {_speed(duel.peer)}" if duel.peer else ""
-    return [peer, _speed(duel.own), f"{duel.ratio:.2f}" if duel.ratio else ""]
+    exact = f" (f32 {duel.exact_ratio:.2f})" if duel.exact_ratio else ""
+    return [peer, _speed(duel.own), _ratio(duel.ratio) + exact, _ratio(duel.least_ratio)]
 
 
 def _duel_table(all_duels: Sequence[Duel]) -> Iterator[str]:
     heads = ["n x k", "group", "threads", "m"]
     for name in CLASSES:
-        heads += [f"{name}: best peer", "int4q", "ratio"]
+        heads += [f"{name}: best peer", "int4q", "ratio", "least"]
     by_cell: dict[Cell, list[str]] = {}
     for duel in all_duels:
         by_cell.setdefault(duel.cell, _cell_columns(duel.cell)).extend(_duel_columns(duel))
-    yield from _table(heads, list(by_cell.values()), (0, 4, 7, 10))
+    yield from _table(heads, list(by_cell.values()), (0, 4, 8, 12))
+
+
+def _dense_table(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """This library's rounding mode beside dense products, whose weights are not in 4 bits."""
+    own = {one.cell: one for one in measurements if one.peer == THIS and one.error_class == "bf16"}
+    pairs = [(one, own[one.cell]) for one in measurements if one.error_class == DENSE and one.cell in own]
+    rows = [
+        [*_cell_columns(dense.cell), f"{dense.contestant} {_speed(dense)}", _speed(ours), _ratio(ours.faster_than(dense))]
+        for dense, ours in sorted(pairs, key=lambda pair: pair[0].cell)
+    ]
+    yield from _table(["n x k", "group", "threads", "m", "dense", "int4q BF16", "ratio"], rows, (0, 4))
 
 
 def _full_table(measurements: Sequence[Measurement]) -> Iterator[str]:
@@ -161,9 +197,11 @@ def markdown(header: Sequence[str], measurements: Sequence[Measurement], absent:
         "## This library against the best peer of each class",
         "",
     ]
-    lines += ["GFLOP/s of median times, counting 2 m n k. Blank: nothing of that class.", ""]
+    lines += ["GFLOP/s of median times, counting 2 m n k. `ratio`: the median of the rounds' ratios, beside the peer for which it"]
+    lines += ["is least; `(f32 x)`: that of F32 mode, where that is faster. `least`: of the least times. Blank: nothing of that class.", ""]
     lines += [*_summary(all_duels), *_duel_table(all_duels)]
     lines += ["![ratios](peers.png)", "", "## Goals missed", "", *_missed(all_duels)]
+    lines += ["## Beside dense products", "", *_dense_table(measurements)]
     lines += ["## Everything measured", "", "`best` is of the least time. `error` is relative, to binary64.", ""]
     lines += [*_full_table(measurements), "## Not measured", "", *_missing(measurements, absent)]
     return "\n".join(lines)

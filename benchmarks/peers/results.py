@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import pathlib
+import statistics
 from collections.abc import Iterable
 
 from .cells import Cell
@@ -32,6 +33,8 @@ class Measurement:
     copies: int = 0
     disturbance: float = float("nan")
     """How many processors other processes kept busy between the cell's turns."""
+    turns: list[float] = dataclasses.field(default_factory=list)
+    """A product's time in each round, as far as it took part."""
     reason: str = ""
 
     @property
@@ -41,6 +44,12 @@ class Measurement:
     @property
     def best_gflops(self) -> float:
         return self.cell.operations / self.least / 1e9
+
+    def faster_than(self, other: Measurement) -> float:
+        """How many times as fast: the median of the rounds' ratios, for what disturbs a round disturbs both."""
+        if not self.turns or not other.turns:
+            return other.median / self.median
+        return statistics.median(theirs / ours for ours, theirs in zip(self.turns, other.turns))  # noqa: B905
 
 
 _CELL_FIELDS = [field.name for field in dataclasses.fields(Cell)]
@@ -56,8 +65,12 @@ def append(path: pathlib.Path, measurements: Iterable[Measurement]) -> None:
         if new:
             writer.writerow(_HEADER)
         for one in measurements:
-            own = [getattr(one, name) for name in _OWN_FIELDS]
+            own = [_text(getattr(one, name)) for name in _OWN_FIELDS]
             writer.writerow([*dataclasses.astuple(one.cell), *own, f"{one.gflops:.4g}", f"{one.best_gflops:.4g}"])
+
+
+def _text(value: object) -> object:
+    return " ".join(f"{turn:.4g}" for turn in value) if isinstance(value, list) else value
 
 
 def read(path: pathlib.Path) -> list[Measurement]:
@@ -73,4 +86,5 @@ def _measurement(row: dict[str, str]) -> Measurement:
     texts = {name: row[name] for name in ("peer", "contestant", "error_class", "reason")}
     floats = {name: float(row[name]) for name in ("error", "median", "least", "disturbance")}
     integers = {name: int(row[name]) for name in ("rounds", "runs", "copies")}
-    return Measurement(cell=cell, **texts, **floats, **integers)  # type: ignore[arg-type]
+    turns = [float(turn) for turn in (row.get("turns") or "").split()]  # older files have none
+    return Measurement(cell=cell, **texts, **floats, **integers, turns=turns)  # type: ignore[arg-type]
