@@ -183,6 +183,23 @@ TEST(DescribeDispatch, NamesTheKernelAndTheReason) {
     }
 }
 
+// With AMX, BF16 mode dequantizes short groups: what that takes pays off over some rows only.
+TEST(DescribeDispatch, SaysWhereF32IsFasterThanBF16) {
+    for (int4q_isa isa : UsableIsas()) {
+        IsaLimit scope(isa);
+        for (int64_t m : {1, 4, 5}) {
+            for (int64_t group_size : {32, 128}) {
+                int4q_matmul_desc desc = Description(INT4Q_MODE_BF16);
+                desc.m = m;
+                desc.scheme.group_size = group_size;
+                const std::string text = DescribeDispatch(desc);
+                EXPECT_EQ(text.find("F32 mode is faster") != std::string::npos, isa == INT4Q_ISA_AMX && m <= 4 && group_size == 32)
+                    << text;
+            }
+        }
+    }
+}
+
 TEST(DescribeDispatch, CutsTheTextAndTellsTheWholeSize) {
     const int4q_matmul_desc desc = Description(INT4Q_MODE_INT8);
     const std::string whole = DescribeDispatch(desc);

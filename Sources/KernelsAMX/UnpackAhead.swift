@@ -15,8 +15,8 @@ func groupEnd(_ p: i4q_product, _ group: Int) -> Int { min((group &+ 1) &* Int(p
 /// Where a group's columns stand in the panel while some groups are under way.
 @_transparent func columnsPlace(_ group: Int) -> Int { group & 3 }
 
-/// One or two blocks on their way into the panel.
-struct UnpackAhead<Unpacker: TileUnpacker> {
+/// One or two blocks on their way into the panel, where groups are scaled.
+struct UnpackAhead<Unpacker: GroupUnpacker> {
     private let first: UnsafeRawPointer
     private let second: UnsafeRawPointer
     private let hasSecond: Bool
@@ -39,27 +39,21 @@ struct UnpackAhead<Unpacker: TileUnpacker> {
         for _ in 0..<stepsAhead { unpackStep(p, TilePanel(t)) }
     }
 
-    /// A step ends where its group does, if groups are scaled by themselves. What a step that is not full has behind its values meets x
-    /// that is none, and is zero.
+    /// A step ends where its group does. What one that is not full has behind its values meets x of the next group, and is zero.
     @inline(__always)
     mutating func unpackStep(_ p: i4q_product, _ panel: TilePanel) {
-        let target = panel.step(place)
-        var filled = 0
-        while filled < depth && group < Int(p.group_count) {
-            if k == group &* Int(p.group_size) {
-                ofFirst.enter(p, first, group)
-                if hasSecond { ofSecond.enter(p, second, group) }
-            }
-            let end = groupEnd(p, group), count = min(depth &- filled, end &- k), bytes = filled &* Unpacker.bytesOfK
-            ofFirst.unpack(first, k: k, count: count, target + bytes)
-            if hasSecond { ofSecond.unpack(second, k: k, count: count, target + (panelBlockBytes &+ bytes)) }
-            filled &+= count
-            k &+= count
-            if k == end { group &+= 1 }
-            if Unpacker.scalesGroups { break }
+        if group == Int(p.group_count) { return }
+        if k == group &* Int(p.group_size) {
+            ofFirst.enter(p, first, group)
+            if hasSecond { ofSecond.enter(p, second, group) }
         }
-        zeroBytes(target, from: filled &* Unpacker.bytesOfK, to: depth &* Unpacker.bytesOfK)
-        if hasSecond { zeroBytes(target + panelBlockBytes, from: filled &* Unpacker.bytesOfK, to: depth &* Unpacker.bytesOfK) }
+        let target = panel.step(place), end = groupEnd(p, group), count = min(depth, end &- k)
+        ofFirst.unpack(first, k: k, count: count, target)
+        if hasSecond { ofSecond.unpack(second, k: k, count: count, target + panelBlockBytes) }
+        zeroBytes(target, from: count &* Unpacker.bytesOfK, to: depth &* Unpacker.bytesOfK)
+        if hasSecond { zeroBytes(target + panelBlockBytes, from: count &* Unpacker.bytesOfK, to: depth &* Unpacker.bytesOfK) }
+        k &+= count
+        if k == end { group &+= 1 }
         place &+= 1
     }
 
