@@ -183,18 +183,21 @@ TEST(DescribeDispatch, NamesTheKernelAndTheReason) {
     }
 }
 
-// With AMX, BF16 mode dequantizes short groups: what that takes pays off over some rows only.
+// With AMX, BF16 mode dequantizes short groups and OFFSET: what that takes pays off over some rows only.
 TEST(DescribeDispatch, SaysWhereF32IsFasterThanBF16) {
     for (int4q_isa isa : UsableIsas()) {
         IsaLimit scope(isa);
         for (int64_t m : {1, 4, 5}) {
-            for (int64_t group_size : {32, 128}) {
-                int4q_matmul_desc desc = Description(INT4Q_MODE_BF16);
-                desc.m = m;
-                desc.scheme.group_size = group_size;
-                const std::string text = DescribeDispatch(desc);
-                EXPECT_EQ(text.find("F32 mode is faster") != std::string::npos, isa == INT4Q_ISA_AMX && m <= 4 && group_size == 32)
-                    << text;
+            for (int32_t group_size : {32, 128}) {
+                for (int32_t kind : {INT4Q_KIND_SYMMETRIC, INT4Q_KIND_OFFSET}) {
+                    int4q_matmul_desc desc = Description(INT4Q_MODE_BF16);
+                    desc.m = m;
+                    desc.scheme.group_size = group_size;
+                    desc.scheme.kind = kind;
+                    const std::string text = DescribeDispatch(desc);
+                    const bool dequantizes = isa == INT4Q_ISA_AMX && (group_size == 32 || kind == INT4Q_KIND_OFFSET);
+                    EXPECT_EQ(text.find("F32 mode is faster") != std::string::npos, dequantizes && m <= 4) << text;
+                }
             }
         }
     }

@@ -118,6 +118,20 @@ TEST_F(MatmulAmxBf16, IsAsDefinedToTheBit) {
     }
 }
 
+// The padding behind the last group is part of a step.
+TEST_F(MatmulAmxBf16, IsAsDefinedToTheBitInAnOddNumberOfGroupsOf16) {
+    for (int64_t m : {1, 17, 32, 33}) {
+        for (int64_t k : {1, 33, 65, 641}) {
+            for (int32_t kind : kKinds) {
+                Spec spec = Bf16Spec(k, kind);
+                spec.m = m;
+                spec.group_size = 16;
+                ExpectAsDefined(Problem(spec));
+            }
+        }
+    }
+}
+
 // Groups that fill a panel twice, once, or not, and rows that are one group longer than it.
 TEST_F(MatmulAmxBf16, IsAsDefinedToTheBitInLongGroups) {
     for (int32_t group_size : {128, 256, static_cast<int32_t>(INT4Q_GROUP_PER_ROW)}) {

@@ -483,8 +483,8 @@ INT4Q_API int4q_status int4q_gather_effective_rows(const void *blob, uint64_t bl
  * those of F32, INT8 and BINARY for every instruction set too (but for the payloads of NaNs).
  *   F32   x as given; in each group a chain of binary32 fused multiply-adds over k, then one for the group's scale.
  *   BF16  x rounded to bfloat16 (half to even), a CODEBOOK's values perhaps too, and with INT4Q_ISA_AMX the dequantized
- *         weights of groups of fewer than 128 k and of OFFSET; sums in binary32. Needs INT4Q_ISA_AVX512BF16 to be faster than F32, and with
- *         INT4Q_ISA_AMX and groups of fewer than 128 k more than 4 rows. The mode for many rows.
+ *         weights of groups of fewer than 128 k and of OFFSET; sums in binary32. Needs INT4Q_ISA_AVX512BF16 to be faster than F32, and where
+ *         weights are dequantized more than 4 rows. The mode for many rows.
  *   INT8  each group of a row of x is quantized to -127..127, at run time with its own scale (max|x| / 127, half to even)
  *         or with a scale of the caller; the group's dot product is an exact int32; then binary32 as in F32. A CODEBOOK is
  *         rounded to 255 levels first. The mode for few rows, and with groups of 128 and more for many.

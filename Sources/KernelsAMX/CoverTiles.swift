@@ -4,8 +4,6 @@ import CInt4QShims
 /// How a mode's codes come into the panel.
 protocol TileUnpacker {
     associatedtype Arithmetic: TileArithmetic
-    /// Whether groups' sums are scaled, and not the weights.
-    static var scalesGroups: Bool { get }
     init(_ p: i4q_product)
     /// Before a group of a block, or a part of it, is unpacked.
     mutating func enter(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int)
@@ -27,8 +25,6 @@ protocol GroupUnpacker: TileUnpacker {
 }
 
 extension GroupUnpacker {
-    @_transparent static var scalesGroups: Bool { true }
-
     @inline(__always)
     func setColumns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ panel: TilePanel, _ place: Int, _ b: Int) {
         let own = columns(p, block, group, loadColumnValues(block + Int(p.scales_offset), group, type: p.scale_type))
@@ -153,7 +149,7 @@ func fillPanel<Unpacker: TileUnpacker>(_ type: Unpacker.Type, _ p: i4q_product, 
             let begin = max(group &* groupSize, piece.k.lowerBound), end = min((group &+ 1) &* groupSize, piece.k.upperBound)
             unpacker.enter(p, block, group)
             unpacker.unpack(block, k: begin, count: end &- begin, target + (begin &- piece.k.lowerBound) &* Unpacker.bytesOfK)
-            if Unpacker.scalesGroups { unpacker.setColumns(p, block, group, panel, group &- piece.groups.lowerBound, b) }
+            unpacker.setColumns(p, block, group, panel, group &- piece.groups.lowerBound, b)
         }
         // The last group may end before the padding does, too.
         let filled = min(piece.groups.upperBound &* groupSize, piece.k.upperBound) &- piece.k.lowerBound

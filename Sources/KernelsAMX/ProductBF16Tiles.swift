@@ -152,7 +152,6 @@ private protocol Dequantizer: CodeRowUnpacker {
 }
 
 extension Dequantizer {
-    static var scalesGroups: Bool { false }
     @_transparent func setColumns(_ p: i4q_product, _ block: UnsafeRawPointer, _ group: Int, _ panel: TilePanel, _ place: Int, _ b: Int) {}
 }
 

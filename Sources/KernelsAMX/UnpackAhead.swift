@@ -39,7 +39,7 @@ struct UnpackAhead<Unpacker: GroupUnpacker> {
         for _ in 0..<stepsAhead { unpackStep(p, TilePanel(t)) }
     }
 
-    /// A step ends where its group does. What one that is not full has behind its values meets x of the next group, and is zero.
+    /// A step ends where its group does. What one that is not full has behind its values meets x that is none, and is zero.
     @inline(__always)
     mutating func unpackStep(_ p: i4q_product, _ panel: TilePanel) {
         if group == Int(p.group_count) { return }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .contestant import Contestant, Held, Problem, Program
+from .contestant import Held, Problem, Program
 from .weights import Weights
 
 CLASSES = ("f32", "bf16", "int8")
@@ -17,11 +17,11 @@ WRONG_ERROR = 5e-2
 _ROWS = 16
 
 
-def classify(contestant: Contestant, error: float) -> str:
+def classify(error: float, dense: bool) -> str:
     """The error class; "wrong" if the product is none."""
     if not error < WRONG_ERROR:
         return "wrong"
-    if contestant.dense:
+    if dense:
         return DENSE
     if error < F32_ERROR:
         return "f32"

@@ -25,7 +25,6 @@ class Compute(Contestant):
     """A compute type. It decides how weights are packed and, on Intel's processors, which kernels run."""
 
     compute_type: str
-    quantizes: bool = False
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -69,7 +68,7 @@ class AutoRound(Peer):
         return importlib.metadata.version("auto-round-lib")
 
     def contestants(self) -> Sequence[Contestant]:
-        return [Compute("fp32"), Compute("bf16"), Compute("int8", quantizes=True)]
+        return [Compute("fp32"), Compute("bf16"), Compute("int8")]
 
     def limit(self, isa: str) -> dict[str, str]:
         if isa == "avx2" and cpu_vendor() != _INTEL:

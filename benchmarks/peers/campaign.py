@@ -127,7 +127,7 @@ class Campaign:
         program = contestant.prepare(problem)
         stack.callback(_quietly, program.close)
         error = reference.error(program, contestant.held)
-        error_class = classify(contestant, error)
+        error_class = classify(error, contestant.dense)
         if error_class == "wrong":
             raise Missing(f"its product is wrong: relative error {error:.2g}, more than {WRONG_ERROR}")
         name = contestant.name

@@ -125,8 +125,6 @@ class Contestant(abc.ABC):
     """One way of one library to multiply."""
 
     name: str
-    quantizes: bool = False
-    """Whether it quantizes activations to integers."""
     dense: bool = False
     """Whether its weights are not in 4 bits: a reference, not a competitor."""
     held: Held = Held.EXACT

@@ -127,7 +127,6 @@ class Memory(Contestant):
 
     memory: str
     title: str
-    quantizes: bool = True
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -27,7 +27,6 @@ class LowPrecision(Contestant):
     title: str
     lowp_mode: int
     dtype: str
-    quantizes: bool = False
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -91,5 +90,5 @@ class Ipex(Peer):
         return [
             LowPrecision("f32", 0, "float32"),
             LowPrecision("bf16", 2, "bfloat16"),
-            LowPrecision("int8", 3, "bfloat16", quantizes=True),
+            LowPrecision("int8", 3, "bfloat16"),
         ]

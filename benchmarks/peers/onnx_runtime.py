@@ -99,7 +99,6 @@ class AccuracyLevel(Contestant):
     """1: float products. 4: activations quantized to int8."""
 
     level: int
-    quantizes: bool
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -121,4 +120,4 @@ class OnnxRuntime(Peer):
         return str(onnxruntime.__version__)
 
     def contestants(self) -> Sequence[Contestant]:
-        return [AccuracyLevel(1, False), AccuracyLevel(4, True)]
+        return [AccuracyLevel(1), AccuracyLevel(4)]

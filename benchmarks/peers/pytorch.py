@@ -56,7 +56,6 @@ class DynQuant(Contestant):
     """aten::_dyn_quant_matmul_4bit. Made for Arm's KleidiAI; elsewhere a plain loop."""
 
     name = "PyTorch dyn_quant_4bit"
-    quantizes = True
 
     def prepare(self, problem: Problem) -> Program:
         x = _x(problem, "float32")

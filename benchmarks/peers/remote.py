@@ -114,7 +114,7 @@ class _RemoteProgram(Program):
 class _RemoteContestant(Contestant):
     def __init__(self, peer: Remote, local: Contestant) -> None:
         self._peer = peer
-        self.name, self.quantizes, self.dense, self.held = local.name, local.quantizes, local.dense, local.held
+        self.name, self.dense, self.held = local.name, local.dense, local.held
 
     def prepare(self, problem: Problem) -> Program:
         return _RemoteProgram(self._peer.worker(problem.cell.threads), self.name, problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .accuracy import CLASSES, DENSE
 from .cells import Cell
@@ -17,40 +17,41 @@ THIS = "int4q"
 
 @dataclasses.dataclass(frozen=True)
 class Duel:
-    """This library against the best peer of one error class at one cell. Either may be missing."""
+    """This library against the peers of one error class at one cell. Either may be missing."""
 
     cell: Cell
     error_class: str
-    peer: Measurement | None
+    peers: Sequence[Measurement]
     own: Measurement | None
     exact: Measurement | None
     """This library without rounding: whoever may round may use it, too."""
 
     @property
+    def peer(self) -> Measurement | None:
+        """The best peer, beside this library."""
+        return min(self.peers, key=self.own.faster_than, default=None) if self.own else _fastest(self.peers)
+
+    @property
     def ratio(self) -> float | None:
-        return self.own.faster_than(self.peer) if self.own and self.peer else None
+        return self._least_of(self.own, Measurement.faster_than)
 
     @property
     def least_ratio(self) -> float | None:
-        """Of the least times."""
-        return self.own.best_gflops / self.peer.best_gflops if self.own and self.peer else None
+        """Of the least times, beside the peer whose time is least."""
+        return self._least_of(self.own, lambda own, peer: peer.least / own.least)
 
     @property
     def exact_ratio(self) -> float | None:
         """The more exact mode's ratio, where that mode is the faster one."""
-        if not (self.own and self.peer and self.exact):
-            return None
-        ratio = self.exact.faster_than(self.peer)
-        return ratio if self.own is not self.exact and ratio > self.own.faster_than(self.peer) else None
+        ratio = self._least_of(self.exact, Measurement.faster_than)
+        return ratio if ratio and self.ratio and ratio > self.ratio else None
+
+    def _least_of(self, own: Measurement | None, ratio: Callable[[Measurement, Measurement], float]) -> float | None:
+        return min((ratio(own, peer) for peer in self.peers), default=None) if own else None
 
 
 def _fastest(measurements: Sequence[Measurement]) -> Measurement | None:
     return max(measurements, key=lambda one: one.gflops, default=None)
-
-
-def _hardest(own: Measurement | None, peers: Sequence[Measurement]) -> Measurement | None:
-    """The peer that is best, beside this library."""
-    return min(peers, key=own.faster_than, default=None) if own else _fastest(peers)
 
 
 def duels(measurements: Sequence[Measurement]) -> list[Duel]:
@@ -66,7 +67,7 @@ def _duel(cell: Cell, error_class: str, found: Sequence[Measurement]) -> Duel:
     in_class = [one for one in found if one.error_class == error_class]
     own = _fastest([one for one in in_class if one.peer == THIS])
     exact = _fastest([one for one in found if one.peer == THIS and one.error_class == CLASSES[0]])
-    return Duel(cell, error_class, _hardest(own, [one for one in in_class if one.peer != THIS]), own, exact)
+    return Duel(cell, error_class, [one for one in in_class if one.peer != THIS], own, exact)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> Iterator[str]:
@@ -107,12 +108,12 @@ def _duel_table(all_duels: Sequence[Duel]) -> Iterator[str]:
 
 
 def _dense_table(measurements: Sequence[Measurement]) -> Iterator[str]:
-    """This library's rounding mode beside dense products, whose weights are not in 4 bits."""
-    own = {one.cell: one for one in measurements if one.peer == THIS and one.error_class == "bf16"}
-    pairs = [(one, own[one.cell]) for one in measurements if one.error_class == DENSE and one.cell in own]
+    """BF16 mode beside dense bfloat16 products, whose weights are not in 4 bits."""
+    own = {one.cell: one for one in measurements if one.contestant == f"{THIS} BF16"}
+    dense = [one for one in measurements if one.error_class == DENSE and "bfloat16" in one.contestant and one.cell in own]
     rows = [
-        [*_cell_columns(dense.cell), f"{dense.contestant} {_speed(dense)}", _speed(ours), _ratio(ours.faster_than(dense))]
-        for dense, ours in sorted(pairs, key=lambda pair: pair[0].cell)
+        [*_cell_columns(one.cell), f"{one.contestant} {_speed(one)}", _speed(own[one.cell]), _ratio(own[one.cell].faster_than(one))]
+        for one in sorted(dense, key=lambda one: one.cell)
     ]
     yield from _table(["n x k", "group", "threads", "m", "dense", "int4q BF16", "ratio"], rows, (0, 4))
 
@@ -198,7 +199,7 @@ def markdown(header: Sequence[str], measurements: Sequence[Measurement], absent:
         "",
     ]
     lines += ["GFLOP/s of median times, counting 2 m n k. `ratio`: the median of the rounds' ratios, beside the peer for which it"]
-    lines += ["is least; `(f32 x)`: that of F32 mode, where that is faster. `least`: of the least times. Blank: nothing of that class.", ""]
+    lines += ["is least; `(f32 x)`: that of F32 mode, where that is faster. `least`: of the least times, to the least of them. Blank: nothing of that class.", ""]
     lines += [*_summary(all_duels), *_duel_table(all_duels)]
     lines += ["![ratios](peers.png)", "", "## Goals missed", "", *_missed(all_duels)]
     lines += ["## Beside dense products", "", *_dense_table(measurements)]

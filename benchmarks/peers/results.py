@@ -9,6 +9,7 @@ import pathlib
 import statistics
 from collections.abc import Iterable
 
+from .accuracy import DENSE, classify
 from .cells import Cell
 
 MISSING = "missing"
@@ -60,6 +61,8 @@ _HEADER = [*_CELL_FIELDS, *_OWN_FIELDS, "gflops", "best_gflops"]
 def append(path: pathlib.Path, measurements: Iterable[Measurement]) -> None:
     """Adds lines to the file, which begins with a header. Times are in seconds."""
     new = not path.exists()
+    if not new and path.read_text().partition("\n")[0].rstrip() != ",".join(_HEADER):
+        raise ValueError(f"{path} has other columns: an older version wrote it")
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
@@ -86,5 +89,7 @@ def _measurement(row: dict[str, str]) -> Measurement:
     texts = {name: row[name] for name in ("peer", "contestant", "error_class", "reason")}
     floats = {name: float(row[name]) for name in ("error", "median", "least", "disturbance")}
     integers = {name: int(row[name]) for name in ("rounds", "runs", "copies")}
+    if texts["error_class"] != MISSING:  # older versions had other classes
+        texts["error_class"] = classify(floats["error"], texts["error_class"] == DENSE)
     turns = [float(turn) for turn in (row.get("turns") or "").split()]  # older files have none
     return Measurement(cell=cell, **texts, **floats, **integers, turns=turns)  # type: ignore[arg-type]

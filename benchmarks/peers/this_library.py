@@ -49,7 +49,6 @@ class Mode(Contestant):
     """One compute mode, looked up by name: an older library may lack it."""
 
     mode: str
-    quantizes: bool = False
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -132,7 +131,7 @@ class ThisLibrary(Peer):
         return ".".join(map(str, int4q.library_version()))
 
     def contestants(self) -> Sequence[Contestant]:
-        return [Mode("F32"), Mode("BF16"), Mode("INT8", quantizes=True)]
+        return [Mode("F32"), Mode("BF16"), Mode("INT8")]
 
     def describe(self, group: int, m: int, threads: int) -> list[str]:
         """What each mode's dispatch says of a 4096 x 4096 product."""

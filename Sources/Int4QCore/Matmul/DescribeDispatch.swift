@@ -35,8 +35,8 @@ private func adviseMode(_ shape: MatmulShape, _ isa: InstructionSet, _ writer: i
     if shape.mode == .bf16 && isa.kernels.bf16_element_bytes != 2 {
         writer.write(" BF16 mode is F32 mode with rounded activations here, and no faster.")
     }
-    if shape.mode == .bf16 && shape.m <= 4 && shape.layout.groupSize < isa.kernels.bf16_rounds_groups_below {
-        writer.write(" For so few rows F32 mode is faster at groups this short.")
+    if shape.mode == .bf16 && shape.m <= 4 && isa.kernels.roundsWeights(groupSize: shape.layout.groupSize, kind: Int64(shape.scheme.raw.kind)) {
+        writer.write(" It dequantizes these weights: for so few rows F32 mode is faster.")
     }
     if shape.mode == .int8 && isa == .amx && shape.layout.groupSize < 64 {
         writer.write(" For many rows BF16 mode is faster at groups this short.")

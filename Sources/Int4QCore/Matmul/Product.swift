@@ -45,10 +45,7 @@ public struct Product {
     }
 
     /// Whether BF16 mode rounds weights as well as activations.
-    var roundsWeights: Bool {
-        let limit = kernels.bf16_rounds_groups_below
-        return limit > groups.size || (limit > 0 && plan.kind == Int64(INT4Q_KIND_OFFSET))
-    }
+    var roundsWeights: Bool { kernels.roundsWeights(groupSize: groups.size, kind: plan.kind) }
 
     /// Whether BF16 mode multiplies codes less their zero points, and not codes less 8.
     var subtractsZeroPoints: Bool { kernels.bf16_rounds_groups_below > 0 && !roundsWeights }
@@ -225,5 +222,12 @@ public struct Product {
             up_bias: bias?.up.map { $0 + start * (bias?.type.size ?? 0) }, bias_type: plan.biasType,
             up: plan.isGated == 0 ? nil : UnsafePointer(upTotals(tile) + index * Int(tile.out_stride)),
             residual: residual.map { $0.row(row) + column * $0.type.size }, residual_type: plan.residualType)
+    }
+}
+
+extension i4q_kernels {
+    /// Whether BF16 mode dequantizes weights and rounds them.
+    func roundsWeights(groupSize: Int64, kind: Int64) -> Bool {
+        bf16_rounds_groups_below > groupSize || (bf16_rounds_groups_below > 0 && kind == Int64(INT4Q_KIND_OFFSET))
     }
 }
