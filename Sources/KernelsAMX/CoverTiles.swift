@@ -32,6 +32,12 @@ extension GroupUnpacker {
     }
 }
 
+/// A block of a tile of the result.
+@_transparent
+func blockAddress(_ p: i4q_product, _ t: i4q_tile, _ block: Int) -> UnsafeRawPointer {
+    UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
+}
+
 /// Pairs of a tile's blocks for few rows: a block and how far it is to the second (0: there is none). The two lie apart, so that each is
 /// a stream from memory that goes on into the block behind it.
 @inline(__always)
@@ -143,7 +149,7 @@ func fillPanel<Unpacker: TileUnpacker>(_ type: Unpacker.Type, _ p: i4q_product, 
     var unpacker = Unpacker(p)
     let groupSize = Int(p.group_size), panel = TilePanel(t)
     for b in 0..<piece.blocks {
-        let block = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ piece.block &+ b) &* Int(p.block_bytes)
+        let block = blockAddress(p, t, piece.block &+ b)
         let target = panel.base + b &* panelBlockBytes
         for group in piece.groups {
             let begin = max(group &* groupSize, piece.k.lowerBound), end = min((group &+ 1) &* groupSize, piece.k.upperBound)

@@ -80,7 +80,7 @@ private struct DequantizedSteps<Unpacker: Dequantizer> {
     @inline(__always)
     init(_ p: i4q_product, _ t: i4q_tile, block: Int, step: Int) {
         unpacker = Unpacker(p)
-        first = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
+        first = blockAddress(p, t, block)
         blockBytes = step &* Int(p.block_bytes)
         blocks = step > 0 ? 2 : 1
         groupEnd = Int(p.group_size)

@@ -30,7 +30,7 @@ struct UnpackAhead<Unpacker: GroupUnpacker> {
     /// Two blocks `step` apart, or one if that is 0; `depth` values of k are a step.
     @inline(__always)
     init(_ p: i4q_product, _ t: i4q_tile, block: Int, step: Int, depth: Int) {
-        first = UnsafeRawPointer(p.blocks.unsafelyUnwrapped) + (Int(t.block_begin) &+ block) &* Int(p.block_bytes)
+        first = blockAddress(p, t, block)
         second = first + step &* Int(p.block_bytes)
         hasSecond = step > 0
         self.depth = depth

@@ -155,6 +155,8 @@ def compare(
         file = output / "peers.csv"
         if not resume:
             file.unlink(missing_ok=True)
+        if results.has_other_columns(file):
+            raise typer.BadParameter(f"{file} was written by an older version; give another --output")
         done = {one.cell for one in results.read(file)}
         _measure(field, [cell for cell in chosen if cell not in done], Effort(repeats, seconds), file)
         _write(output, field, chosen)

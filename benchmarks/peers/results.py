@@ -58,11 +58,17 @@ _OWN_FIELDS = [field.name for field in dataclasses.fields(Measurement) if field.
 _HEADER = [*_CELL_FIELDS, *_OWN_FIELDS, "gflops", "best_gflops"]
 
 
+def has_other_columns(path: pathlib.Path) -> bool:
+    """Whether an older version wrote the file, so that nothing can be added to it."""
+    if not path.exists():
+        return False
+    with path.open(newline="") as file:
+        return next(csv.reader(file), []) != _HEADER
+
+
 def append(path: pathlib.Path, measurements: Iterable[Measurement]) -> None:
     """Adds lines to the file, which begins with a header. Times are in seconds."""
     new = not path.exists()
-    if not new and path.read_text().partition("\n")[0].rstrip() != ",".join(_HEADER):
-        raise ValueError(f"{path} has other columns: an older version wrote it")
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
